@@ -1,1 +1,75 @@
-export {};
+/** The contract that every part of Farloom shares. PROTOCOL.md says it in words. */
+
+export type { BoundedLimits, Decoded, DecodeFailure } from "./codec/codec.js";
+export { decodeBounded, decodeFrame, encodeFrame, encodeValue } from "./codec/codec.js";
+export { LengthPrefixReader, withLength } from "./codec/length-prefix.js";
+export type { ErrorCode, ErrorValues } from "./errors/catalogue.js";
+export { ERRORS, errorMessage, FarloomError, isRetryable } from "./errors/catalogue.js";
+export type { ResultItem, Slice, TaskItem } from "./frames/columns.js";
+export {
+  batchLength,
+  buildResults,
+  buildTasks,
+  byteOf,
+  endOf,
+  functionIndexOf,
+  startOf,
+  u32Of,
+} from "./frames/columns.js";
+export type * from "./frames/frames.js";
+export { FRAMES_DOWN, FRAMES_UP } from "./frames/frames.js";
+export { checkTaskOptions } from "./frames/validate.js";
+export type {
+  CommandSpec,
+  EnvironmentSpec,
+  FunctionDefinition,
+  Resources,
+  Runtime,
+} from "./functions/definition.js";
+export { canonicalJson, checkDefinition, functionDigest, RUNTIMES } from "./functions/definition.js";
+export type { IdKey } from "./ids.js";
+export {
+  columnToKeys,
+  isUuid,
+  keyAt,
+  keysToColumn,
+  keyToBytes,
+  keyToUuid,
+  newBatchId,
+  TaskIdAllocator,
+  uuidToKey,
+  writeKey,
+  writeTaskId,
+} from "./ids.js";
+export * as limits from "./limits.js";
+export type { Agreement, Capability } from "./link/handshake.js";
+export { agree, CAPABILITIES } from "./link/handshake.js";
+export type { HeartbeatOptions } from "./link/heartbeat.js";
+export { Heartbeat } from "./link/heartbeat.js";
+export type { Mark, Span } from "./link/streams.js";
+export { Credit, Inbox, Outbox } from "./link/streams.js";
+export { TurnBatch } from "./link/turn-batch.js";
+export type { Mode, Step, TaskEffect, TaskEvent, TaskFacts } from "./task/machine.js";
+export { IllegalTransition, isRetryableReason, isTerminal, step, TRANSITIONS } from "./task/machine.js";
+export type {
+  CodecName,
+  OpenState,
+  OutcomeDetail,
+  Reason,
+  RemoteErrorInfo,
+  TaskState,
+  TerminalState,
+} from "./task/outcome.js";
+export {
+  CODEC_REFERENCE,
+  CODECS,
+  codecName,
+  decodeReference,
+  encodeReference,
+  OPEN_STATES,
+  REASONS,
+  REFERENCE_BYTES,
+  reasonName,
+  stateName,
+  TERMINAL_STATES,
+} from "./task/outcome.js";

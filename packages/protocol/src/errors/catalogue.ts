@@ -1,0 +1,200 @@
+/**
+ * Every error that Farloom tells anyone, once: code, HTTP status, whether the same request may succeed later,
+ * and what the message says. docs/errors.md is this table for people; a test holds the two together.
+ *
+ * A message says what is wrong and what to do. `{name}` is filled in from the error's values.
+ */
+const entry = (status: number, retryable: boolean, message: string) =>
+  ({ status, retryable, message }) as const;
+
+export const ERRORS = {
+  // Requests
+  REQUEST_INVALID: entry(400, false, "The request is not valid: {detail}."),
+  JSON_INVALID: entry(
+    400,
+    false,
+    "The body is not valid JSON: {detail}. NaN and Infinity are not JSON; send null or a string.",
+  ),
+  BODY_INVALID: entry(400, false, "The body is not valid {type}: {detail}."),
+  BODY_TOO_LARGE: entry(
+    413,
+    false,
+    "The body has more than {limit} bytes. Send fewer tasks at once, or put large arguments into payload files (PUT /v1/payloads/{sha256}).",
+  ),
+  BODY_TOO_DEEP: entry(
+    400,
+    false,
+    "The body nests more than {limit} levels deep. Flatten it, or send it as text.",
+  ),
+  MEDIA_TYPE_UNSUPPORTED: entry(
+    415,
+    false,
+    "Content-Type {type} is not taken here. Send application/json or application/msgpack.",
+  ),
+  ROUTE_NOT_FOUND: entry(404, false, "There is no {method} {path}. GET /openapi.json lists what there is."),
+  RATE_LIMITED: entry(429, true, "Too many requests. Wait {seconds} s and try again."),
+  OVERLOADED: entry(
+    503,
+    true,
+    "The service has too much in hand: {detail}. Nothing of this request was taken; wait and send it again.",
+  ),
+  NOT_READY: entry(503, true, "The service is starting or stopping. Try again in a moment."),
+  INTERNAL: entry(
+    500,
+    true,
+    "Something went wrong on our side (reference {reference}). Try again; if it stays, tell the operator this reference.",
+  ),
+
+  // Identity
+  UNAUTHENTICATED: entry(
+    401,
+    false,
+    "No valid credential came with the request. Send 'Authorization: Bearer <API key or token>'.",
+  ),
+  TOKEN_EXPIRED: entry(401, true, "The token has expired. Fetch a new one with POST /v1/tokens."),
+  SCOPE_MISSING: entry(
+    403,
+    false,
+    "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
+  ),
+  SIGNATURE_INVALID: entry(401, false, "The signature over the challenge does not match the endpoint's key."),
+  CHALLENGE_INVALID: entry(
+    401,
+    true,
+    "The challenge is unknown, used or older than 30 s. Ask for a new one.",
+  ),
+  ENROLMENT_CODE_INVALID: entry(
+    401,
+    false,
+    "The enrolment code is unknown, used or expired. Make a new one: farloom endpoint create NAME.",
+  ),
+
+  // Things
+  FUNCTION_NOT_FOUND: entry(
+    404,
+    false,
+    "There is no function {id} that you may use. List yours: farloom functions list.",
+  ),
+  FUNCTION_INVALID: entry(422, false, "The function cannot be registered: {detail}."),
+  CODE_TOO_LARGE: entry(
+    413,
+    false,
+    "The code has {size} bytes, at most {limit}. Move data into payloads and libraries into the environment.",
+  ),
+  ENDPOINT_NOT_FOUND: entry(
+    404,
+    false,
+    "There is no endpoint {id} that you may use. List yours: farloom endpoint list.",
+  ),
+  ENDPOINT_EXISTS: entry(
+    409,
+    false,
+    "You already have an endpoint named {name}. Choose another name or delete that one.",
+  ),
+  TASK_NOT_FOUND: entry(404, false, "There is no task {id} that you may see."),
+  GROUP_NOT_FOUND: entry(404, false, "There is no task group {id} that you may see."),
+  PAYLOAD_NOT_FOUND: entry(
+    404,
+    false,
+    "There is no payload {digest} that you may read. It may have been swept: unused payloads are kept 24 hours.",
+  ),
+  PAYLOAD_MISMATCH: entry(
+    422,
+    false,
+    "The bytes have SHA-256 {actual}, not {digest}. Nothing was kept; send them again.",
+  ),
+  PAYLOAD_TOO_LARGE: entry(
+    413,
+    false,
+    "A payload has at most {limit} bytes. Split it, or keep it on a file system that the endpoint sees.",
+  ),
+  KEY_NOT_FOUND: entry(404, false, "You have no API key {id}."),
+  RESULT_NOT_READY: entry(409, true, "Task {id} has not finished. Wait for it with ?wait=SECONDS."),
+  RESULT_EXPIRED: entry(410, false, "The result of task {id} was deleted when its retention ended."),
+
+  // Submission
+  ARGUMENTS_INVALID: entry(422, false, "The arguments do not fit the function: {detail}."),
+  ARGUMENTS_TOO_LARGE: entry(
+    413,
+    false,
+    "The arguments have {size} bytes inline, at most {limit}. Put them into a payload file and submit its reference.",
+  ),
+  OPTIONS_INVALID: entry(422, false, "The task options are not valid: {detail}."),
+  TASK_ID_TAKEN: entry(409, false, "Task id {id} already belongs to another submission. Make new ids."),
+  IDEMPOTENCY_MISMATCH: entry(
+    409,
+    false,
+    "This Idempotency-Key was used with a different body. Use a new key for a new request.",
+  ),
+  NOT_CANCELLABLE: entry(409, false, "Task {id} has already finished as {state}."),
+
+  // Links
+  FRAME_INVALID: entry(
+    400,
+    false,
+    "A frame is not valid: {detail}. The connection is closed; nothing was taken from this frame.",
+  ),
+  FRAME_UNKNOWN: entry(400, false, "A frame was ignored: {detail}."),
+  FRAME_TOO_LARGE: entry(413, false, "A frame is too large: {detail}."),
+  VERSION_UNSUPPORTED: entry(426, false, "No common protocol version: {detail}."),
+  CREDIT_EXCEEDED: entry(429, true, "More tasks came than there was credit for: {detail}."),
+  LINK_REPLACED: entry(
+    409,
+    false,
+    "A newer connection of the same endpoint took over; this one stops leasing.",
+  ),
+  LINK_SLOW: entry(408, true, "The peer does not read: {detail}. Connect again."),
+  LINK_SILENT: entry(408, true, "Nothing was heard for {seconds} s. Connect again."),
+  DRAINING: entry(503, true, "The other side is stopping. Connect again in a moment."),
+
+  // Outcomes a client sees as errors
+  TASK_FAILED: entry(200, false, "The function raised {type}: {message}"),
+  TASK_CANCELLED: entry(200, false, "The task was cancelled."),
+  TASK_TIMED_OUT: entry(200, false, "The task reached its time limit ({reason})."),
+  TASK_LOST: entry(
+    200,
+    false,
+    "The task had, or may have, started when its agent was lost. Declare the function at_least_once to have it run again.",
+  ),
+  WORKER_DIED: entry(200, false, "The worker process ended while it ran the task: {detail}."),
+  SERVICE_UNREACHABLE: entry(
+    503,
+    true,
+    "The service at {url} cannot be reached: {detail}. Is it running? Try 'farloom doctor'.",
+  ),
+} as const satisfies Record<string, { status: number; retryable: boolean; message: string }>;
+
+export type ErrorCode = keyof typeof ERRORS;
+export type ErrorValues = Readonly<Record<string, string | number>>;
+
+/** Whether the same request may succeed later. The one place where that is decided. */
+export function isRetryable(code: string): boolean {
+  return code in ERRORS && ERRORS[code as ErrorCode].retryable;
+}
+
+/** The message of a code with its values filled in. */
+export function errorMessage(code: ErrorCode, values: ErrorValues = {}): string {
+  return ERRORS[code].message.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
+}
+
+/** An expected failure that crosses the API or a link. Not for bugs: those are plain Errors and become INTERNAL. */
+export class FarloomError extends Error {
+  override readonly name = "FarloomError";
+  readonly code: ErrorCode;
+  readonly status: number;
+  readonly retryable: boolean;
+  /** How long to wait, where the sender knows. */
+  readonly retryAfterMs: number | undefined;
+
+  constructor(
+    code: ErrorCode,
+    values: ErrorValues = {},
+    options: { cause?: unknown; retryAfterMs?: number } = {},
+  ) {
+    super(errorMessage(code, values), options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.status = ERRORS[code].status;
+    this.retryable = ERRORS[code].retryable;
+    this.retryAfterMs = options.retryAfterMs;
+  }
+}

@@ -1,0 +1,302 @@
+/**
+ * Every frame, as one discriminated union on `t`. PROTOCOL.md says what each means; `validate.ts` says what
+ * each must look like; `columns.ts` builds and reads the two batches. Validated at the edge, trusted inside.
+ */
+import type { FunctionDefinition } from "../functions/definition.js";
+import type { OutcomeDetail } from "../task/outcome.js";
+
+/** Sparse overrides of one task. Times in milliseconds. */
+export interface TaskOptions {
+  timeoutMs?: number;
+  queueTimeoutMs?: number;
+  delayMs?: number;
+  retries?: number;
+  backoffMs?: number;
+  mode?: "at_most_once" | "at_least_once";
+  cwd?: string;
+  env?: Record<string, string>;
+}
+
+/** Columns of tasks, going down. */
+export interface TasksFrame {
+  t: "tasks";
+  n: number;
+  ids: Buffer;
+  fns: Buffer[];
+  fn?: Buffer | undefined;
+  codecs: number | Buffer;
+  ends: Buffer;
+  args: Buffer;
+  attempts?: Buffer | undefined;
+  opts?: Record<number, TaskOptions> | undefined;
+  endpoint?: Buffer | undefined;
+  group?: Buffer | undefined;
+}
+
+/** Columns of results, going up. */
+export interface ResultsFrame {
+  t: "results";
+  n: number;
+  ids: Buffer;
+  codecs: number | Buffer;
+  ends: Buffer;
+  data: Buffer;
+  attempts?: Buffer | undefined;
+  states: number | Buffer;
+  reasons?: Buffer | undefined;
+  queueUs?: Buffer | undefined;
+  runUs?: Buffer | undefined;
+  cpuUs?: Buffer | undefined;
+  peakKb?: Buffer | undefined;
+  held?: Buffer | undefined;
+  detail?: Record<number, OutcomeDetail> | undefined;
+}
+
+/** What an agent says of itself. */
+export interface AgentInfo {
+  host: string;
+  os: string;
+  bootId: string;
+  nodeVersion: string;
+  runtimes: Record<string, string>;
+  workers: number;
+  cores: number;
+  memoryMb: number;
+}
+
+export interface HelloFrame {
+  t: "hello";
+  role: "client" | "agent" | "node" | "worker";
+  versions: number[];
+  caps: string[];
+  software: string;
+  /** Agent: ids of what it holds unfinished (P15). Worker: what it holds (P17). */
+  held?: Buffer | undefined;
+  unacked?: number | undefined;
+  agent?: AgentInfo | undefined;
+  /** Worker: who it is, and its secret. */
+  worker?: string | undefined;
+  secret?: string | undefined;
+  pid?: number | undefined;
+  running?: Buffer | undefined;
+  runtime?: string | undefined;
+}
+export interface WelcomeFrame {
+  t: "welcome";
+  version: number;
+  caps: string[];
+  session: string;
+  heartbeatMs: number;
+  deadAfterMs: number;
+  maxFrameBytes: number;
+  software: string;
+}
+export interface RefuseFrame {
+  t: "refuse";
+  code: string;
+  message: string;
+  retryAfterMs?: number | undefined;
+}
+export interface CreditFrame {
+  t: "credit";
+  tasks: number;
+  bytes: number;
+}
+export interface MarkFrame {
+  t: "mark";
+  accepted: number;
+  durable: number;
+}
+export interface RefusedFrame {
+  t: "refused";
+  from: number;
+  n: number;
+  code: string;
+  message: string;
+  retryAfterMs?: number | undefined;
+}
+export interface UnknownFrame {
+  t: "unknown";
+  ids: Buffer;
+}
+export interface WatchFrame {
+  t: "watch";
+  group: Buffer;
+  ids?: Buffer | undefined;
+}
+export interface CancelFrame {
+  t: "cancel";
+  ids: Buffer;
+}
+export interface ReturnedFrame {
+  t: "returned";
+  ids: Buffer;
+}
+export interface FunctionsFrame {
+  t: "functions";
+  defs: FunctionDefinition[];
+}
+export interface NeedFrame {
+  t: "need";
+  functions: Buffer[];
+}
+export interface ProgressFrame {
+  t: "progress";
+  ids: Buffer;
+  kind: "started" | "waiting";
+}
+export interface PingFrame {
+  t: "ping";
+  n: number;
+}
+export interface PongFrame {
+  t: "pong";
+  n: number;
+}
+export interface DrainFrame {
+  t: "drain";
+  code: string;
+  message: string;
+}
+export interface ByeFrame {
+  t: "bye";
+  code: string;
+  message: string;
+}
+export interface ProblemFrame {
+  t: "problem";
+  code: string;
+  message: string;
+}
+
+export type Frame =
+  | HelloFrame
+  | WelcomeFrame
+  | RefuseFrame
+  | CreditFrame
+  | MarkFrame
+  | TasksFrame
+  | ResultsFrame
+  | RefusedFrame
+  | UnknownFrame
+  | WatchFrame
+  | CancelFrame
+  | ReturnedFrame
+  | FunctionsFrame
+  | NeedFrame
+  | ProgressFrame
+  | PingFrame
+  | PongFrame
+  | DrainFrame
+  | ByeFrame
+  | ProblemFrame;
+
+export type FrameKind = Frame["t"];
+
+/** Who may do what is said by hop and direction (P4): a frame not listed for a direction is as unknown. */
+export const FRAMES_UP = {
+  /** client receives from service */
+  client: new Set([
+    "welcome",
+    "refuse",
+    "credit",
+    "mark",
+    "results",
+    "refused",
+    "progress",
+    "pong",
+    "drain",
+    "bye",
+    "problem",
+  ] as const),
+  /** service receives from agent */
+  service: new Set([
+    "hello",
+    "credit",
+    "mark",
+    "results",
+    "refused",
+    "returned",
+    "progress",
+    "need",
+    "ping",
+    "pong",
+    "drain",
+    "bye",
+    "problem",
+  ] as const),
+  /** agent receives from node manager */
+  agent: new Set([
+    "hello",
+    "credit",
+    "mark",
+    "results",
+    "refused",
+    "returned",
+    "progress",
+    "need",
+    "ping",
+    "pong",
+    "drain",
+    "bye",
+    "problem",
+  ] as const),
+  /** node manager receives from worker */
+  node: new Set([
+    "hello",
+    "credit",
+    "mark",
+    "results",
+    "returned",
+    "progress",
+    "need",
+    "bye",
+    "problem",
+  ] as const),
+} as const;
+
+export const FRAMES_DOWN = {
+  /** service receives from client */
+  service: new Set(["hello", "tasks", "mark", "watch", "cancel", "ping", "pong", "bye", "problem"] as const),
+  /** agent receives from service */
+  agent: new Set([
+    "welcome",
+    "refuse",
+    "functions",
+    "tasks",
+    "mark",
+    "cancel",
+    "unknown",
+    "ping",
+    "pong",
+    "drain",
+    "bye",
+    "problem",
+  ] as const),
+  /** node manager receives from agent */
+  node: new Set([
+    "welcome",
+    "refuse",
+    "functions",
+    "tasks",
+    "mark",
+    "cancel",
+    "ping",
+    "pong",
+    "drain",
+    "bye",
+    "problem",
+  ] as const),
+  /** worker receives from node manager */
+  worker: new Set([
+    "welcome",
+    "refuse",
+    "functions",
+    "tasks",
+    "mark",
+    "cancel",
+    "drain",
+    "bye",
+    "problem",
+  ] as const),
+} as const;
