@@ -11,6 +11,8 @@ export {
   buildResults,
   buildTasks,
   byteOf,
+  durationToWire,
+  durationUsOf,
   endOf,
   functionIndexOf,
   startOf,

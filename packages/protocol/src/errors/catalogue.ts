@@ -57,6 +57,7 @@ export const ERRORS = {
     false,
     "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
   ),
+  ADMIN_ONLY: entry(403, false, "Only an administrator may {action}."),
   SIGNATURE_INVALID: entry(401, false, "The signature over the challenge does not match the endpoint's key."),
   CHALLENGE_INVALID: entry(
     401,
@@ -108,8 +109,14 @@ export const ERRORS = {
     false,
     "A payload has at most {limit} bytes. Split it, or keep it on a file system that the endpoint sees.",
   ),
+  RANGE_INVALID: entry(416, false, "The range does not lie within the {size} bytes that there are."),
   KEY_NOT_FOUND: entry(404, false, "You have no API key {id}."),
   RESULT_NOT_READY: entry(409, true, "Task {id} has not finished. Wait for it with ?wait=SECONDS."),
+  RESULT_NONE: entry(
+    409,
+    false,
+    "Task {id} ended as {state} and has no result. GET /v1/tasks/{id} tells why.",
+  ),
   RESULT_EXPIRED: entry(410, false, "The result of task {id} was deleted when its retention ended."),
 
   // Submission
@@ -162,6 +169,16 @@ export const ERRORS = {
     true,
     "The service at {url} cannot be reached: {detail}. Is it running? Try 'farloom doctor'.",
   ),
+
+  // What a client finds wrong before anything is sent, or after it came
+  SETTING_MISSING: entry(400, false, "{what} is not set. {cure}."),
+  VALUE_UNENCODABLE: entry(400, false, "{path} cannot be sent as {codec}: {detail}."),
+  RESULT_UNREADABLE: entry(200, false, "The result of task {id} cannot be read here: {detail}."),
+  CLIENT_CLOSED: entry(
+    409,
+    false,
+    "This client is closed. Tasks that the service has taken run on; fetch their results by id.",
+  ),
 } as const satisfies Record<string, { status: number; retryable: boolean; message: string }>;
 
 export type ErrorCode = keyof typeof ERRORS;
@@ -179,7 +196,7 @@ export function errorMessage(code: ErrorCode, values: ErrorValues = {}): string 
 
 /** An expected failure that crosses the API or a link. Not for bugs: those are plain Errors and become INTERNAL. */
 export class FarloomError extends Error {
-  override readonly name = "FarloomError";
+  override readonly name: string = "FarloomError";
   readonly code: ErrorCode;
   readonly status: number;
   readonly retryable: boolean;

@@ -56,6 +56,20 @@ export function u32Of(column: Buffer | undefined, i: number, absent = 0): number
   return column === undefined ? absent : column.readUInt32LE(4 * i);
 }
 
+const MILLISECONDS_FLAG = 0x80000000;
+
+/** Microseconds as the wire has them (P5): below 2^31 as they are, above as milliseconds with bit 31 set. */
+export function durationToWire(us: number): number {
+  if (us < MILLISECONDS_FLAG) return us;
+  return (MILLISECONDS_FLAG | Math.min(Math.round(us / 1000), 0x7fffffff)) >>> 0;
+}
+
+/** Microseconds of entry i of a duration column; 0 where there is none. */
+export function durationUsOf(column: Buffer | undefined, i: number): number {
+  const wire = column === undefined ? 0 : column.readUInt32LE(4 * i);
+  return wire < MILLISECONDS_FLAG ? wire : (wire - MILLISECONDS_FLAG) * 1000;
+}
+
 /** Task i's function: an index into `fns`. */
 export function functionIndexOf(frame: TasksFrame, i: number): number {
   return frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i);
@@ -101,10 +115,21 @@ export function buildTasks<T extends TaskItem>(
   }
   const args = Buffer.allocUnsafe(bytes);
   let at = 0;
+  let copied = 0;
+  let source: Buffer | undefined;
+  let runStart = 0;
+  let runEnd = 0;
   for (let i = 0; i < n; i++) {
     const item = items[from + i]!;
     writeKey(ids, item.key, 16 * i);
-    at += item.source.copy(args, at, item.start, item.end);
+    // What lies side by side in one buffer is copied in one piece.
+    if (item.source !== source || item.start !== runEnd) {
+      if (source !== undefined) copied += source.copy(args, copied, runStart, runEnd);
+      source = item.source;
+      runStart = item.start;
+    }
+    runEnd = item.end;
+    at += item.end - item.start;
     ends.writeUInt32LE(at, 4 * i);
     const digest = functionOf(item);
     if (digest !== lastFn) {
@@ -125,6 +150,7 @@ export function buildTasks<T extends TaskItem>(
       opts[i] = item.options;
     }
   }
+  source?.copy(args, copied, runStart, runEnd);
   const frame: TasksFrame = { t: "tasks", n, ids, fns, codecs, ends, args };
   if (fn) frame.fn = fn;
   if (attempts) frame.attempts = attempts;
@@ -154,10 +180,21 @@ export function buildResults(items: readonly ResultItem[], from: number, n: numb
   }
   const data = Buffer.allocUnsafe(bytes);
   let at = 0;
+  let copied = 0;
+  let source: Buffer | undefined;
+  let runStart = 0;
+  let runEnd = 0;
   for (let i = 0; i < n; i++) {
     const item = items[from + i]!;
     writeKey(ids, item.key, 16 * i);
-    at += item.source.copy(data, at, item.start, item.end);
+    // What lies side by side in one buffer is copied in one piece.
+    if (item.source !== source || item.start !== runEnd) {
+      if (source !== undefined) copied += source.copy(data, copied, runStart, runEnd);
+      source = item.source;
+      runStart = item.start;
+    }
+    runEnd = item.end;
+    at += item.end - item.start;
     ends.writeUInt32LE(at, 4 * i);
     if (typeof codecs === "number" && item.codec !== codecs) codecs = Buffer.alloc(n, codecs);
     if (typeof codecs !== "number") codecs[i] = item.codec;
@@ -167,15 +204,16 @@ export function buildResults(items: readonly ResultItem[], from: number, n: numb
     attempts?.writeUInt32LE(item.attempt, 4 * i);
     if (item.reason !== 0) reasons ??= Buffer.alloc(n);
     if (reasons) reasons[i] = item.reason;
-    queueUs.writeUInt32LE(item.queueUs, 4 * i);
-    runUs.writeUInt32LE(item.runUs, 4 * i);
-    cpuUs.writeUInt32LE(item.cpuUs, 4 * i);
-    peakKb.writeUInt32LE(item.peakKb, 4 * i);
+    queueUs.writeUInt32LE(durationToWire(item.queueUs), 4 * i);
+    runUs.writeUInt32LE(durationToWire(item.runUs), 4 * i);
+    cpuUs.writeUInt32LE(durationToWire(item.cpuUs), 4 * i);
+    peakKb.writeUInt32LE(Math.min(item.peakKb, 0xffffffff), 4 * i);
     if (item.detail) {
       detail ??= {};
       detail[i] = item.detail;
     }
   }
+  source?.copy(data, copied, runStart, runEnd);
   const frame: ResultsFrame = {
     t: "results",
     n,

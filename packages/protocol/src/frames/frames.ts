@@ -15,6 +15,8 @@ export interface TaskOptions {
   mode?: "at_most_once" | "at_least_once";
   cwd?: string;
   env?: Record<string, string>;
+  /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
+  argsFile?: string;
 }
 
 /** Columns of tasks, going down. */
@@ -31,6 +33,8 @@ export interface TasksFrame {
   opts?: Record<number, TaskOptions> | undefined;
   endpoint?: Buffer | undefined;
   group?: Buffer | undefined;
+  /** 1: these may have been submitted before, so nothing travels before the commit. */
+  again?: number | undefined;
 }
 
 /** Columns of results, going up. */
@@ -79,7 +83,14 @@ export interface HelloFrame {
   secret?: string | undefined;
   pid?: number | undefined;
   running?: Buffer | undefined;
+  /** Node: no worker of the time before is missing, so what it was handed and does not hold never started. */
+  whole?: boolean | undefined;
   runtime?: string | undefined;
+  /** Worker: `control` marks its second connection, on which `cancel` and `returned` travel. */
+  channel?: "control" | undefined;
+  /** Worker: for how long `running` has run, and its run time limit (0: none), in milliseconds. */
+  runningMs?: number | undefined;
+  limitMs?: number | undefined;
 }
 export interface WelcomeFrame {
   t: "welcome";

@@ -45,8 +45,11 @@ const SPECS: Record<FrameKind, Spec> = {
       worker: str,
       secret: str,
       pid: int,
-      running: bin,
+      running: id,
       runtime: str,
+      channel: oneOf("control"),
+      runningMs: int,
+      limitMs: int,
     },
   },
   welcome: {
@@ -65,7 +68,7 @@ const SPECS: Record<FrameKind, Spec> = {
   mark: { need: { accepted: int, durable: int } },
   tasks: {
     need: { n: int, ids: bin, fns: digests, codecs: intOrColumn, ends: bin, args: bin },
-    may: { fn: bin, attempts: bin, opts: plainMap, endpoint: id, group: id },
+    may: { fn: bin, attempts: bin, opts: plainMap, endpoint: id, group: id, again: int },
   },
   results: {
     need: { n: int, ids: bin, codecs: intOrColumn, ends: bin, data: bin, states: intOrColumn },
@@ -211,12 +214,13 @@ function checkDefinitions(defs: unknown[]): string | undefined {
 const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   timeoutMs: int,
   queueTimeoutMs: int,
-  delayMs: int,
+  delayMs: (v) => int(v) && (v as number) <= 0x7fffffff,
   retries: (v) => int(v) && (v as number) <= 100,
   backoffMs: int,
   mode: oneOf("at_most_once", "at_least_once"),
   cwd: str,
   env: (v) => plainMap(v) && Object.values(v as object).every(str),
+  argsFile: str,
 };
 
 /** Why these are not task options, or undefined where they are. Unknown options pass. */

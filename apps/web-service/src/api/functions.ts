@@ -1,0 +1,225 @@
+/** Registering, finding and removing functions. */
+import { RUNTIMES, type Runtime } from "@farloom/protocol";
+import { Type } from "typebox";
+import type { Api, AppDeps } from "../app.js";
+import {
+  checkFunction,
+  MAX_BACKOFF_MS,
+  MAX_DESCRIPTION_LENGTH,
+  MAX_RETRIES,
+  MAX_TIMEOUT_MS,
+  type RegisterBody,
+} from "../functions/definition-input.js";
+import type { FunctionRecord, FunctionSummary } from "../functions/registry.js";
+import { principalOf } from "../http/policy.js";
+import { Digest, NextCursor, numberCursor, PageQuery, problems, Strict, Time } from "./schemas.js";
+
+const tags = ["functions"];
+const Ref = Type.Object({
+  ref: Type.String({
+    minLength: 1,
+    maxLength: 300,
+    description: "The id, a name, name@version, or owner/name@version with its slash as %2F",
+  }),
+});
+const Text = Type.String({ maxLength: 4_096 });
+
+/** Code may also be bytes, in MessagePack; the length is checked with the rest of the definition. */
+const Code = Type.Unsafe<string | Buffer>({
+  description: "Source as text; a pickle in base64 (in MessagePack: as bytes). At most 1 MiB",
+});
+
+const RegisterSchema = Strict({
+  name: Type.String({ minLength: 1, maxLength: 200 }),
+  runtime: Type.Unsafe<Runtime>({ type: "string", enum: [...RUNTIMES] }),
+  code: Type.Optional(Code),
+  format: Type.Optional(Type.Unsafe<"source" | "pickle">({ type: "string", enum: ["source", "pickle"] })),
+  entry: Type.Optional(
+    Type.String({ maxLength: 300, description: "What the code defines and a call calls; default: the name" }),
+  ),
+  mode: Type.Optional(
+    Type.Unsafe<"at_most_once" | "at_least_once">({
+      type: "string",
+      enum: ["at_most_once", "at_least_once"],
+      description:
+        "Whether a call that may have started may start again after a loss; default: only if it has retries",
+    }),
+  ),
+  timeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
+  retries: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_RETRIES })),
+  backoffMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_BACKOFF_MS })),
+  env: Type.Optional(
+    Strict({
+      interpreter: Type.Optional(Text),
+      vars: Type.Optional(Type.Record(Type.String(), Type.String())),
+      python: Type.Optional(Type.String({ maxLength: 16 })),
+    }),
+  ),
+  resources: Type.Optional(
+    Strict({
+      cores: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_536 })),
+      memoryMb: Type.Optional(Type.Integer({ minimum: 1, maximum: 1e9 })),
+      gpus: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_536 })),
+    }),
+  ),
+  command: Type.Optional(
+    Strict({
+      argv: Type.Array(Type.String(), { minItems: 1, maxItems: 1_024 }),
+      stdin: Type.Optional(Type.String()),
+      outputs: Type.Optional(Type.Array(Text, { maxItems: 1_024 })),
+      okExitCodes: Type.Optional(Type.Array(Type.Integer({ minimum: 0, maximum: 255 }), { maxItems: 256 })),
+    }),
+  ),
+  argsSchema: Type.Optional(
+    Type.Unknown({ description: "JSON Schema of type array (positional) or object (named)" }),
+  ),
+  resultSchema: Type.Optional(
+    Type.Unknown({ description: "JSON Schema of the result; kept, for people and tools" }),
+  ),
+  description: Type.Optional(Type.String({ maxLength: MAX_DESCRIPTION_LENGTH })),
+});
+
+const SummaryView = Type.Object({
+  id: Digest,
+  name: Type.String(),
+  version: Type.Integer(),
+  ref: Type.String(),
+  runtime: Type.String(),
+  description: Type.String(),
+  createdAt: Time,
+});
+const FunctionView = Type.Intersect([
+  SummaryView,
+  Type.Object({
+    format: Type.String(),
+    entry: Type.String(),
+    mode: Type.String(),
+    timeoutMs: Type.Integer(),
+    retries: Type.Integer(),
+    backoffMs: Type.Integer(),
+    env: Type.Unknown(),
+    resources: Type.Unknown(),
+    command: Type.Optional(Type.Unknown()),
+    codeBytes: Type.Integer(),
+    argsSchema: Type.Optional(Type.Unknown()),
+    resultSchema: Type.Optional(Type.Unknown()),
+  }),
+]);
+
+export function functionRoutes(app: Api, { functions }: AppDeps): void {
+  app.post(
+    "/v1/functions",
+    {
+      config: { policy: { scope: "functions:write" } },
+      schema: {
+        tags,
+        summary: "Register a function; the same again gives the same",
+        body: RegisterSchema,
+        response: { 200: FunctionView, 201: FunctionView, ...problems },
+      },
+    },
+    async (request, reply) => {
+      const input = checkFunction(request.body as RegisterBody);
+      const { record, created } = await functions.register(principalOf(request), input);
+      return reply.code(created ? 201 : 200).send(view(record));
+    },
+  );
+
+  app.get(
+    "/v1/functions",
+    {
+      config: { policy: { scope: "functions:read" } },
+      schema: {
+        tags,
+        summary: "List your functions, the newest first; q looks into names and descriptions",
+        querystring: Strict({ ...PageQuery, q: Type.Optional(Type.String({ maxLength: 200 })) }),
+        response: {
+          200: Type.Object({ items: Type.Array(SummaryView), nextCursor: NextCursor }),
+          ...problems,
+        },
+      },
+    },
+    async (request) => {
+      const { q, cursor, limit } = request.query;
+      const page = await functions.list(principalOf(request).ownerId, {
+        query: q,
+        cursor: numberCursor(cursor),
+        limit,
+      });
+      return {
+        items: page.items.map(summary),
+        ...(page.nextCursor === undefined ? {} : { nextCursor: page.nextCursor }),
+      };
+    },
+  );
+
+  app.get(
+    "/v1/functions/:ref",
+    {
+      config: { policy: { scope: "functions:read" } },
+      schema: { tags, summary: "Show a function", params: Ref, response: { 200: FunctionView, ...problems } },
+    },
+    async (request) => view(await functions.resolve(principalOf(request), request.params.ref)),
+  );
+
+  app.get(
+    "/v1/functions/:ref/code",
+    {
+      config: { policy: { scope: "functions:read" } },
+      schema: {
+        tags,
+        summary: "The function's code as it was registered",
+        params: Ref,
+        response: { 200: Type.Unsafe<string | Buffer>({ type: "string" }), ...problems },
+      },
+    },
+    async (request, reply) => {
+      const { definition } = await functions.resolve(principalOf(request), request.params.ref);
+      const type = definition.format === "source" ? "text/plain; charset=utf-8" : "application/octet-stream";
+      return reply.type(type).send(definition.code);
+    },
+  );
+
+  app.delete(
+    "/v1/functions/:ref",
+    {
+      config: { policy: { scope: "functions:write" } },
+      schema: {
+        tags,
+        summary: "Remove one version of a function; tasks submitted before still run",
+        params: Ref,
+        response: { 204: Type.Null(), ...problems },
+      },
+    },
+    async (request, reply) => {
+      const principal = principalOf(request);
+      await functions.remove(principal, await functions.resolve(principal, request.params.ref));
+      return reply.code(204).send(null);
+    },
+  );
+}
+
+function summary(item: FunctionSummary) {
+  const { digest, name, version, ref, runtime, description, createdAtMs } = item;
+  return {
+    id: digest.toString("hex"),
+    name,
+    version,
+    ref,
+    runtime,
+    description,
+    createdAt: new Date(createdAtMs).toISOString(),
+  };
+}
+
+function view(record: FunctionRecord) {
+  const { definition, argsSchema, resultSchema } = record;
+  const { digest, code, runtime, ...rest } = definition;
+  return {
+    ...summary({ ...record, digest, runtime }),
+    ...rest,
+    codeBytes: code.length,
+    ...(argsSchema === undefined ? {} : { argsSchema }),
+    ...(resultSchema === undefined ? {} : { resultSchema }),
+  };
+}

@@ -1,0 +1,381 @@
+/**
+ * One client's connection: the service as the lower side of the client–service hop. Submissions come down and go
+ * to intake; results of watched groups go up.
+ *
+ *   opening   entered by the upgrade; left by a good hello
+ *   open      until the socket closes
+ *
+ * A client that does not read is paused: results gather here up to MAX_PENDING_*, then the connection is cut, and
+ * the client's next `watch` brings them from PostgreSQL.
+ */
+import { randomUUID } from "node:crypto";
+import {
+  agree,
+  batchLength,
+  buildResults,
+  byteOf,
+  CAPABILITIES,
+  CODEC_REFERENCE,
+  codecName,
+  columnToKeys,
+  type ErrorCode,
+  endOf,
+  errorMessage,
+  FarloomError,
+  FRAMES_DOWN,
+  type Frame,
+  functionIndexOf,
+  type HelloFrame,
+  type IdKey,
+  Inbox,
+  keyAt,
+  keyToUuid,
+  limits,
+  Outbox,
+  REFERENCE_BYTES,
+  type ResultItem,
+  type Span,
+  startOf,
+  type TasksFrame,
+  TurnBatch,
+} from "@farloom/protocol";
+import type { Logger } from "pino";
+import type { WebSocket } from "ws";
+import type { Deliver, ResultSink } from "../../deliver/deliver.js";
+import type { Dispatch } from "../../dispatch/dispatch.js";
+import { TaskEntry } from "../../dispatch/task-entry.js";
+import type { EndpointRecord, EndpointRegistry } from "../../endpoints/registry.js";
+import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.js";
+import type { Principal } from "../../identity/principal.js";
+import type { Groups } from "../../intake/groups.js";
+import type { Intake } from "../../intake/intake.js";
+import { FrameSocket } from "../../link/frame-socket.js";
+
+/** Tasks, and argument bytes, that one client may have on their way to the database. */
+const WINDOW_TASKS = 16_384;
+const WINDOW_BYTES = 32 * 1024 * 1024;
+/** Results that gather for a client that does not read. */
+const MAX_PENDING_RESULTS = 200_000;
+const MAX_PENDING_BYTES = 64 * 1024 * 1024;
+
+export interface ClientSessionDeps {
+  readonly log: Logger;
+  readonly software: string;
+  readonly intake: Intake;
+  readonly groups: Groups;
+  readonly dispatch: Dispatch;
+  readonly deliver: Deliver;
+  readonly functions: FunctionRegistry;
+  readonly endpoints: EndpointRegistry;
+  readonly onClose: (session: ClientSession) => void;
+}
+
+type ClientFrame = Extract<Frame, { t: typeof FRAMES_DOWN.service extends Set<infer K> ? K : never }>;
+
+export class ClientSession implements ResultSink {
+  readonly #principal: Principal;
+  readonly #deps: ClientSessionDeps;
+  readonly #socket: FrameSocket<ClientFrame["t"]>;
+  readonly #log: Logger;
+  readonly #inbox = new Inbox();
+  readonly #outbox = new Outbox<null>();
+  readonly #groups = new Set<IdKey>();
+  readonly #results: TurnBatch<ResultItem>;
+  #pending: ResultItem[] = [];
+  #pendingBytes = 0;
+  #open = false;
+  #receivedBytes = 0;
+  #openBytes = 0;
+  #markScheduled = false;
+  readonly #timers: NodeJS.Timeout[];
+
+  constructor(ws: WebSocket, principal: Principal, deps: ClientSessionDeps) {
+    this.#principal = principal;
+    this.#deps = deps;
+    this.#log = deps.log.child({ owner: principal.ownerName });
+    this.#results = new TurnBatch((items) => this.#flushResults(items));
+    this.#socket = new FrameSocket({
+      ws,
+      kinds: FRAMES_DOWN.service,
+      log: this.#log,
+      onFrame: (frame) => this.#onFrame(frame),
+      onDrain: () => this.#flushResults([]),
+      onClose: () => this.#onClose(),
+    });
+    // The connection holds no longer than the credential it was opened with.
+    const leftMs = Math.min(principal.expiresAtMs - Date.now(), 0x7fffffff);
+    this.#timers = [
+      setTimeout(
+        () => this.#open || this.#socket.end("LINK_SILENT", { seconds: 10 }),
+        limits.HELLO_TIMEOUT_MS,
+      ),
+      setTimeout(() => this.#socket.end("TOKEN_EXPIRED"), Math.max(0, leftMs)),
+    ];
+    for (const timer of this.#timers) timer.unref();
+  }
+
+  get ownerKey(): IdKey {
+    return this.#principal.ownerKey;
+  }
+
+  push(item: ResultItem): void {
+    this.#results.add(item);
+  }
+
+  drain(): void {
+    this.#socket.end("DRAINING");
+  }
+
+  #onFrame(frame: ClientFrame): void {
+    if (!this.#open) {
+      if (frame.t === "hello") this.#onHello(frame);
+      else this.#socket.end("FRAME_INVALID", { detail: `${frame.t} before hello` });
+      return;
+    }
+    switch (frame.t) {
+      case "tasks":
+        this.#onTasks(frame);
+        return;
+      case "mark": {
+        const released = this.#outbox.mark(frame);
+        if ("bad" in released) this.#socket.end("FRAME_INVALID", { detail: released.bad });
+        return;
+      }
+      case "watch":
+        void this.#onWatch(frame.group, frame.ids);
+        return;
+      case "cancel":
+        void this.#onCancel(columnToKeys(frame.ids));
+        return;
+      case "hello":
+        this.#socket.end("FRAME_INVALID", { detail: "a second hello" });
+        return;
+      case "problem":
+        this.#log.info({ code: frame.code, problem: frame.message }, "a client complains");
+        return;
+      case "bye":
+      case "ping":
+      case "pong":
+        return;
+    }
+  }
+
+  #onHello(hello: HelloFrame): void {
+    const agreement = agree(hello, { caps: CAPABILITIES });
+    if (!agreement.ok) {
+      this.#socket.send({ t: "refuse", code: agreement.code, message: agreement.message });
+      this.#socket.end("VERSION_UNSUPPORTED", { detail: agreement.message });
+      return;
+    }
+    this.#open = true;
+    this.#socket.send({
+      t: "welcome",
+      version: agreement.version,
+      caps: agreement.caps,
+      session: randomUUID(),
+      heartbeatMs: limits.HEARTBEAT_MS,
+      deadAfterMs: limits.DEAD_AFTER_MS,
+      maxFrameBytes: limits.MAX_FRAME_BYTES,
+      software: this.#deps.software,
+    });
+    this.#socket.send({ t: "credit", tasks: WINDOW_TASKS, bytes: WINDOW_BYTES });
+  }
+
+  #onTasks(frame: TasksFrame): void {
+    const from = this.#inbox.received + 1;
+    const span = this.#inbox.receive(frame.n);
+    this.#receivedBytes += frame.args.length;
+    this.#openBytes += frame.args.length;
+    const { durable } = this.#inbox.mark;
+    if (this.#inbox.received - durable > WINDOW_TASKS) {
+      this.#socket.end("CREDIT_EXCEEDED", {
+        detail: `${this.#inbox.received - durable} tasks are on their way`,
+      });
+      return;
+    }
+    if (!frame.endpoint || !frame.group) {
+      this.#socket.end("FRAME_INVALID", { detail: "tasks from a client need endpoint and group" });
+      return;
+    }
+    this.#submit(frame, from, span).then(
+      () => this.#settled(span, frame),
+      (error: unknown) => {
+        const known =
+          error instanceof FarloomError ? error : new FarloomError("INTERNAL", { reference: "link" });
+        if (known !== error) this.#log.error({ err: error }, "a submission failed");
+        this.#refuse(from, frame.n, known);
+        this.#settled(span, frame);
+      },
+    );
+  }
+
+  /** Checks a frame and gives it to intake. Not async until it must be: a task in the caches is on its way at once. */
+  #submit(frame: TasksFrame, from: number, span: Span): Promise<unknown> {
+    if (!this.#principal.scopes.has("tasks:submit")) {
+      return Promise.reject(new FarloomError("SCOPE_MISSING", { scope: "tasks:submit" }));
+    }
+    const { ownerKey, ownerId } = this.#principal;
+    const endpointKey = keyAt(frame.endpoint!);
+    const groupKey = keyAt(frame.group!);
+    const endpoint = this.#deps.endpoints.peek(ownerKey, endpointKey);
+    const fns = frame.fns.map((digest) => this.#deps.functions.peekByDigest(ownerKey, digest));
+    if (endpoint && this.#deps.groups.isKnown(ownerKey, groupKey) && fns.every((fn) => fn !== undefined)) {
+      return this.#take(frame, from, endpoint, groupKey, fns as FunctionRecord[]);
+    }
+    return (async () => {
+      const found = endpoint ?? (await this.#deps.endpoints.load(ownerKey, endpointKey));
+      if (!found) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: keyToUuid(endpointKey) });
+      const records: FunctionRecord[] = [];
+      for (const digest of frame.fns) {
+        const record = await this.#deps.functions.byDigest(ownerId, digest);
+        if (!record) throw new FarloomError("FUNCTION_NOT_FOUND", { id: digest.toString("hex") });
+        records.push(record);
+      }
+      await this.#deps.groups.ensure(ownerKey, groupKey);
+      await this.#take(frame, from, found, groupKey, records);
+      void span;
+    })();
+  }
+
+  async #take(
+    frame: TasksFrame,
+    from: number,
+    endpoint: EndpointRecord,
+    groupKey: IdKey,
+    fns: FunctionRecord[],
+  ): Promise<void> {
+    const entries: TaskEntry[] = [];
+    for (let i = 0; i < frame.n; i++) {
+      const start = startOf(frame.ends, i);
+      const end = endOf(frame.ends, i);
+      const codec = byteOf(frame.codecs, i);
+      const bad = checkArguments(codec, end - start);
+      if (bad) {
+        this.#refuse(from + i, 1, bad);
+        continue;
+      }
+      entries.push(
+        new TaskEntry({
+          key: keyAt(frame.ids, 16 * i),
+          ownerKey: this.#principal.ownerKey,
+          endpointKey: endpoint.key,
+          groupKey,
+          fn: fns[functionIndexOf(frame, i)]!,
+          source: frame.args,
+          start,
+          end,
+          codec,
+          attempt: 1,
+          options: frame.opts?.[i],
+        }),
+      );
+    }
+    if (entries.length === 0) return;
+    const { taken } = await this.#deps.intake.take(entries, { again: frame.again === 1 });
+    for (const key of taken) {
+      const i = columnToKeys(frame.ids).indexOf(key);
+      this.#refuse(from + i, 1, new FarloomError("TASK_ID_TAKEN", { id: keyToUuid(key) }));
+    }
+  }
+
+  #refuse(from: number, n: number, error: FarloomError): void {
+    this.#socket.send({
+      t: "refused",
+      from,
+      n,
+      code: error.code,
+      message: error.message,
+      ...(error.retryAfterMs === undefined ? {} : { retryAfterMs: error.retryAfterMs }),
+    });
+  }
+
+  #settled(span: Span, frame: TasksFrame): void {
+    this.#openBytes -= frame.args.length;
+    if (!this.#inbox.complete(span) || this.#markScheduled) return;
+    this.#markScheduled = true;
+    setImmediate(() => {
+      this.#markScheduled = false;
+      const mark = this.#inbox.mark;
+      this.#socket.send({ t: "mark", accepted: mark.accepted, durable: mark.durable });
+      this.#socket.send({
+        t: "credit",
+        tasks: mark.durable + WINDOW_TASKS,
+        bytes: this.#receivedBytes - this.#openBytes + WINDOW_BYTES,
+      });
+    });
+  }
+
+  async #onWatch(group: Buffer, ids: Buffer | undefined): Promise<void> {
+    const groupKey = keyAt(group);
+    try {
+      if (!this.#principal.scopes.has("tasks:read"))
+        throw new FarloomError("SCOPE_MISSING", { scope: "tasks:read" });
+      await this.#deps.groups.ensure(this.ownerKey, groupKey);
+      if (this.#socket.closed) return;
+      if (!this.#groups.has(groupKey)) {
+        this.#groups.add(groupKey);
+        this.#deps.deliver.watch(groupKey, this);
+      }
+      if (ids && ids.length > 0) {
+        this.#deps.deliver.markForeign(groupKey);
+        await this.#deps.deliver.replay(this, columnToKeys(ids));
+      }
+    } catch (error) {
+      this.#problem(error, "GROUP_NOT_FOUND");
+    }
+  }
+
+  async #onCancel(keys: IdKey[]): Promise<void> {
+    try {
+      if (!this.#principal.scopes.has("tasks:cancel"))
+        throw new FarloomError("SCOPE_MISSING", { scope: "tasks:cancel" });
+      await this.#deps.dispatch.cancelOwned(this.ownerKey, keys);
+    } catch (error) {
+      this.#problem(error, "TASK_NOT_FOUND");
+    }
+  }
+
+  #problem(error: unknown, otherwise: ErrorCode): void {
+    if (!(error instanceof FarloomError)) this.#log.error({ err: error }, "a frame could not be carried out");
+    const code = error instanceof FarloomError ? error.code : otherwise;
+    const message = error instanceof FarloomError ? error.message : errorMessage("NOT_READY");
+    this.#socket.send({ t: "problem", code, message });
+  }
+
+  #flushResults(items: ResultItem[]): void {
+    if (this.#socket.closed) return;
+    const waiting = this.#pending.length === 0 ? items : this.#pending.concat(items);
+    let at = 0;
+    while (at < waiting.length && !this.#socket.paused) {
+      const n = batchLength(waiting.length, at, (i) => waiting[i]!.end - waiting[i]!.start);
+      this.#socket.send(buildResults(waiting, at, n));
+      for (let i = 0; i < n; i++) this.#outbox.push(null);
+      at += n;
+    }
+    this.#pending = at === 0 ? waiting : waiting.slice(at);
+    this.#pendingBytes = this.#pending.reduce((sum, item) => sum + item.end - item.start, 0);
+    if (this.#pending.length > MAX_PENDING_RESULTS || this.#pendingBytes > MAX_PENDING_BYTES) {
+      this.#socket.end("LINK_SLOW", { detail: `${this.#pending.length} results wait` });
+    }
+  }
+
+  #onClose(): void {
+    for (const timer of this.#timers) clearTimeout(timer);
+    for (const groupKey of this.#groups) this.#deps.deliver.unwatch(groupKey, this);
+    this.#pending = [];
+    this.#deps.onClose(this);
+  }
+}
+
+function checkArguments(codec: number, sizeBytes: number): FarloomError | undefined {
+  if (codecName(codec) === undefined)
+    return new FarloomError("ARGUMENTS_INVALID", { detail: `there is no codec ${codec}` });
+  if (codec & CODEC_REFERENCE) {
+    return sizeBytes === REFERENCE_BYTES
+      ? undefined
+      : new FarloomError("ARGUMENTS_INVALID", { detail: `a reference has ${REFERENCE_BYTES} bytes` });
+  }
+  return sizeBytes <= limits.MAX_INLINE_BYTES
+    ? undefined
+    : new FarloomError("ARGUMENTS_TOO_LARGE", { size: sizeBytes, limit: limits.MAX_INLINE_BYTES });
+}

@@ -1,0 +1,106 @@
+/** Payload files: large arguments and results, by the SHA-256 of their bytes. Nothing here is ever held in memory whole. */
+import type { Readable } from "node:stream";
+import { FarloomError, limits } from "@farloom/protocol";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { Type } from "typebox";
+import type { Api, AppDeps } from "../app.js";
+import { ownerIdOf } from "../http/policy.js";
+import type { OpenPayload } from "../payloads/store.js";
+import { Digest, problems } from "./schemas.js";
+
+const tags = ["payloads"];
+const Params = Type.Object({ digest: Digest });
+
+export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
+  // A scope of its own: here a body of any type is a stream that the handler reads.
+  void app.register(async (scope) => {
+    scope.removeAllContentTypeParsers();
+    scope.addContentTypeParser(
+      "*",
+      (_request: FastifyRequest, stream: unknown, done: (e: null, body: unknown) => void) =>
+        done(null, stream),
+    );
+
+    scope.put<{ Params: { digest: string } }>(
+      "/v1/payloads/:digest",
+      {
+        bodyLimit: limits.MAX_PAYLOAD_BYTES,
+        config: { policy: { scopeOrAgent: "tasks:submit" } },
+        schema: {
+          tags,
+          summary: "Store a payload: any bytes, at most 1 GiB; on disk when this replies",
+          description:
+            "The body is the bytes (application/octet-stream). One that nothing refers to is kept for 24 hours.",
+          params: Params,
+          response: { 200: Stored, 201: Stored, ...problems },
+        },
+      },
+      async (request, reply) => {
+        const { digest } = request.params;
+        const length = request.headers["content-length"];
+        const { sizeBytes, created } = await payloads.put(
+          ownerIdOf(request),
+          Buffer.from(digest, "hex"),
+          // Without a body there is nothing to parse, and the request itself is the empty stream.
+          (request.body as Readable | undefined) ?? request.raw,
+          length === undefined ? undefined : Number(length),
+        );
+        return reply.code(created ? 201 : 200).send({ digest, sizeBytes });
+      },
+    );
+  });
+
+  app.get(
+    "/v1/payloads/:digest",
+    {
+      config: { policy: { scopeOrAgent: "tasks:read" } },
+      schema: {
+        tags,
+        summary: "Read a payload, whole or a Range of it",
+        params: Params,
+        response: { 200: Type.Unknown(), 206: Type.Unknown(), ...problems },
+      },
+      // HEAD is the same without the bytes; `sendFile` knows.
+      exposeHeadRoute: true,
+    },
+    async (request, reply) => {
+      const { digest } = request.params;
+      reply.header("etag", `"${digest}"`).type("application/octet-stream");
+      return sendFile(request, reply, await payloads.open(ownerIdOf(request), Buffer.from(digest, "hex")));
+    },
+  );
+}
+
+const Stored = Type.Object({ digest: Digest, sizeBytes: Type.Integer() });
+
+/** Streams a file, or the range of it that the request asks for. @throws FarloomError RANGE_INVALID */
+export function sendFile(request: FastifyRequest, reply: FastifyReply, file: OpenPayload): FastifyReply {
+  const { sizeBytes } = file;
+  reply.header("accept-ranges", "bytes");
+  const range = rangeOf(request.headers.range, sizeBytes);
+  if (range === "invalid") {
+    reply.header("content-range", `bytes */${sizeBytes}`);
+    throw new FarloomError("RANGE_INVALID", { size: sizeBytes });
+  }
+  if (range) reply.code(206).header("content-range", `bytes ${range.start}-${range.end}/${sizeBytes}`);
+  reply.header("content-length", range ? range.end - range.start + 1 : sizeBytes);
+  if (request.method === "HEAD") return reply.send();
+  return reply.send(file.stream(range));
+}
+
+/** One range of RFC 9110; several, or other units, are ignored and answered whole, as it allows. */
+function rangeOf(
+  header: string | undefined,
+  sizeBytes: number,
+): { start: number; end: number } | "invalid" | undefined {
+  const match = header === undefined ? null : /^bytes=(\d*)-(\d*)$/.exec(header);
+  if (!match || (match[1] === "" && match[2] === "")) return undefined;
+  const [first, last] = [match[1]!, match[2]!];
+  if (first === "") {
+    const length = Math.min(Number(last), sizeBytes);
+    return length === 0 ? "invalid" : { start: sizeBytes - length, end: sizeBytes - 1 };
+  }
+  const start = Number(first);
+  const end = last === "" ? sizeBytes - 1 : Math.min(Number(last), sizeBytes - 1);
+  return start > end ? "invalid" : { start, end };
+}

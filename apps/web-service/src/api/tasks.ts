@@ -1,0 +1,513 @@
+/** Submitting tasks, looking at them, waiting for them, cancelling them. */
+import {
+  CODEC_REFERENCE,
+  type CodecName,
+  codecName,
+  decodeReference,
+  FarloomError,
+  type IdKey,
+  keyToUuid,
+  OPEN_STATES,
+  stateName,
+  type TaskOptions,
+  type TaskState,
+  TERMINAL_STATES,
+  uuidToKey,
+} from "@farloom/protocol";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { Type } from "typebox";
+import type { Api, AppDeps } from "../app.js";
+import { MAX_BACKOFF_MS, MAX_RETRIES, MAX_TIMEOUT_MS } from "../functions/definition-input.js";
+import { principalOf } from "../http/policy.js";
+import { requireScope } from "../identity/principal.js";
+import { TaskGroups } from "../tasks/groups.js";
+import { Idempotency } from "../tasks/idempotency.js";
+import { TaskReader, type TaskRow } from "../tasks/reader.js";
+import { MAX_TASKS_PER_REQUEST, Submission, type TaskBody } from "../tasks/submission.js";
+import { idTimeMs, lightView, type TaskView, type ViewOptions, wholeView } from "../tasks/view.js";
+import { MAX_WAIT_S, Waiting } from "../tasks/waiting.js";
+import { sendFile } from "./payloads.js";
+import { Digest, NextCursor, numberCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
+
+const tags = ["tasks"];
+const STATES: readonly string[] = [...OPEN_STATES, ...Object.keys(TERMINAL_STATES)];
+/** Ids in one status request. */
+const MAX_STATUS_IDS = 1_000;
+/** Whole tasks in one reply: with 64 KiB of result each, some 13 MiB. */
+const MAX_WHOLE = 200;
+const MAX_IDEMPOTENCY_KEY = 200;
+/** Delays are kept as 32-bit milliseconds. */
+const MAX_DELAY_MS = 24 * 24 * 3_600_000;
+
+const Options = Strict(
+  {
+    timeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
+    queueTimeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
+    delayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_DELAY_MS })),
+    retries: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_RETRIES })),
+    backoffMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_BACKOFF_MS })),
+    mode: Type.Optional(
+      Type.Unsafe<"at_most_once" | "at_least_once">({
+        type: "string",
+        enum: ["at_most_once", "at_least_once"],
+      }),
+    ),
+    cwd: Type.Optional(Type.String({ maxLength: 4_096 })),
+    env: Type.Optional(
+      Type.Record(Type.String(), Type.String({ maxLength: 32_768 }), { maxProperties: 256 }),
+    ),
+  },
+  { description: "What this call overrides of the function's definition" },
+);
+const Target = Type.String({ minLength: 1, maxLength: 300 });
+const Call = {
+  args: Type.Optional(Type.Array(Type.Unknown(), { description: "Positional arguments" })),
+  kwargs: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: "Named arguments" })),
+  payload: Type.Optional(
+    Strict(
+      {
+        digest: Digest,
+        size: Type.Optional(Type.Integer({ minimum: 0 })),
+        codec: Type.Unsafe<CodecName>({ type: "string", enum: ["json", "msgpack", "pickle"] }),
+      },
+      { description: "Instead of args and kwargs: a payload file that holds the encoded [args, kwargs]" },
+    ),
+  ),
+  options: Type.Optional(Options),
+};
+const SubmitSchema = Strict(
+  {
+    function: Type.Optional(Target),
+    endpoint: Type.Optional(Target),
+    group: Type.Optional(Uuid),
+    ...Call,
+    calls: Type.Optional(Type.Array(Strict(Call), { minItems: 1, maxItems: MAX_TASKS_PER_REQUEST })),
+    tasks: Type.Optional(
+      Type.Array(Strict({ function: Target, endpoint: Target, ...Call }), {
+        minItems: 1,
+        maxItems: MAX_TASKS_PER_REQUEST,
+      }),
+    ),
+  },
+  {
+    description:
+      "One call: function, endpoint, args, kwargs. Many calls of one function: function, endpoint, calls. Anything else: tasks, each with its function and endpoint.",
+  },
+);
+
+const Wait = Type.Number({
+  minimum: 0,
+  maximum: MAX_WAIT_S,
+  default: 0,
+  description: "Seconds to wait for the end",
+});
+const View = Type.Unsafe<TaskView>({
+  type: "object",
+  description: "A task; fields are absent where there is nothing to say",
+  required: ["id", "group", "endpoint", "state", "attempt", "submittedAt"],
+  properties: {
+    id: Type.String(),
+    group: Type.String(),
+    function: Type.String(),
+    functionId: Digest,
+    endpoint: Type.String(),
+    endpointName: Type.String(),
+    state: Type.String({ enum: [...STATES] }),
+    reason: Type.String({ description: "Why it did not succeed" }),
+    attempt: Type.Integer(),
+    submittedAt: Time,
+    startedAt: Time,
+    finishedAt: Time,
+    cancelRequested: Type.Boolean(),
+    waiting: Type.Object({ for: Type.String(), message: Type.String() }),
+    result: Type.Unknown(),
+    resultCodec: Type.String(),
+    resultBytes: Type.Unknown({ description: "The result as it is, in base64 (MessagePack: bytes)" }),
+    resultPayload: Type.Object({ digest: Digest, sizeBytes: Type.Integer(), codec: Type.String() }),
+    error: Type.Object({
+      type: Type.String(),
+      message: Type.String(),
+      traceback: Type.Optional(Type.String()),
+    }),
+    stdout: Type.String(),
+    stderr: Type.String(),
+    times: Type.Object({
+      totalMs: Type.Number(),
+      roadMs: Type.Number({ description: "On the way: service, network, database" }),
+      queueMs: Type.Number({ description: "Waiting on the agent" }),
+      runMs: Type.Number(),
+      cpuMs: Type.Number(),
+    }),
+  },
+});
+const Accepted = Type.Unsafe<Record<string, unknown>>({
+  type: "object",
+  description:
+    "One call: id, group, state; with wait, the task. Several: group, ids in the order of the body; with wait, tasks",
+  properties: {
+    id: Type.String(),
+    ids: Type.Array(Type.String()),
+    group: Type.String(),
+    state: Type.String(),
+    tasks: Type.Array(View),
+  },
+});
+const Id = Type.Object({ id: Uuid });
+
+export function taskRoutes(app: Api, deps: AppDeps): void {
+  const { pool, dispatch, functions, endpoints, payloads, intake, config } = deps;
+  const reader = new TaskReader(pool, dispatch);
+  const waiting = new Waiting(deps.deliver, reader);
+  const groups = new TaskGroups(pool);
+  const idempotency = new Idempotency(pool);
+  const submission = new Submission({ functions, endpoints, payloads, intake, groups, idempotency, reader });
+
+  const optionsOf = (request: FastifyRequest): ViewOptions => ({
+    ownerName: principalOf(request).ownerName,
+    msgpack: request.wantsMsgpack,
+  });
+
+  /** The one task, or why there is none. */
+  const one = async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    id: string,
+    waitS: number,
+  ): Promise<TaskRow> => {
+    const rows = await waiting.read(principalOf(request).ownerId, [uuidToKey(id)!], {
+      waitS,
+      whole: true,
+      reply,
+    });
+    if (rows[0]) return rows[0];
+    const old = Date.now() - idTimeMs(id) > config.retentionDays * 24 * 3_600_000;
+    throw new FarloomError(old ? "RESULT_EXPIRED" : "TASK_NOT_FOUND", { id });
+  };
+
+  app.post(
+    "/v1/tasks",
+    {
+      config: { policy: { scope: "tasks:submit" } },
+      schema: {
+        tags,
+        summary: "Submit one call, or many; with wait, the result comes in the same reply",
+        headers: Type.Object({
+          "idempotency-key": Type.Optional(
+            Type.String({
+              minLength: 1,
+              maxLength: MAX_IDEMPOTENCY_KEY,
+              description: "The same key with the same body is the same submission, however often it is sent",
+            }),
+          ),
+        }),
+        querystring: Strict({ wait: Wait }),
+        body: SubmitSchema,
+        response: { 200: View, 202: Accepted, ...problems },
+      },
+    },
+    async (request, reply) => {
+      const principal = principalOf(request);
+      const { wait } = request.query;
+      if (wait > 0) requireScope(principal, "tasks:read");
+      const key = request.headers["idempotency-key"];
+      const tasks = tasksOf(request.body as SubmitBody);
+      const { groupId, keys, endpointKeys } = await submission.submit(principal, {
+        tasks,
+        group: request.body.group,
+        msgpack: request.headers["content-type"]?.includes("msgpack") ?? false,
+        idempotency: key === undefined ? undefined : { key, bodyDigest: request.bodyDigest! },
+      });
+      const single = request.body.calls === undefined && request.body.tasks === undefined;
+
+      if (wait === 0) {
+        reply.code(202);
+        if (!single) return { group: groupId, ids: keys.map(keyToUuid) };
+        const taskKey = keys[0]!;
+        const state = endpointKeys
+          ? dispatch.liveState(endpointKeys[0]!, taskKey)
+          : await reader
+              .read(principal.ownerId, [taskKey], false)
+              .then(([row]) => (row ? reader.stateOf(row) : "QUEUED"));
+        return { id: keyToUuid(taskKey), group: groupId, state };
+      }
+      const whole = keys.length <= MAX_WHOLE;
+      const rows = await waiting.read(principal.ownerId, keys, { waitS: wait, whole, reply });
+      const views = viewsInOrder(keys, rows, (row) =>
+        (whole ? wholeView : lightView)(reader, row, optionsOf(request)),
+      );
+      const ended = rows.every((row) => row.state !== null);
+      reply.code(ended ? 200 : 202);
+      return single ? views[0]! : { group: groupId, ids: keys.map(keyToUuid), tasks: views };
+    },
+  );
+
+  app.get(
+    "/v1/tasks",
+    {
+      config: { policy: { scope: "tasks:read" } },
+      schema: {
+        tags,
+        summary: "List your tasks, the newest first, without results",
+        querystring: Strict({
+          ...PageQuery,
+          state: Type.Optional(
+            Type.String({
+              maxLength: 200,
+              description: `One or several of ${STATES.join(", ")}, with commas`,
+            }),
+          ),
+          endpoint: Type.Optional(Target),
+          function: Type.Optional(Target),
+          group: Type.Optional(Uuid),
+        }),
+        response: { 200: Type.Object({ items: Type.Array(View), nextCursor: NextCursor }), ...problems },
+      },
+    },
+    async (request) => {
+      const principal = principalOf(request);
+      const { state, endpoint, function: fn, group, cursor, limit } = request.query;
+      const { rows, nextCursor } = await reader.list(principal.ownerId, {
+        states: state === undefined ? undefined : statesOf(state),
+        endpointId: endpoint === undefined ? undefined : (await endpoints.resolve(principal, endpoint)).id,
+        functionKey: fn === undefined ? undefined : (await functions.resolve(principal, fn)).key,
+        groupId: group,
+        cursor: numberCursor(cursor),
+        limit,
+      });
+      const options = optionsOf(request);
+      return {
+        items: rows.map((row) => lightView(reader, row, options)),
+        ...(nextCursor === undefined ? {} : { nextCursor }),
+      };
+    },
+  );
+
+  app.get(
+    "/v1/tasks/:id",
+    {
+      config: { policy: { scope: "tasks:read" } },
+      schema: {
+        tags,
+        summary: "Show a task, with its result; with wait, once it has ended",
+        params: Id,
+        querystring: Strict({ wait: Wait }),
+        response: { 200: View, ...problems },
+      },
+    },
+    async (request, reply) =>
+      wholeView(reader, await one(request, reply, request.params.id, request.query.wait), optionsOf(request)),
+  );
+
+  app.get(
+    "/v1/tasks/:id/result",
+    {
+      config: { policy: { scope: "tasks:read" } },
+      schema: {
+        tags,
+        summary: "The result's bytes as the function gave them, large ones too",
+        params: Id,
+        querystring: Strict({ wait: Wait }),
+        response: { 200: Type.Unknown(), ...problems },
+      },
+    },
+    async (request, reply) => {
+      const { id } = request.params;
+      const row = await one(request, reply, id, request.query.wait);
+      if (row.state === null) throw new FarloomError("RESULT_NOT_READY", { id }, { retryAfterMs: 1_000 });
+      if (row.state !== TERMINAL_STATES.SUCCEEDED) {
+        throw new FarloomError("RESULT_NONE", { id, state: stateName(row.state)! });
+      }
+      const codec = codecName(row.codec) ?? "unknown";
+      reply.header("farloom-codec", codec).type(CONTENT_TYPES[codec] ?? "application/octet-stream");
+      if (!(row.codec & CODEC_REFERENCE)) return reply.send(row.result);
+      const { digest } = decodeReference(row.result!)!;
+      const file = await payloads.open(principalOf(request).ownerId, digest).catch((error: unknown) => {
+        throw error instanceof FarloomError
+          ? new FarloomError("RESULT_EXPIRED", { id }, { cause: error })
+          : error;
+      });
+      return sendFile(request, reply, file);
+    },
+  );
+
+  app.post(
+    "/v1/tasks/status",
+    {
+      config: { policy: { scope: "tasks:read" } },
+      schema: {
+        tags,
+        summary: `Show up to ${MAX_STATUS_IDS} tasks at once; with wait, once all have ended`,
+        body: Strict({
+          ids: Type.Array(Uuid, { minItems: 1, maxItems: MAX_STATUS_IDS }),
+          wait: Type.Optional(Type.Number({ minimum: 0, maximum: MAX_WAIT_S })),
+          results: Type.Optional(
+            Type.Boolean({ description: `With results and output; for at most ${MAX_WHOLE} ids` }),
+          ),
+        }),
+        response: {
+          200: Type.Object({
+            tasks: Type.Array(View, { description: "In the order of ids" }),
+            missing: Type.Array(Type.String(), { description: "Ids of which you have no task" }),
+          }),
+          ...problems,
+        },
+      },
+    },
+    async (request, reply) => {
+      const { ids, wait = 0, results = false } = request.body;
+      if (results && ids.length > MAX_WHOLE) {
+        throw new FarloomError("REQUEST_INVALID", {
+          detail: `results come for at most ${MAX_WHOLE} ids at once`,
+        });
+      }
+      const keys = [...new Set(ids.map((id) => uuidToKey(id)!))];
+      const rows = await waiting.read(principalOf(request).ownerId, keys, {
+        waitS: wait,
+        whole: results,
+        reply,
+      });
+      const options = optionsOf(request);
+      const tasks = viewsInOrder(keys, rows, (row) =>
+        (results ? wholeView : lightView)(reader, row, options),
+      );
+      const found = new Set(tasks.map((task) => task.id));
+      return { tasks, missing: keys.map(keyToUuid).filter((id) => !found.has(id)) };
+    },
+  );
+
+  app.post(
+    "/v1/tasks/:id/cancel",
+    {
+      config: { policy: { scope: "tasks:cancel" } },
+      schema: {
+        tags,
+        summary: "Cancel a task: at once if it has not been sent, else its agent is asked to stop it",
+        params: Id,
+        querystring: Strict({ wait: Wait }),
+        response: { 202: View, ...problems },
+      },
+    },
+    async (request, reply) => {
+      const { id } = request.params;
+      const row = await one(request, reply, id, 0);
+      if (row.state !== null) throw new FarloomError("NOT_CANCELLABLE", { id, state: stateName(row.state)! });
+      await dispatch.cancel([uuidToKey(id)!]);
+      reply.code(202);
+      return lightView(reader, await one(request, reply, id, request.query.wait), optionsOf(request));
+    },
+  );
+
+  app.post(
+    "/v1/tasks/cancel",
+    {
+      config: { policy: { scope: "tasks:cancel" } },
+      schema: {
+        tags,
+        summary: "Cancel several tasks, or all open ones of a group",
+        body: Strict({
+          ids: Type.Optional(Type.Array(Uuid, { minItems: 1, maxItems: MAX_TASKS_PER_REQUEST })),
+          group: Type.Optional(Uuid),
+        }),
+        response: {
+          202: Type.Object({
+            requested: Type.Integer({ description: "Open tasks that were told to end" }),
+            finished: Type.Integer({ description: "Tasks that had ended before" }),
+            missing: Type.Array(Type.String()),
+          }),
+          ...problems,
+        },
+      },
+    },
+    async (request, reply) => {
+      const { ownerId } = principalOf(request);
+      const { ids, group } = request.body;
+      reply.code(202);
+      if ((ids === undefined) === (group === undefined)) {
+        throw new FarloomError("REQUEST_INVALID", { detail: "the body has either ids or group" });
+      }
+      if (ids !== undefined) {
+        const keys = [...new Set(ids.map((id) => uuidToKey(id)!))];
+        const rows = await reader.read(ownerId, keys, false);
+        const open = rows.filter((row) => row.state === null).map((row) => uuidToKey(row.id)!);
+        if (open.length > 0) await dispatch.cancel(open);
+        const found = new Set(rows.map((row) => row.id));
+        const missing = keys.map(keyToUuid).filter((id) => !found.has(id));
+        return { requested: open.length, finished: rows.length - open.length, missing };
+      }
+      const counts = await reader.countGroup(ownerId, group!);
+      if (!counts && !(await groups.find(ownerId, group!)))
+        throw new FarloomError("GROUP_NOT_FOUND", { id: group! });
+      const requested = await cancelGroup(deps, reader, ownerId, group!);
+      return { requested, finished: (counts?.total ?? 0) - (counts?.open ?? 0), missing: [] };
+    },
+  );
+}
+
+const CONTENT_TYPES: Readonly<Record<string, string>> = {
+  json: "application/json; charset=utf-8",
+  msgpack: "application/msgpack",
+};
+
+interface SubmitBody extends Partial<TaskBody> {
+  calls?: Omit<TaskBody, "function" | "endpoint">[];
+  tasks?: TaskBody[];
+  options?: TaskOptions;
+}
+
+/** The three forms of a body as one. @throws FarloomError REQUEST_INVALID where they are mixed. */
+function tasksOf(body: SubmitBody): TaskBody[] {
+  const { function: fn, endpoint, calls, tasks } = body;
+  const own = body.args ?? body.kwargs ?? body.payload ?? body.options;
+  if (tasks !== undefined) {
+    if (fn ?? endpoint ?? calls ?? own)
+      throw mixed("tasks stands alone: each has its own function, endpoint and arguments");
+    return tasks;
+  }
+  if (fn === undefined || endpoint === undefined)
+    throw mixed(`body has no ${fn === undefined ? "function" : "endpoint"}`);
+  if (calls === undefined) return [body as TaskBody];
+  if (own !== undefined) throw mixed("with calls, arguments and options stand in each call");
+  return calls.map((call) => ({ ...call, function: fn, endpoint }));
+}
+
+function mixed(detail: string): FarloomError {
+  return new FarloomError("REQUEST_INVALID", { detail });
+}
+
+function statesOf(text: string): TaskState[] {
+  const states = text.split(",");
+  const bad = states.find((state) => !STATES.includes(state));
+  if (bad === undefined) return states as TaskState[];
+  throw new FarloomError("REQUEST_INVALID", {
+    detail: `query.state has ${JSON.stringify(bad)}, not one of ${STATES.join(", ")}`,
+  });
+}
+
+function viewsInOrder(
+  keys: readonly IdKey[],
+  rows: readonly TaskRow[],
+  view: (row: TaskRow) => TaskView,
+): TaskView[] {
+  const byId = new Map(rows.map((row) => [row.id, row]));
+  return keys.flatMap((key) => {
+    const row = byId.get(keyToUuid(key));
+    return row ? [view(row)] : [];
+  });
+}
+
+/** In pages, so that a group of a million costs no memory. */
+async function cancelGroup(
+  deps: AppDeps,
+  reader: TaskReader,
+  ownerId: string,
+  groupId: string,
+): Promise<number> {
+  let requested = 0;
+  for (let afterSeq = 0; ; ) {
+    const page = await reader.openOfGroup(ownerId, groupId, 10_000, afterSeq);
+    if (page.length === 0) return requested;
+    await deps.dispatch.cancel(page.map(({ key }) => key));
+    requested += page.length;
+    afterSeq = page.at(-1)!.seq;
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * The HTTP application: plugins, hooks and routes over what is handed in. It owns no state and no process; main.ts
+ * and service.ts do. Hooks run in the order of registration: bodies' Accept, policy (who is it, may they),
+ * rate limit, and then the body is read.
+ */
+import type { Server } from "node:http";
+import { FarloomError } from "@farloom/protocol";
+import helmet from "@fastify/helmet";
+import rateLimit from "@fastify/rate-limit";
+import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
+import fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type RawReplyDefaultExpression,
+  type RawRequestDefaultExpression,
+} from "fastify";
+import type pg from "pg";
+import { endpointRoutes } from "./api/endpoints.js";
+import { functionRoutes } from "./api/functions.js";
+import { groupRoutes } from "./api/groups.js";
+import { healthRoutes } from "./api/health.js";
+import { keyRoutes } from "./api/keys.js";
+import { payloadRoutes } from "./api/payloads.js";
+import { taskRoutes } from "./api/tasks.js";
+import type { Config } from "./config.js";
+import type { EndpointRegistry } from "./endpoints/registry.js";
+import type { FunctionRegistry } from "./functions/registry.js";
+import type { PrismaClient } from "./generated/prisma/client.js";
+import { BODY_LIMIT_BYTES, registerBodies } from "./http/bodies.js";
+import { registerDocs } from "./http/docs.js";
+import type { Metrics } from "./http/metrics.js";
+import { enforcePolicies } from "./http/policy.js";
+import { registerProblems } from "./http/problem.js";
+import { registerValidation } from "./http/validation.js";
+import type { Identity } from "./identity/identity.js";
+import type { PayloadStore } from "./payloads/store.js";
+import type { TaskDeliver, TaskDispatch, TaskIntake } from "./tasks/ports.js";
+
+export interface AppDeps {
+  readonly config: Config;
+  readonly log: FastifyBaseLogger;
+  readonly prisma: PrismaClient;
+  readonly pool: pg.Pool;
+  readonly identity: Identity;
+  readonly functions: FunctionRegistry;
+  readonly endpoints: EndpointRegistry;
+  readonly payloads: PayloadStore;
+  readonly intake: TaskIntake;
+  readonly dispatch: TaskDispatch;
+  readonly deliver: TaskDeliver;
+  readonly metrics: Metrics;
+  /** Whether the service takes work: the database answers, and it is not stopping. */
+  ready(): Promise<boolean>;
+}
+
+export type Api = FastifyInstance<
+  Server,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
+
+/** Time for all of a request to arrive: 1 GiB at 300 KB/s. */
+const REQUEST_TIMEOUT_MS = 3_600_000;
+
+/** The application, not yet listening. Rejects where a route declares no policy. */
+export async function buildApp(deps: AppDeps): Promise<Api> {
+  const { config, log, identity, metrics } = deps;
+  const app: Api = fastify({
+    loggerInstance: log,
+    disableRequestLogging: true,
+    bodyLimit: BODY_LIMIT_BYTES,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: 75_000,
+    routerOptions: { maxParamLength: 400 },
+    // Long polls end by themselves when the service stops; idle connections are closed at once.
+    forceCloseConnections: "idle",
+    http: { headersTimeout: 10_000 },
+  }).withTypeProvider<TypeBoxTypeProvider>();
+
+  registerProblems(app);
+  registerValidation(app);
+  registerBodies(app);
+  await app.register(helmet);
+  enforcePolicies(app, identity, config.failedAuthPerMinute);
+  await app.register(rateLimit, {
+    max: config.rateLimitPerMinute,
+    timeWindow: 60_000,
+    cache: 20_000,
+    keyGenerator: (request) => request.principal?.keyId ?? request.agent?.endpointId ?? request.ip,
+    addHeadersOnExceeding: {
+      "x-ratelimit-limit": false,
+      "x-ratelimit-remaining": false,
+      "x-ratelimit-reset": false,
+    },
+    errorResponseBuilder: (_request, { ttl }) =>
+      new FarloomError("RATE_LIMITED", { seconds: Math.ceil(ttl / 1000) }, { retryAfterMs: ttl }),
+  });
+  metrics.observe(app);
+  await registerDocs(app);
+
+  healthRoutes(app, deps);
+  keyRoutes(app, deps);
+  functionRoutes(app, deps);
+  endpointRoutes(app, deps);
+  taskRoutes(app, deps);
+  groupRoutes(app, deps);
+  payloadRoutes(app, deps);
+  return app;
+}

@@ -1,0 +1,128 @@
+/**
+ * The service's configuration, parsed once into a frozen value: option, then environment, then a default or an
+ * error that names the variable. Nothing else in the service reads the environment.
+ */
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+
+export const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+export interface Config {
+  /** Address to listen on. FARLOOM_HOST; default 127.0.0.1: reachable from this machine only. */
+  readonly host: string;
+  /** TCP port; 0 takes a free one. FARLOOM_PORT; default 8722. */
+  readonly port: number;
+  /** How clients and agents reach the service, without a trailing slash. FARLOOM_PUBLIC_URL; undefined: the address listened on. */
+  readonly publicUrl: string | undefined;
+  /** PostgreSQL. DATABASE_URL; undefined: an embedded one in the state folder. */
+  readonly databaseUrl: string | undefined;
+  /** Redis for background work. REDIS_URL; undefined: PostgreSQL does it. */
+  readonly redisUrl: string | undefined;
+  /** Payload files, signing key, embedded database. FARLOOM_STATE_DIR; default ~/.local/state/farloom. */
+  readonly stateDir: string;
+  /** How long finished tasks and their results are kept. FARLOOM_RETENTION_DAYS; default 7. */
+  readonly retentionDays: number;
+  /** FARLOOM_LOG_LEVEL; default info. */
+  readonly logLevel: LogLevel;
+  /** The Ed25519 key of tokens, PKCS #8 PEM, shared by all replicas. FARLOOM_SIGNING_KEY_FILE; undefined: made in the state folder. */
+  readonly signingKeyFile: string | undefined;
+  /** Where the first API key is written at start, if it is missing or not valid here. FARLOOM_BOOTSTRAP_KEY_FILE; undefined: none is made. */
+  readonly bootstrapKeyFile: string | undefined;
+  /** Whom that key belongs to. FARLOOM_BOOTSTRAP_OWNER; default "me". */
+  readonly bootstrapOwner: string;
+  /** Requests per minute for one API key or, without one, for one address. FARLOOM_RATE_LIMIT_PER_MINUTE; default 60,000. */
+  readonly rateLimitPerMinute: number;
+  /** Failed authentications per minute from one address before further unknown credentials get 429. FARLOOM_FAILED_AUTH_PER_MINUTE; default 60. */
+  readonly failedAuthPerMinute: number;
+}
+
+export type ConfigOptions = { readonly [K in keyof Config]?: Config[K] | undefined };
+type Env = Readonly<Record<string, string | undefined>>;
+
+/** A setting that cannot be used; the message names the variable and says what would be right. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+/** Options win over the environment. @throws ConfigError */
+export function resolveConfig(options: ConfigOptions = {}, env: Env = process.env): Config {
+  const text = (option: string | undefined, variable: string): string | undefined => {
+    const value = option ?? env[variable];
+    return value === undefined || value === "" ? undefined : value;
+  };
+  const int = (
+    option: number | undefined,
+    variable: string,
+    range: { fallback: number; min: number; max: number },
+  ): number => {
+    const raw = option ?? text(undefined, variable) ?? range.fallback;
+    const value = typeof raw === "string" && !/^\d+$/.test(raw) ? Number.NaN : Number(raw);
+    if (!Number.isSafeInteger(value) || value < range.min || value > range.max) {
+      throw new ConfigError(
+        `${variable} is ${JSON.stringify(raw)}, not a whole number from ${range.min} to ${range.max}`,
+      );
+    }
+    return value;
+  };
+
+  return Object.freeze({
+    host: text(options.host, "FARLOOM_HOST") ?? "127.0.0.1",
+    port: int(options.port, "FARLOOM_PORT", { fallback: 8722, min: 0, max: 65_535 }),
+    publicUrl: url(text(options.publicUrl, "FARLOOM_PUBLIC_URL"), "FARLOOM_PUBLIC_URL", [
+      "http:",
+      "https:",
+    ])?.replace(/\/+$/, ""),
+    databaseUrl: url(text(options.databaseUrl, "DATABASE_URL"), "DATABASE_URL", ["postgres:", "postgresql:"]),
+    redisUrl: url(text(options.redisUrl, "REDIS_URL"), "REDIS_URL", ["redis:", "rediss:"]),
+    stateDir: resolve(text(options.stateDir, "FARLOOM_STATE_DIR") ?? defaultStateDir(env)),
+    retentionDays: int(options.retentionDays, "FARLOOM_RETENTION_DAYS", { fallback: 7, min: 1, max: 36_500 }),
+    logLevel: logLevel(text(options.logLevel, "FARLOOM_LOG_LEVEL") ?? "info"),
+    signingKeyFile: text(options.signingKeyFile, "FARLOOM_SIGNING_KEY_FILE"),
+    bootstrapKeyFile: text(options.bootstrapKeyFile, "FARLOOM_BOOTSTRAP_KEY_FILE"),
+    bootstrapOwner: ownerName(text(options.bootstrapOwner, "FARLOOM_BOOTSTRAP_OWNER") ?? "me"),
+    rateLimitPerMinute: int(options.rateLimitPerMinute, "FARLOOM_RATE_LIMIT_PER_MINUTE", {
+      fallback: 60_000,
+      min: 1,
+      max: 1e9,
+    }),
+    failedAuthPerMinute: int(options.failedAuthPerMinute, "FARLOOM_FAILED_AUTH_PER_MINUTE", {
+      fallback: 60,
+      min: 1,
+      max: 1e9,
+    }),
+  });
+}
+
+function defaultStateDir(env: Env): string {
+  return join(env.XDG_STATE_HOME || join(homedir(), ".local", "state"), "farloom");
+}
+
+function url(value: string | undefined, variable: string, protocols: readonly string[]): string | undefined {
+  if (value === undefined) return undefined;
+  const good = URL.canParse(value) && protocols.includes(new URL(value).protocol);
+  // The value stays out of the message: such URLs carry passwords.
+  if (!good)
+    throw new ConfigError(
+      `${variable} is not a URL that starts with ${protocols.map((p) => `${p}//`).join(" or ")}`,
+    );
+  return value;
+}
+
+function logLevel(value: string): LogLevel {
+  if (!(LOG_LEVELS as readonly string[]).includes(value)) {
+    throw new ConfigError(
+      `FARLOOM_LOG_LEVEL is ${JSON.stringify(value)}, not one of ${LOG_LEVELS.join(", ")}`,
+    );
+  }
+  return value as LogLevel;
+}
+
+function ownerName(value: string): string {
+  if (!/^[a-z0-9][a-z0-9._-]{0,62}$/.test(value)) {
+    throw new ConfigError(
+      `FARLOOM_BOOTSTRAP_OWNER is ${JSON.stringify(value)}: lower-case letters, digits and . _ - are allowed, at most 63`,
+    );
+  }
+  return value;
+}

@@ -1,0 +1,136 @@
+/**
+ * Deliver: committed outcomes reach whoever waits for them: clients that watch a task group over their link, and
+ * requests that wait for single tasks.
+ *
+ *   L1  Only committed outcomes come here (A4).
+ *   L2  A watch begins before PostgreSQL is asked for what there is already, so nothing falls between.
+ *   L3  An outcome of another replica is a hint away; the sweep asks PostgreSQL again, for the groups that have tasks
+ *       elsewhere (`foreign`). A client may hear of an outcome twice, and knows it by its id.
+ */
+import type { IdKey, ResultItem } from "@farloom/protocol";
+import { keyToUuid } from "@farloom/protocol";
+import type { Pool } from "pg";
+import { outcomesByIds, recentOutcomes, standingKeys } from "../store/read-outcomes.js";
+
+/** An outcome with the group it belongs to. */
+export interface Delivered extends ResultItem {
+  readonly groupKey: IdKey;
+}
+
+/** A client's connection, as deliver sees it. */
+export interface ResultSink {
+  readonly ownerKey: IdKey;
+  push(item: ResultItem): void;
+}
+
+interface Waiter {
+  left: number;
+  readonly resolve: () => void;
+}
+
+export class Deliver {
+  readonly #pool: Pool;
+  readonly #watchers = new Map<IdKey, Set<ResultSink>>();
+  readonly #waiters = new Map<IdKey, Set<Waiter>>();
+  /** Watched groups with tasks for endpoints that are not owned here. */
+  readonly #foreign = new Set<IdKey>();
+
+  constructor(pool: Pool) {
+    this.#pool = pool;
+  }
+
+  watch(groupKey: IdKey, sink: ResultSink): void {
+    const sinks = this.#watchers.get(groupKey);
+    if (sinks) sinks.add(sink);
+    else this.#watchers.set(groupKey, new Set([sink]));
+  }
+
+  unwatch(groupKey: IdKey, sink: ResultSink): void {
+    const sinks = this.#watchers.get(groupKey);
+    sinks?.delete(sink);
+    if (sinks?.size !== 0) return;
+    this.#watchers.delete(groupKey);
+    this.#foreign.delete(groupKey);
+  }
+
+  /** Tasks of this group went to an endpoint that another replica may own. */
+  markForeign(groupKey: IdKey): void {
+    if (this.#watchers.has(groupKey)) this.#foreign.add(groupKey);
+  }
+
+  /** Outcomes were committed here. */
+  publish(items: readonly Delivered[]): void {
+    const anyWaiter = this.#waiters.size > 0;
+    for (const item of items) {
+      const sinks = this.#watchers.get(item.groupKey);
+      if (sinks) for (const sink of sinks) sink.push(item);
+      if (anyWaiter) this.#wake(item.key);
+    }
+  }
+
+  /** Sends a client the outcomes there are among these tasks. */
+  async replay(sink: ResultSink, keys: readonly IdKey[]): Promise<void> {
+    for (let at = 0; at < keys.length; at += 1000) {
+      const page = keys.slice(at, at + 1000);
+      for (const item of await outcomesByIds(this.#pool, keyToUuid(sink.ownerKey), page)) sink.push(item);
+    }
+  }
+
+  /** Another replica says that these have ended. */
+  async finishedElsewhere(keys: readonly IdKey[]): Promise<void> {
+    for (const key of keys) this.#wake(key);
+    if (this.#watchers.size > 0) {
+      this.publish(await recentOutcomes(this.#pool, { keys, groupKeys: [...this.#watchers.keys()] }));
+    }
+  }
+
+  /** Asks PostgreSQL for what ended elsewhere in the last `sinceMs`, and for whatever single requests wait for. */
+  async sweep(sinceMs: number): Promise<void> {
+    if (this.#foreign.size > 0) {
+      this.publish(await recentOutcomes(this.#pool, { sinceMs, groupKeys: [...this.#foreign] }));
+    }
+    if (this.#waiters.size > 0) {
+      for (const key of await standingKeys(this.#pool, [...this.#waiters.keys()])) this.#wake(key);
+    }
+  }
+
+  /** Resolves when all of these tasks have outcomes, when the time is up, or when the signal says so. */
+  async waitFor(taskKeys: readonly IdKey[], timeoutMs: number, signal: AbortSignal): Promise<void> {
+    if (signal.aborted || timeoutMs <= 0) return;
+    const keys = [...new Set(taskKeys)];
+    let timer: NodeJS.Timeout | undefined;
+    let onAbort: (() => void) | undefined;
+    let waiter: Waiter | undefined;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        waiter = { left: keys.length, resolve };
+        for (const key of keys) {
+          const waiters = this.#waiters.get(key);
+          if (waiters) waiters.add(waiter);
+          else this.#waiters.set(key, new Set([waiter]));
+        }
+        timer = setTimeout(resolve, timeoutMs);
+        onAbort = resolve;
+        signal.addEventListener("abort", onAbort);
+        standingKeys(this.#pool, keys).then((ended) => {
+          for (const key of ended) this.#wake(key);
+        }, reject); // L2
+      });
+    } finally {
+      clearTimeout(timer);
+      if (onAbort) signal.removeEventListener("abort", onAbort);
+      for (const key of keys) {
+        const waiters = this.#waiters.get(key);
+        if (waiter) waiters?.delete(waiter);
+        if (waiters?.size === 0) this.#waiters.delete(key);
+      }
+    }
+  }
+
+  #wake(key: IdKey): void {
+    const waiters = this.#waiters.get(key);
+    if (!waiters) return;
+    this.#waiters.delete(key);
+    for (const waiter of waiters) if (--waiter.left === 0) waiter.resolve();
+  }
+}

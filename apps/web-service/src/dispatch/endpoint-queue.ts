@@ -1,0 +1,136 @@
+/**
+ * The queue of one endpoint in its owner's memory. Pure bookkeeping: no sockets, no SQL.
+ *
+ * A ring of entries that may be sent, and a map of everything in hand: in the ring, or leased to the agent. The
+ * ring is bounded; what does not fit stays in PostgreSQL and comes by pages (`filler.ts`).
+ *
+ *   Q1  `held` has every task of this endpoint that is in the ring or leased, by id: a task met again, by a page,
+ *       a hint or a resubmission, is recognised and not queued twice.
+ *   Q2  Every open task with seq ≤ cursor is held, or was ended here, or commits late and is found by the sweep.
+ *   Q3  While `backlog` is set, PostgreSQL holds runnable tasks beyond the ring, and new ones queue behind them there.
+ *   Q4  A task that ends while a page is being read is remembered until the page is in: the page's snapshot may be
+ *       older than the commit.
+ */
+import type { IdKey } from "@farloom/protocol";
+import type { TaskEntry } from "./task-entry.js";
+
+/** Entries in the ring: about 100 ms of work for the fastest endpoint. */
+export const RING_ENTRIES = 8192;
+/** Argument bytes in the ring. */
+export const RING_BYTES = 32 * 1024 * 1024;
+
+export class EndpointQueue {
+  readonly endpointKey: IdKey;
+  readonly endpointId: string;
+  readonly epoch: number;
+  readonly held = new Map<IdKey, TaskEntry>();
+  cursor: number;
+  backlog = true;
+  /** The floor that the endpoint's row has. */
+  raisedFloor: number;
+  #ring: TaskEntry[] = [];
+  #head = 0;
+  #bytes = 0;
+  #endedWhilePaging: Set<IdKey> | undefined;
+  #pages = 0;
+
+  constructor(endpointKey: IdKey, endpointId: string, epoch: number, cursor: number) {
+    this.endpointKey = endpointKey;
+    this.endpointId = endpointId;
+    this.epoch = epoch;
+    this.cursor = cursor;
+    this.raisedFloor = cursor;
+  }
+
+  /** Entries that wait to be sent, ended ones included. */
+  get length(): number {
+    return this.#ring.length - this.#head;
+  }
+
+  get full(): boolean {
+    return this.length >= RING_ENTRIES || this.#bytes >= RING_BYTES;
+  }
+
+  get leased(): number {
+    return this.held.size - this.length;
+  }
+
+  /** Takes a new task if there is room and no backlog before it. */
+  offer(entry: TaskEntry): boolean {
+    if (this.backlog) return false;
+    if (this.full) {
+      this.backlog = true;
+      return false;
+    }
+    this.add(entry);
+    return true;
+  }
+
+  /** Queues an entry, whatever the backlog; says whether it was new (Q1). */
+  add(entry: TaskEntry): boolean {
+    if (this.held.has(entry.key) || this.#endedWhilePaging?.has(entry.key)) return false;
+    this.held.set(entry.key, entry);
+    this.#push(entry);
+    return true;
+  }
+
+  /** Remembers a task that the agent already has. */
+  addLeased(entry: TaskEntry): void {
+    entry.state = "LEASED";
+    this.held.set(entry.key, entry);
+  }
+
+  /** Puts a held entry back in the ring: returned by the agent, or up for another attempt. */
+  requeue(entry: TaskEntry): void {
+    entry.state = "QUEUED";
+    this.#push(entry);
+  }
+
+  /** The next entries to send: at most `count`, and `bytes` of arguments but for the last one. */
+  take(count: number, bytes: number): TaskEntry[] {
+    const taken: TaskEntry[] = [];
+    let room = bytes;
+    while (taken.length < count && room > 0 && this.#head < this.#ring.length) {
+      const entry = this.#ring[this.#head++]!;
+      this.#bytes -= entry.sizeBytes;
+      if (entry.ended || entry.state !== "QUEUED") continue;
+      entry.state = "LEASED";
+      room -= entry.sizeBytes;
+      taken.push(entry);
+    }
+    if (this.#head > 1024 && this.#head * 2 > this.#ring.length) {
+      this.#ring = this.#ring.slice(this.#head);
+      this.#head = 0;
+    }
+    return taken;
+  }
+
+  /** The task is over, or is not ours any more. */
+  forget(entry: TaskEntry): void {
+    entry.ended = true;
+    if (this.held.get(entry.key) === entry) this.held.delete(entry.key);
+    this.#endedWhilePaging?.add(entry.key);
+  }
+
+  beginPage(): void {
+    this.#pages++;
+    this.#endedWhilePaging ??= new Set();
+  }
+
+  endPage(): void {
+    if (--this.#pages === 0) this.#endedWhilePaging = undefined;
+  }
+
+  /** The smallest seq that may still be open, as far as is known here. */
+  floor(): number {
+    let floor = this.cursor;
+    for (const entry of this.held.values())
+      if (entry.committed && entry.seq - 1 < floor) floor = entry.seq - 1;
+    return floor;
+  }
+
+  #push(entry: TaskEntry): void {
+    this.#ring.push(entry);
+    this.#bytes += entry.sizeBytes;
+  }
+}

@@ -1,0 +1,149 @@
+/**
+ * How an agent becomes an endpoint's, and proves it afterwards; nothing that is stored can be replayed.
+ *
+ *   1. A one-time code, valid for ten minutes, hands the endpoint to whoever brings it first, with a public key.
+ *      The code is kept as its SHA-256 and is used up by the same statement that stores the key.
+ *   2. To connect, the agent signs a one-time nonce together with the host it believes it speaks to, so that a
+ *      signature made for one service is worth nothing at another.
+ */
+import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from "node:crypto";
+import { FarloomError } from "@farloom/protocol";
+import type { PrismaClient } from "../generated/prisma/client.js";
+import type { Identity } from "../identity/identity.js";
+import { fromBuffer, toBuffer } from "../support/bytes.js";
+import type { EndpointRecord } from "./registry.js";
+
+export const ENROLMENT_CODE_LIFE_MS = 10 * 60_000;
+export const CHALLENGE_LIFE_MS = 30_000;
+/** Open challenges of one endpoint: an agent needs one; the rest is somebody's idea of fun. */
+const MAX_OPEN_CHALLENGES = 50;
+/** What comes before a raw Ed25519 key in its DER form (RFC 8410). */
+const ED25519_SPKI_PREFIX = Buffer.from("302a300506032b6570032100", "hex");
+const CODE = /^fle_([0-9a-f]{32})_([A-Za-z0-9_-]{32})$/;
+
+export class Enrolment {
+  readonly #prisma: PrismaClient;
+  readonly #identity: Identity;
+
+  constructor(prisma: PrismaClient, identity: Identity) {
+    this.#prisma = prisma;
+    this.#identity = identity;
+  }
+
+  /** A new code; one that was made before is void. */
+  async newCode(endpoint: EndpointRecord): Promise<{ code: string; expiresAt: Date }> {
+    const code = `fle_${endpoint.id.replaceAll("-", "")}_${randomBytes(24).toString("base64url")}`;
+    const expiresAt = new Date(Date.now() + ENROLMENT_CODE_LIFE_MS);
+    const { count } = await this.#prisma.endpoint.updateMany({
+      where: { id: endpoint.id, ownerId: endpoint.ownerId, deletedAt: null },
+      data: { enrolHash: fromBuffer(sha256(code)), enrolExpiresAt: expiresAt },
+    });
+    if (count === 0) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpoint.id });
+    return { code, expiresAt };
+  }
+
+  /** Uses up the code (1). @throws FarloomError ENROLMENT_CODE_INVALID, REQUEST_INVALID (not a key, not the name) */
+  async enroll(request: {
+    readonly code: string;
+    readonly publicKey: Buffer;
+    readonly name?: string;
+  }): Promise<{ endpointId: string; name: string; owner: string }> {
+    const { code, publicKey, name } = request;
+    toKeyObject(publicKey);
+    const match = CODE.exec(code);
+    if (!match) throw new FarloomError("ENROLMENT_CODE_INVALID");
+    const id = match[1]!.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+    const where = {
+      id,
+      enrolHash: fromBuffer(sha256(code)),
+      enrolExpiresAt: { gt: new Date() },
+      deletedAt: null,
+    };
+    const endpoint = await this.#prisma.endpoint.findFirst({
+      where,
+      select: { id: true, name: true, owner: { select: { name: true } } },
+    });
+    if (!endpoint) throw new FarloomError("ENROLMENT_CODE_INVALID");
+    if (name !== undefined && name !== endpoint.name) {
+      throw new FarloomError("REQUEST_INVALID", {
+        detail: `the code is for the endpoint "${endpoint.name}"`,
+      });
+    }
+    // One statement finds and uses up: of any number at once, PostgreSQL lets one match.
+    const { count } = await this.#prisma.endpoint.updateMany({
+      where,
+      data: { publicKey: fromBuffer(publicKey), enrolHash: null, enrolExpiresAt: null },
+    });
+    if (count === 0) throw new FarloomError("ENROLMENT_CODE_INVALID");
+    return { endpointId: endpoint.id, name: endpoint.name, owner: endpoint.owner.name };
+  }
+
+  /** A nonce to sign. @throws FarloomError ENDPOINT_NOT_FOUND, RATE_LIMITED */
+  async challenge(endpointId: string): Promise<{ nonce: string; expiresInMs: number }> {
+    const endpoint = await this.#prisma.endpoint.findFirst({
+      where: { id: endpointId, deletedAt: null, publicKey: { not: null } },
+      select: { id: true },
+    });
+    if (!endpoint) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpointId });
+    await this.#prisma.agentChallenge.deleteMany({ where: { expiresAt: { lt: new Date() } } });
+    if ((await this.#prisma.agentChallenge.count({ where: { endpointId } })) >= MAX_OPEN_CHALLENGES) {
+      throw new FarloomError(
+        "RATE_LIMITED",
+        { seconds: CHALLENGE_LIFE_MS / 1000 },
+        { retryAfterMs: CHALLENGE_LIFE_MS },
+      );
+    }
+    const nonce = randomBytes(32).toString("base64url");
+    await this.#prisma.agentChallenge.create({
+      data: {
+        nonceHash: fromBuffer(sha256(nonce)),
+        endpointId,
+        expiresAt: new Date(Date.now() + CHALLENGE_LIFE_MS),
+      },
+    });
+    return { nonce, expiresInMs: CHALLENGE_LIFE_MS };
+  }
+
+  /**
+   * A session token for a signed nonce (2); `host` is what the request was addressed to.
+   * @throws FarloomError CHALLENGE_INVALID, SIGNATURE_INVALID
+   */
+  async session(
+    endpointId: string,
+    proof: { readonly nonce: string; readonly signature: Buffer; readonly host: string },
+  ): Promise<{ token: string; expiresInMs: number }> {
+    const { nonce, signature, host } = proof;
+    // Deleting is using: of two that bring the same nonce, one deletes it.
+    const { count } = await this.#prisma.agentChallenge.deleteMany({
+      where: { nonceHash: fromBuffer(sha256(nonce)), endpointId, expiresAt: { gt: new Date() } },
+    });
+    if (count === 0) throw new FarloomError("CHALLENGE_INVALID");
+    const endpoint = await this.#prisma.endpoint.findFirst({
+      where: { id: endpointId, deletedAt: null },
+      select: { publicKey: true },
+    });
+    const signed = Buffer.from(`farloom-agent-v1\n${host.toLowerCase()}\n${endpointId}\n${nonce}`);
+    const good =
+      endpoint?.publicKey != null &&
+      verify(null, signed, toKeyObject(toBuffer(endpoint.publicKey)), signature);
+    if (!good) throw new FarloomError("SIGNATURE_INVALID");
+    return this.#identity.tokens.sign("agent", endpointId);
+  }
+}
+
+function toKeyObject(raw: Buffer): KeyObject {
+  try {
+    if (raw.length === 32) {
+      return createPublicKey({ key: Buffer.concat([ED25519_SPKI_PREFIX, raw]), format: "der", type: "spki" });
+    }
+  } catch {
+    // Told below.
+  }
+  throw new FarloomError("REQUEST_INVALID", {
+    detail: "publicKey is not a raw Ed25519 key: 32 bytes in base64",
+  });
+}
+
+function sha256(text: string): Buffer {
+  return createHash("sha256").update(text).digest();
+}

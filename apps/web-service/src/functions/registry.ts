@@ -1,0 +1,316 @@
+/**
+ * Registered functions: immutable, content-addressed, named `owner/name@version`.
+ *
+ *   1. A record never changes once it exists, so caches by digest and by key need no expiry; only what a name
+ *      means moves, and that is cached for NAME_TTL_MS at most.
+ *   2. A function belongs to one owner and is found only within that owner.
+ *   3. Registering what a name already has returns that version, and makes it the one the bare name means.
+ */
+import {
+  canonicalJson,
+  FarloomError,
+  type FunctionDefinition,
+  functionDigest,
+  type IdKey,
+  uuidToKey,
+} from "@farloom/protocol";
+import type { Prisma, PrismaClient } from "../generated/prisma/client.js";
+import type { Principal } from "../identity/principal.js";
+import { fromBuffer, toBuffer } from "../support/bytes.js";
+import { LruMap } from "../support/lru-map.js";
+import type { FunctionInput, StoredDefinition } from "./definition-input.js";
+
+/** How long another replica may still take a bare name for what it meant before. */
+const NAME_TTL_MS = 2_000;
+/** Functions kept in memory; also bounded by MAX_CODE_BYTES each and CACHE_BYTES in all. */
+const CACHE_FUNCTIONS = 10_000;
+const CACHE_CODE_BYTES = 256 * 1024 * 1024;
+
+export interface FunctionRecord {
+  /** The small number that task rows carry. */
+  readonly key: number;
+  readonly ownerId: string;
+  readonly name: string;
+  readonly version: number;
+  /** `owner/name@version`. */
+  readonly ref: string;
+  readonly definition: FunctionDefinition;
+  readonly description: string;
+  /** JSON Schema of the positional (type array) or named (type object) arguments. */
+  readonly argsSchema?: unknown;
+  readonly resultSchema?: unknown;
+  readonly createdAtMs: number;
+}
+
+/** A function in lists: without its code. */
+export interface FunctionSummary {
+  readonly key: number;
+  readonly digest: Buffer;
+  readonly name: string;
+  readonly version: number;
+  readonly ref: string;
+  readonly runtime: string;
+  readonly description: string;
+  readonly createdAtMs: number;
+}
+
+export interface FunctionPage {
+  readonly items: FunctionSummary[];
+  /** Give it back as `cursor` for what follows; undefined at the end. */
+  readonly nextCursor: string | undefined;
+}
+
+type Row = Prisma.FunctionGetPayload<{ include: { owner: { select: { name: true } } } }>;
+const WITH_OWNER = { owner: { select: { name: true } } } as const;
+
+export class FunctionRegistry {
+  readonly #prisma: PrismaClient;
+  readonly #byKey = new LruMap<number, FunctionRecord>(CACHE_FUNCTIONS);
+  readonly #byDigest = new LruMap<string, FunctionRecord>(CACHE_FUNCTIONS);
+  readonly #byName = new LruMap<string, { record: FunctionRecord; readAtMs: number }>(CACHE_FUNCTIONS);
+  #cachedCodeBytes = 0;
+
+  constructor(prisma: PrismaClient) {
+    this.#prisma = prisma;
+  }
+
+  /**
+   * The function that `ref` means to this principal: a digest (64 hexadecimal digits), `name`, `name@version`,
+   * `owner/name` or `owner/name@version`. A bare name means the version registered last.
+   * @throws FarloomError FUNCTION_NOT_FOUND
+   */
+  async resolve(principal: Principal, ref: string): Promise<FunctionRecord> {
+    const { ownerId, ownerKey, ownerName } = principal;
+    if (/^[0-9a-f]{64}$/i.test(ref)) {
+      const digest = Buffer.from(ref, "hex");
+      const found = this.peekByDigest(ownerKey, digest) ?? (await this.byDigest(ownerId, digest));
+      if (found) return found;
+    } else {
+      const parts = /^(?:([^/@]{1,63})\/)?([^/@]{1,128})(?:@(\d{1,9}))?$/.exec(ref);
+      // Another owner's functions are not to be had, and are not told from ones that do not exist (2).
+      if (parts && (parts[1] === undefined || parts[1] === ownerName)) {
+        const version = parts[3] === undefined ? undefined : Number(parts[3]);
+        const found = await this.#byNameOf(ownerId, parts[2]!, version);
+        if (found) return found;
+      }
+    }
+    throw new FarloomError("FUNCTION_NOT_FOUND", { id: ref.slice(0, 200) });
+  }
+
+  /** The owner's function of that digest; where several names have it, the newest. */
+  async byDigest(ownerId: string, digest: Buffer): Promise<FunctionRecord | undefined> {
+    const row = await this.#prisma.function.findFirst({
+      where: { ownerId, digest: fromBuffer(digest), deletedAt: null },
+      orderBy: { key: "desc" },
+      include: WITH_OWNER,
+    });
+    return row ? this.#remember(row) : undefined;
+  }
+
+  /** From memory alone: for the hot path. */
+  peekByDigest(ownerKey: IdKey, digest: Buffer): FunctionRecord | undefined {
+    return this.#byDigest.peek(ownerKey + digest.toString("latin1"));
+  }
+
+  /** By the number in task rows; deleted functions too, as their tasks still run. */
+  async byKey(key: number): Promise<FunctionRecord | undefined> {
+    const cached = this.#byKey.get(key);
+    if (cached) return cached;
+    const row = await this.#prisma.function.findUnique({ where: { key }, include: WITH_OWNER });
+    return row ? this.#remember(row) : undefined;
+  }
+
+  peekByKey(key: number): FunctionRecord | undefined {
+    return this.#byKey.peek(key);
+  }
+
+  /** Keeps a checked definition; `created` is false where the name already has exactly this one (3). */
+  async register(
+    principal: Principal,
+    input: FunctionInput,
+  ): Promise<{ record: FunctionRecord; created: boolean }> {
+    const { ownerId } = principal;
+    const digest = functionDigest(input.definition);
+    const { code, ...rest } = input.definition;
+    const stored: StoredDefinition = {
+      ...rest,
+      argsSchema: input.argsSchema,
+      resultSchema: input.resultSchema,
+    };
+    const definition = JSON.parse(JSON.stringify(stored)) as Prisma.InputJsonObject;
+
+    for (let attempt = 0; ; attempt++) {
+      const same = await this.#findSame(ownerId, digest, input);
+      if (same) return { record: same, created: false };
+      const last = await this.#prisma.function.aggregate({
+        where: { ownerId, name: input.name },
+        _max: { version: true },
+      });
+      try {
+        const row = await this.#prisma.function.create({
+          data: {
+            ownerId,
+            digest: fromBuffer(digest),
+            name: input.name,
+            version: (last._max.version ?? 0) + 1,
+            runtime: input.definition.runtime,
+            description: input.description,
+            definition,
+            code: fromBuffer(code),
+          },
+          include: WITH_OWNER,
+        });
+        this.#byName.delete(nameKey(ownerId, input.name, undefined));
+        return { record: this.#remember(row), created: true };
+      } catch (error) {
+        // Someone registered under the same name in between: look again.
+        if ((error as { code?: string }).code !== "P2002" || attempt >= 20) throw error;
+      }
+    }
+  }
+
+  /** Newest first; `query` looks into names and descriptions. */
+  async list(
+    ownerId: string,
+    options: { query?: string | undefined; cursor?: number | undefined; limit: number },
+  ): Promise<FunctionPage> {
+    const { query, cursor, limit } = options;
+    const text =
+      query === undefined ? undefined : ({ contains: escapeLike(query), mode: "insensitive" } as const);
+    const rows = await this.#prisma.function.findMany({
+      where: {
+        ownerId,
+        deletedAt: null,
+        ...(cursor === undefined ? {} : { key: { lt: cursor } }),
+        ...(text === undefined ? {} : { OR: [{ name: text }, { description: text }] }),
+      },
+      orderBy: { key: "desc" },
+      take: limit + 1,
+      omit: { code: true, definition: true },
+      include: WITH_OWNER,
+    });
+    const items = rows.slice(0, limit).map((row) => ({
+      key: row.key,
+      digest: toBuffer(row.digest),
+      name: row.name,
+      version: row.version,
+      ref: `${row.owner.name}/${row.name}@${row.version}`,
+      runtime: row.runtime,
+      description: row.description,
+      createdAtMs: row.createdAt.getTime(),
+    }));
+    return { items, nextCursor: rows.length > limit ? String(items.at(-1)!.key) : undefined };
+  }
+
+  /** Takes it out of lists and names; tasks that were submitted with it still run. */
+  async remove(principal: Principal, record: FunctionRecord): Promise<void> {
+    await this.#prisma.function.updateMany({
+      where: { key: record.key, ownerId: principal.ownerId },
+      data: { deletedAt: new Date() },
+    });
+    this.#byDigest.delete(principal.ownerKey + record.definition.digest.toString("latin1"));
+    this.#byName.delete(nameKey(record.ownerId, record.name, undefined));
+    this.#byName.delete(nameKey(record.ownerId, record.name, record.version));
+  }
+
+  async #findSame(
+    ownerId: string,
+    digest: Buffer,
+    input: FunctionInput,
+  ): Promise<FunctionRecord | undefined> {
+    const rows = await this.#prisma.function.findMany({
+      where: { ownerId, name: input.name, digest: fromBuffer(digest), deletedAt: null },
+      orderBy: { version: "desc" },
+      include: WITH_OWNER,
+    });
+    const row = rows.find((r) => {
+      const { argsSchema, resultSchema } = r.definition as unknown as StoredDefinition;
+      return (
+        r.description === input.description &&
+        sameJson(argsSchema, input.argsSchema) &&
+        sameJson(resultSchema, input.resultSchema)
+      );
+    });
+    if (!row) return undefined;
+    const newer = await this.#prisma.function.count({
+      where: { ownerId, name: input.name, deletedAt: null, createdAt: { gt: row.createdAt } },
+    });
+    if (newer > 0) {
+      await this.#prisma.function.update({ where: { key: row.key }, data: { createdAt: new Date() } });
+      this.#byName.delete(nameKey(ownerId, input.name, undefined));
+    }
+    return this.#remember(row);
+  }
+
+  async #byNameOf(
+    ownerId: string,
+    name: string,
+    version: number | undefined,
+  ): Promise<FunctionRecord | undefined> {
+    const cacheKey = nameKey(ownerId, name, version);
+    const cached = this.#byName.get(cacheKey);
+    if (cached && performance.now() - cached.readAtMs < NAME_TTL_MS) return cached.record;
+    const readAtMs = performance.now();
+    const row = await this.#prisma.function.findFirst({
+      where: { ownerId, name, deletedAt: null, ...(version === undefined ? {} : { version }) },
+      orderBy: [{ createdAt: "desc" }, { version: "desc" }],
+      include: WITH_OWNER,
+    });
+    if (!row) return undefined;
+    const record = this.#remember(row);
+    this.#byName.set(cacheKey, { record, readAtMs });
+    return record;
+  }
+
+  #remember(row: Row): FunctionRecord {
+    const cached = this.#byKey.get(row.key);
+    const record = cached ?? toRecord(row);
+    if (!cached) {
+      this.#cachedCodeBytes += record.definition.code.length;
+      if (this.#cachedCodeBytes > CACHE_CODE_BYTES) {
+        // Rare: starting empty costs one read per function, and keeps the bookkeeping to this line.
+        this.#byKey.clear();
+        this.#byDigest.clear();
+        this.#byName.clear();
+        this.#cachedCodeBytes = record.definition.code.length;
+      }
+      this.#byKey.set(row.key, record);
+    }
+    if (row.deletedAt === null) {
+      const digestKey = uuidToKey(row.ownerId)! + record.definition.digest.toString("latin1");
+      const known = this.#byDigest.peek(digestKey);
+      if (!known || known.key < record.key) this.#byDigest.set(digestKey, record);
+    }
+    return record;
+  }
+}
+
+function toRecord(row: Row): FunctionRecord {
+  const { argsSchema, resultSchema, ...rest } = row.definition as unknown as StoredDefinition;
+  const definition: FunctionDefinition = { ...rest, code: toBuffer(row.code), digest: toBuffer(row.digest) };
+  return {
+    key: row.key,
+    ownerId: row.ownerId,
+    name: row.name,
+    version: row.version,
+    ref: `${row.owner.name}/${row.name}@${row.version}`,
+    definition,
+    description: row.description,
+    ...(argsSchema === undefined ? {} : { argsSchema }),
+    ...(resultSchema === undefined ? {} : { resultSchema }),
+    createdAtMs: row.createdAt.getTime(),
+  };
+}
+
+function nameKey(ownerId: string, name: string, version: number | undefined): string {
+  return `${ownerId}/${name}@${version ?? ""}`;
+}
+
+function sameJson(a: unknown, b: unknown): boolean {
+  return canonicalJson(a ?? null) === canonicalJson(b ?? null);
+}
+
+/** So that `100%` finds itself and not everything that begins with 100. */
+function escapeLike(text: string): string {
+  return text.replace(/[\\%_]/g, "\\$&");
+}

@@ -1,0 +1,319 @@
+/**
+ * One agent's connection: the service as the upper side of the service–agent hop. It opens the link, sends what
+ * dispatch gives it within credit, and hands what comes up to collect.
+ *
+ *   opening   entered by the upgrade; left by a good hello, whose claim has committed, or by refusal
+ *   open      tasks go down, results come up
+ *   closed    entered once; the endpoint is detached, its leases stay with the agent's journal
+ */
+import { randomUUID } from "node:crypto";
+import {
+  agree,
+  batchLength,
+  buildTasks,
+  CAPABILITIES,
+  Credit,
+  columnToKeys,
+  errorMessage,
+  FRAMES_UP,
+  type Frame,
+  type FunctionDefinition,
+  type HelloFrame,
+  type IdKey,
+  Inbox,
+  keysToColumn,
+  limits,
+  type Mark,
+  Outbox,
+  type ResultsFrame,
+  uuidToKey,
+} from "@farloom/protocol";
+import type { Pool } from "pg";
+import type { Logger } from "pino";
+import type { WebSocket } from "ws";
+import type { Collect } from "../collect/collect.js";
+import type { AgentLease, Dispatch } from "../dispatch/dispatch.js";
+import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
+import type { TaskEntry } from "../dispatch/task-entry.js";
+import type { FunctionRegistry } from "../functions/registry.js";
+import { FrameSocket } from "../link/frame-socket.js";
+import { claimEndpoint, releaseEndpoint } from "../store/ownership.js";
+
+export interface AgentSessionDeps {
+  readonly pool: Pool;
+  readonly log: Logger;
+  readonly replicaId: string;
+  readonly software: string;
+  readonly dispatch: Dispatch;
+  readonly collect: Collect;
+  readonly functions: FunctionRegistry;
+  readonly onStarted: (keys: IdKey[]) => void;
+  readonly onClose: (session: AgentSession) => void;
+}
+
+type AgentFrame = Extract<Frame, { t: typeof FRAMES_UP.service extends Set<infer K> ? K : never }>;
+
+export class AgentSession implements AgentLease {
+  readonly endpointId: string;
+  readonly #endpointKey: IdKey;
+  readonly #ownerId: string;
+  readonly #deps: AgentSessionDeps;
+  readonly #socket: FrameSocket<AgentFrame["t"]>;
+  readonly #log: Logger;
+  readonly #credit = new Credit();
+  readonly #inbox = new Inbox();
+  /** Tasks sent, for the agent's marks; custody itself is in PostgreSQL. */
+  readonly #sent = new Outbox<null>();
+  readonly #sentFunctions = new Set<string>();
+  #phase: "opening" | "open" | "closed" = "opening";
+  #queue: EndpointQueue | undefined;
+  #markScheduled = false;
+  #marked: Mark = { accepted: 0, durable: 0 };
+  readonly #helloTimer: NodeJS.Timeout;
+
+  constructor(ws: WebSocket, who: { endpointId: string; ownerId: string }, deps: AgentSessionDeps) {
+    this.endpointId = who.endpointId;
+    this.#endpointKey = uuidToKey(who.endpointId)!;
+    this.#ownerId = who.ownerId;
+    this.#deps = deps;
+    this.#log = deps.log.child({ endpoint: who.endpointId });
+    this.#socket = new FrameSocket({
+      ws,
+      kinds: FRAMES_UP.service,
+      log: this.#log,
+      onFrame: (frame) => this.#onFrame(frame),
+      onDrain: () => this.#deps.dispatch.pump(this.#endpointKey),
+      onClose: () => this.#onClose(),
+    });
+    this.#helloTimer = setTimeout(
+      () => this.#socket.end("LINK_SILENT", { seconds: 10 }),
+      limits.HELLO_TIMEOUT_MS,
+    );
+  }
+
+  get epoch(): number {
+    return this.#queue?.epoch ?? -1;
+  }
+
+  get room(): number {
+    return this.#phase === "open" ? this.#credit.room : 0;
+  }
+
+  get roomBytes(): number {
+    return this.#credit.roomBytes;
+  }
+
+  get paused(): boolean {
+    return this.#socket.paused;
+  }
+
+  sendTasks(entries: TaskEntry[]): void {
+    this.#sendFunctions(entries);
+    let bytes = 0;
+    for (let from = 0; from < entries.length; ) {
+      const n = batchLength(entries.length, from, (i) => entries[i]!.sizeBytes);
+      const frame = buildTasks(entries, from, n, (entry) => entry.fn.definition.digest);
+      this.#socket.send(frame);
+      bytes += frame.args.length;
+      from += n;
+    }
+    for (let i = 0; i < entries.length; i++) this.#sent.push(null);
+    this.#credit.use(entries.length, bytes);
+  }
+
+  sendCancel(keys: IdKey[]): void {
+    this.#socket.send({ t: "cancel", ids: keysToColumn(keys) });
+  }
+
+  replaced(): void {
+    this.#socket.end("LINK_REPLACED");
+  }
+
+  /** Results of tasks that were never committed (P14). */
+  sendUnknown(keys: IdKey[]): void {
+    this.#socket.send({ t: "unknown", ids: keysToColumn(keys) });
+  }
+
+  /** The service is stopping: the agent connects to another replica, or waits. */
+  drain(): void {
+    this.#socket.end("DRAINING");
+  }
+
+  #onFrame(frame: AgentFrame): void {
+    if (this.#phase === "opening") {
+      if (frame.t === "hello") void this.#open(frame);
+      else if (!this.#queue) this.#socket.end("FRAME_INVALID", { detail: `${frame.t} before hello` });
+      return;
+    }
+    switch (frame.t) {
+      case "results":
+        this.#onResults(frame);
+        return;
+      case "credit":
+        this.#credit.grant(frame.tasks, frame.bytes);
+        this.#deps.dispatch.pump(this.#endpointKey);
+        return;
+      case "mark": {
+        const released = this.#sent.mark(frame);
+        if ("bad" in released) this.#socket.end("FRAME_INVALID", { detail: released.bad });
+        return;
+      }
+      case "returned":
+        this.#onReturned(columnToKeys(frame.ids));
+        return;
+      case "progress":
+        if (frame.kind === "started") this.#onStarted(columnToKeys(frame.ids));
+        return;
+      case "need":
+        void this.#onNeed(frame.functions);
+        return;
+      case "refused":
+      case "hello":
+        this.#socket.end("FRAME_INVALID", { detail: `${frame.t} does not belong here` });
+        return;
+      case "problem":
+        this.#log.warn({ code: frame.code, problem: frame.message }, "the agent complains");
+        return;
+      case "drain":
+      case "bye":
+        this.#log.info({ code: frame.code }, "the agent says goodbye");
+        return;
+      case "ping":
+      case "pong":
+        return;
+    }
+  }
+
+  async #open(hello: HelloFrame): Promise<void> {
+    clearTimeout(this.#helloTimer);
+    const agreement = agree(hello, { caps: CAPABILITIES });
+    if (!agreement.ok) {
+      this.#socket.send({ t: "refuse", code: agreement.code, message: agreement.message });
+      this.#socket.end("VERSION_UNSUPPORTED", { detail: agreement.message });
+      return;
+    }
+    try {
+      const claim = await claimEndpoint(
+        this.#deps.pool,
+        this.#endpointKey,
+        this.#deps.replicaId,
+        hello.agent,
+      );
+      if (!claim) {
+        const message = errorMessage("ENDPOINT_NOT_FOUND", { id: this.endpointId });
+        this.#socket.send({ t: "refuse", code: "ENDPOINT_NOT_FOUND", message });
+        this.#socket.end("ENDPOINT_NOT_FOUND", { id: this.endpointId });
+        return;
+      }
+      const held = hello.held ? columnToKeys(hello.held) : [];
+      const { queue, drop } = await this.#deps.dispatch.attach(this.#endpointKey, claim, this, held);
+      this.#queue = queue;
+      if (this.#socket.closed) {
+        this.#deps.dispatch.detach(this.#endpointKey, this);
+        return;
+      }
+      this.#phase = "open";
+      this.#socket.send({
+        t: "welcome",
+        version: agreement.version,
+        caps: agreement.caps,
+        session: randomUUID(),
+        heartbeatMs: limits.HEARTBEAT_MS,
+        deadAfterMs: limits.DEAD_AFTER_MS,
+        maxFrameBytes: limits.MAX_FRAME_BYTES,
+        software: this.#deps.software,
+      });
+      if (drop.length > 0) this.sendCancel(drop);
+      this.#log.info(
+        { epoch: queue.epoch, held: held.length, software: hello.software },
+        "endpoint connected",
+      );
+      this.#deps.dispatch.start(this.#endpointKey);
+    } catch (err) {
+      this.#log.error({ err }, "a hello could not be settled");
+      this.#socket.end("NOT_READY");
+    }
+  }
+
+  #onResults(frame: ResultsFrame): void {
+    const span = this.#inbox.receive(frame.n);
+    const queue = this.#queue!;
+    this.#deps.collect.take(queue, this.#ownerId, frame, {
+      settle: (unknown) => {
+        if (unknown.length > 0) this.sendUnknown(unknown);
+        if (this.#inbox.complete(span)) this.#scheduleMark();
+      },
+      stale: () => this.replaced(),
+    });
+    this.#scheduleMark();
+  }
+
+  #onReturned(keys: IdKey[]): void {
+    const entries: TaskEntry[] = [];
+    for (const key of keys) {
+      const entry = this.#queue!.held.get(key);
+      if (entry && entry.state !== "QUEUED") entries.push(entry);
+    }
+    const cancelled = entries.filter((e) => e.cancelRequested).map((e) => e.key);
+    this.#deps.dispatch.requeue(this.#endpointKey, entries);
+    if (cancelled.length > 0) void this.#deps.dispatch.cancel(cancelled);
+  }
+
+  #onStarted(keys: IdKey[]): void {
+    const started: IdKey[] = [];
+    for (const key of keys) {
+      const entry = this.#queue!.held.get(key);
+      if (entry?.state !== "LEASED") continue;
+      entry.state = entry.step({ kind: "start" }).state as "STARTED";
+      started.push(key);
+    }
+    if (started.length > 0) this.#deps.onStarted(started);
+  }
+
+  async #onNeed(digests: Buffer[]): Promise<void> {
+    const defs: FunctionDefinition[] = [];
+    for (const digest of digests.slice(0, 64)) {
+      const record = await this.#deps.functions.byDigest(this.#ownerId, digest);
+      if (record) defs.push(record.definition);
+    }
+    if (defs.length > 0) this.#socket.send({ t: "functions", defs });
+  }
+
+  #sendFunctions(entries: TaskEntry[]): void {
+    let last: FunctionDefinition | undefined;
+    for (const { fn } of entries) {
+      if (fn.definition === last) continue;
+      last = fn.definition;
+      const key = last.digest.toString("latin1");
+      if (this.#sentFunctions.has(key)) continue;
+      this.#sentFunctions.add(key);
+      this.#socket.send({ t: "functions", defs: [last] });
+    }
+  }
+
+  #scheduleMark(): void {
+    if (this.#markScheduled) return;
+    this.#markScheduled = true;
+    setImmediate(() => {
+      this.#markScheduled = false;
+      const mark = this.#inbox.mark;
+      if (mark.accepted === this.#marked.accepted && mark.durable === this.#marked.durable) return;
+      this.#marked = mark;
+      this.#socket.send({ t: "mark", accepted: mark.accepted, durable: mark.durable });
+    });
+  }
+
+  #onClose(): void {
+    const opened = this.#phase === "open";
+    this.#phase = "closed";
+    clearTimeout(this.#helloTimer);
+    this.#deps.dispatch.detach(this.#endpointKey, this);
+    if (opened && this.#queue) {
+      this.#log.info({ epoch: this.#queue.epoch }, "endpoint disconnected");
+      releaseEndpoint(this.#deps.pool, this.#endpointKey, this.#queue.epoch).catch((err) =>
+        this.#log.warn({ err }, "the endpoint's departure could not be written"),
+      );
+    }
+    this.#deps.onClose(this);
+  }
+}

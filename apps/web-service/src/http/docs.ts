@@ -1,0 +1,46 @@
+/** The API description: OpenAPI 3.1 at /openapi.json, made from the routes' own schemas, and a page at /docs. */
+import swagger from "@fastify/swagger";
+import swaggerUi from "@fastify/swagger-ui";
+import type { FastifyInstance } from "fastify";
+import type { Policy } from "./policy.js";
+
+/** Registers the plugins; call before the routes. */
+export async function registerDocs(app: FastifyInstance): Promise<void> {
+  await app.register(swagger, {
+    openapi: {
+      openapi: "3.1.0",
+      info: {
+        title: "Farloom",
+        version: "1",
+        description:
+          "Register a function once and call it on any machine. Bodies are JSON or MessagePack (Content-Type, Accept); errors are application/problem+json with a code that docs/errors.md explains.",
+        license: { name: "Apache-2.0", identifier: "Apache-2.0" },
+      },
+      components: {
+        securitySchemes: {
+          bearer: { type: "http", scheme: "bearer", description: "An API key (fl_…) or an access token." },
+          agent: { type: "http", scheme: "bearer", description: "An agent's session token." },
+        },
+      },
+    },
+    transform: ({ schema, url, route }) => {
+      const policy = route.config?.policy;
+      return { schema: { ...schema, security: policy ? securityOf(policy) : [] }, url };
+    },
+  });
+  await app.register(swaggerUi, {
+    routePrefix: "/docs",
+    staticCSP: true,
+    uiConfig: { docExpansion: "list" },
+  });
+  app.get("/openapi.json", { config: { policy: { public: true } }, schema: { hide: true } }, () =>
+    app.swagger(),
+  );
+}
+
+function securityOf(policy: Policy): Record<string, string[]>[] {
+  if ("public" in policy) return [];
+  if ("agent" in policy) return [{ agent: [] }];
+  if ("scopeOrAgent" in policy) return [{ bearer: [] }, { agent: [] }];
+  return [{ bearer: [] }];
+}

@@ -1,0 +1,83 @@
+/**
+ * Default deny: every route declares who may call it, in `config.policy`; one that does not stops start-up. The
+ * declared policy is enforced in one hook, before a body is read.
+ */
+import { FarloomError } from "@farloom/protocol";
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { Identity } from "../identity/identity.js";
+import { type AgentPrincipal, type Principal, requireScope, type Scope } from "../identity/principal.js";
+import { FailedAuthLimiter } from "./failed-auth-limiter.js";
+
+export type Policy =
+  /** Anybody; the handler itself checks whatever the caller proves. */
+  | { readonly public: true }
+  /** Any API key or access token. */
+  | { readonly authenticated: true }
+  /** A principal that has the scope. */
+  | { readonly scope: Scope }
+  /** An agent with a session token. */
+  | { readonly agent: true }
+  /** A principal that has the scope, or an agent for its endpoint's owner. */
+  | { readonly scopeOrAgent: Scope };
+
+declare module "fastify" {
+  interface FastifyContextConfig {
+    policy?: Policy;
+  }
+  interface FastifyRequest {
+    principal: Principal | null;
+    agent: AgentPrincipal | null;
+  }
+}
+
+/** The page of @fastify/swagger-ui registers its own routes; they show nothing but the public API description. */
+const DOCS_PREFIX = "/docs";
+
+/** Registers the start-up check and the hook. Call before any route is registered. */
+export function enforcePolicies(app: FastifyInstance, identity: Identity, failedAuthPerMinute: number): void {
+  const limiter = new FailedAuthLimiter(failedAuthPerMinute);
+  app.decorateRequest("principal", null);
+  app.decorateRequest("agent", null);
+
+  app.addHook("onRoute", (route) => {
+    if (route.config?.policy) return;
+    if (route.url === DOCS_PREFIX || route.url.startsWith(`${DOCS_PREFIX}/`)) {
+      route.config = { ...route.config, policy: { public: true } };
+      return;
+    }
+    throw new Error(`route ${String(route.method)} ${route.url} declares no policy: who may call it?`);
+  });
+
+  app.addHook("onRequest", async (request) => {
+    // Without a route there is nothing to protect; the answer is 404 for everybody.
+    const policy = request.is404 ? undefined : request.routeOptions.config.policy;
+    if (policy === undefined || "public" in policy) return;
+    const { authorization } = request.headers;
+    if (limiter.isBlocked(request.ip) && !identity.wasTrusted(authorization)) {
+      throw new FarloomError("RATE_LIMITED", { seconds: 60 }, { retryAfterMs: 60_000 });
+    }
+    try {
+      if ("agent" in policy || ("scopeOrAgent" in policy && identity.isAgentToken(authorization))) {
+        request.agent = await identity.authenticateAgent(authorization);
+        return;
+      }
+      request.principal = await identity.authenticate(authorization);
+    } catch (error) {
+      if (error instanceof FarloomError && error.status === 401) limiter.failed(request.ip);
+      throw error;
+    }
+    if ("scope" in policy) requireScope(request.principal, policy.scope);
+    else if ("scopeOrAgent" in policy) requireScope(request.principal, policy.scopeOrAgent);
+  });
+}
+
+/** The principal of a route whose policy asks for one. */
+export function principalOf(request: FastifyRequest): Principal {
+  if (!request.principal) throw new Error("the route's policy lets requests in without a principal");
+  return request.principal;
+}
+
+/** Whose things this request is about: the principal's own, or those of the agent's owner. */
+export function ownerIdOf(request: FastifyRequest): string {
+  return request.agent?.ownerId ?? principalOf(request).ownerId;
+}

@@ -1,0 +1,148 @@
+/**
+ * From an Authorization header to who is asking.
+ *
+ *   1. A credential that was good is trusted for TRUST_MS, by the SHA-256 of its whole text; so a revocation is
+ *      heard within that time, on this replica at once, and a wrong secret never meets the cache.
+ *   2. An access token holds no longer than the API key that it was made from.
+ *   3. Every refusal looks the same, whichever part was wrong.
+ */
+import { hash } from "node:crypto";
+import { FarloomError, isUuid, uuidToKey } from "@farloom/protocol";
+import type { PrismaClient } from "../generated/prisma/client.js";
+import { LruMap } from "../support/lru-map.js";
+import { ApiKeys, type KeyRow } from "./api-keys.js";
+import { type AgentPrincipal, isScope, type Principal } from "./principal.js";
+import type { SigningKey } from "./signing-key.js";
+import { Tokens } from "./tokens.js";
+
+const TRUST_MS = 4_000;
+/** Credentials remembered at once. */
+const CACHE_CREDENTIALS = 20_000;
+const BEARER = /^bearer +([\x21-\x7e]{1,8192})$/i;
+
+interface Trusted<T> {
+  readonly who: T;
+  readonly provedAtMs: number;
+  readonly expiresAtMs: number;
+}
+
+export class Identity {
+  readonly keys: ApiKeys;
+  readonly tokens: Tokens;
+  readonly #prisma: PrismaClient;
+  readonly #principals = new LruMap<string, Trusted<Principal>>(CACHE_CREDENTIALS);
+  readonly #agents = new LruMap<string, Trusted<AgentPrincipal>>(CACHE_CREDENTIALS);
+  /** Proofs under way, so that a burst with one credential asks the database once. */
+  readonly #proving = new Map<string, Promise<Principal>>();
+
+  constructor(prisma: PrismaClient, signingKey: SigningKey) {
+    this.#prisma = prisma;
+    this.keys = new ApiKeys(prisma);
+    this.tokens = new Tokens(signingKey);
+  }
+
+  /** By API key or access token. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
+  async authenticate(authorization: string | undefined): Promise<Principal> {
+    const credential = bearer(authorization);
+    const id = hash("sha256", credential, "base64");
+    const trusted = fresh(this.#principals.peek(id));
+    if (trusted) return trusted;
+    let proof = this.#proving.get(id);
+    if (!proof) {
+      proof = this.#prove(id, credential).finally(() => this.#proving.delete(id));
+      this.#proving.set(id, proof);
+    }
+    return proof;
+  }
+
+  /** By an agent's session token. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
+  async authenticateAgent(authorization: string | undefined): Promise<AgentPrincipal> {
+    const credential = bearer(authorization);
+    const id = hash("sha256", credential, "base64");
+    const trusted = fresh(this.#agents.peek(id));
+    if (trusted) return trusted;
+    const provedAtMs = performance.now();
+    const { subject, expiresAtMs } = await this.tokens.verify("agent", credential);
+    if (!isUuid(subject)) throw new FarloomError("UNAUTHENTICATED");
+    const row = await this.#prisma.endpoint.findFirst({
+      where: { id: subject, deletedAt: null },
+      select: { id: true, ownerId: true },
+    });
+    if (!row) throw new FarloomError("UNAUTHENTICATED");
+    const who = { endpointId: row.id, ownerId: row.ownerId };
+    this.#agents.set(id, { who, provedAtMs, expiresAtMs });
+    return who;
+  }
+
+  /** Whether the header holds an agent's session token, unverified. */
+  isAgentToken(authorization: string | undefined): boolean {
+    const match = authorization === undefined ? null : BEARER.exec(authorization);
+    return match !== null && Tokens.claimedKind(match[1]!) === "agent";
+  }
+
+  /** Whether this credential was good a while ago: such a caller is not one who guesses. */
+  wasTrusted(authorization: string | undefined): boolean {
+    const match = authorization === undefined ? null : BEARER.exec(authorization);
+    if (!match) return false;
+    const id = hash("sha256", match[1]!, "base64");
+    return this.#principals.peek(id) !== undefined || this.#agents.peek(id) !== undefined;
+  }
+
+  /** Ends a key: here at once, on other replicas within TRUST_MS (1). */
+  async revokeKey(ownerId: string, keyId: string): Promise<void> {
+    await this.keys.revoke(ownerId, keyId);
+    this.#principals.clear();
+  }
+
+  /** An access token with the principal's own scopes, at most as long as its key holds (2). */
+  async issueAccessToken(principal: Principal): Promise<{ token: string; expiresInMs: number }> {
+    return this.tokens.sign("access", principal.ownerId, { key: principal.keyId });
+  }
+
+  async #prove(id: string, credential: string): Promise<Principal> {
+    const provedAtMs = performance.now();
+    const who = credential.startsWith("fl_")
+      ? await this.#byKey(credential)
+      : await this.#byToken(credential);
+    this.#principals.set(id, { who, provedAtMs, expiresAtMs: who.expiresAtMs });
+    return who;
+  }
+
+  async #byKey(credential: string): Promise<Principal> {
+    const row = await this.keys.verify(credential);
+    if (!row) throw new FarloomError("UNAUTHENTICATED");
+    return toPrincipal(row, "key", row.expiresAt.getTime());
+  }
+
+  async #byToken(credential: string): Promise<Principal> {
+    const token = await this.tokens.verify("access", credential);
+    const keyId = token.claims.key;
+    const row = typeof keyId === "string" ? await this.keys.find(keyId) : undefined;
+    if (row?.ownerId !== token.subject) throw new FarloomError("UNAUTHENTICATED");
+    return toPrincipal(row, "token", Math.min(token.expiresAtMs, row.expiresAt.getTime()));
+  }
+}
+
+function bearer(authorization: string | undefined): string {
+  const match = authorization === undefined ? null : BEARER.exec(authorization);
+  if (!match) throw new FarloomError("UNAUTHENTICATED");
+  return match[1]!;
+}
+
+function fresh<T>(trusted: Trusted<T> | undefined): T | undefined {
+  if (!trusted || performance.now() - trusted.provedAtMs > TRUST_MS) return undefined;
+  return trusted.expiresAtMs > Date.now() ? trusted.who : undefined;
+}
+
+function toPrincipal(row: KeyRow, via: "key" | "token", expiresAtMs: number): Principal {
+  return {
+    ownerId: row.ownerId,
+    ownerKey: uuidToKey(row.ownerId)!,
+    ownerName: row.owner.name,
+    scopes: new Set(row.scopes.filter(isScope)),
+    isAdmin: row.owner.isAdmin,
+    via,
+    keyId: row.id,
+    expiresAtMs,
+  };
+}

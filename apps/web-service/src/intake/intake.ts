@@ -1,0 +1,232 @@
+/**
+ * Intake: every submission, by link or by REST, comes through here. It is checked, sent on its way to the agent
+ * where that is safe, committed with everything else that arrived meanwhile, and then acknowledged.
+ *
+ *   I1  Nobody is told that a task is durable before its INSERT has committed (A1).
+ *   I2  A first submission may travel while its INSERT commits; one that may be a repetition may not (P11).
+ *   I3  An id that is another owner's is refused; an id that is the owner's own is the same task.
+ *   I4  What waits for its commit is bounded; above the bound a submission is refused before it is taken.
+ */
+import { randomUUID } from "node:crypto";
+import { FarloomError, type IdKey, keyAt, keyToUuid, type TaskOptions, writeTaskId } from "@farloom/protocol";
+import type { Pool } from "pg";
+import type { Logger } from "pino";
+import type { Collect } from "../collect/collect.js";
+import type { Delivered } from "../deliver/deliver.js";
+import type { Dispatch } from "../dispatch/dispatch.js";
+import { TaskEntry } from "../dispatch/task-entry.js";
+import type { EndpointRecord } from "../endpoints/registry.js";
+import type { Principal } from "../identity/principal.js";
+import { GroupCommit } from "../store/group-commit.js";
+import { type Inserted, insertTasks } from "../store/insert-tasks.js";
+import { standingOutcomes, taskOwners } from "../store/read-outcomes.js";
+import type { SubmitItem } from "../tasks/ports.js";
+import type { Groups } from "./groups.js";
+
+/** Tasks that may wait for their commit: some seconds of work for PostgreSQL. */
+const MAX_WAITING_ROWS = 200_000;
+
+/** What became of a submission: the ids that another owner has, if any (I3). */
+export interface Committed {
+  readonly taken: readonly IdKey[];
+}
+
+export interface IntakeDeps {
+  readonly pool: Pool;
+  readonly log: Logger;
+  readonly groups: Groups;
+  readonly dispatch: Dispatch;
+  readonly collect: Collect;
+  /** Outcomes that were there already when a task was submitted again. */
+  readonly onRepeated: (items: readonly Delivered[]) => void;
+  readonly onForeign: (groupKey: IdKey) => void;
+  /** Delayed tasks have committed. */
+  readonly schedule: (endpointKey: IdKey, keys: IdKey[], delayMs: number) => void;
+}
+
+/** Entries of one submission: same endpoint, same group. */
+interface TaskUnit {
+  readonly size: number;
+  readonly entries: TaskEntry[];
+  /** Those that are in the ring already. */
+  readonly travelled: boolean;
+  inserted: Inserted;
+  /** More than this unit was in its statement, or not all of it was new. */
+  taken: IdKey[];
+  settle(error: Error | undefined): void;
+}
+
+export class Intake {
+  readonly #deps: IntakeDeps;
+  readonly #commits: GroupCommit<TaskUnit>;
+
+  constructor(deps: IntakeDeps) {
+    this.#deps = deps;
+    this.#commits = new GroupCommit({
+      name: "insert-tasks",
+      lanes: 2,
+      maxRows: 8192,
+      log: deps.log,
+      run: (units) => this.#write(units),
+    });
+  }
+
+  get waitingRows(): number {
+    return this.#commits.waitingRows;
+  }
+
+  idle(): Promise<void> {
+    return this.#commits.idle();
+  }
+
+  close(): void {
+    this.#commits.close();
+  }
+
+  /** For REST: commits the calls, task i under id i of the batch. @throws FarloomError */
+  async submit(
+    principal: Principal,
+    endpoint: EndpointRecord,
+    groupKey: IdKey,
+    items: SubmitItem[],
+    batchId: Buffer,
+  ): Promise<IdKey[]> {
+    await this.#deps.groups.ensure(principal.ownerKey, groupKey);
+    const entries = items.map((item, i) => {
+      const id = Buffer.allocUnsafe(16);
+      writeTaskId(id, batchId, i, 0);
+      return new TaskEntry({
+        key: keyAt(id),
+        ownerKey: principal.ownerKey,
+        endpointKey: endpoint.key,
+        groupKey,
+        fn: item.fn,
+        source: item.args,
+        start: 0,
+        end: item.args.length,
+        codec: item.codec,
+        attempt: 1,
+        options: item.options,
+      });
+    });
+    // The batch may be the repetition of one under the same Idempotency-Key (I2).
+    const { taken } = await this.take(entries, { again: true });
+    if (taken.length > 0) throw new FarloomError("TASK_ID_TAKEN", { id: keyToUuid(taken[0]!) });
+    return entries.map((entry) => entry.key);
+  }
+
+  /** Takes checked entries of one endpoint and group; resolves once they are committed. @throws FarloomError */
+  take(entries: TaskEntry[], how: { readonly again: boolean }): Promise<Committed> {
+    if (this.#commits.waitingRows > MAX_WAITING_ROWS) {
+      return Promise.reject(
+        new FarloomError(
+          "OVERLOADED",
+          { detail: `${this.#commits.waitingRows} tasks wait for the database` },
+          { retryAfterMs: 1000 },
+        ),
+      );
+    }
+    let travelled = !how.again;
+    if (travelled) {
+      for (const entry of entries) {
+        // One that stays behind ends the travelling of those after it, so that they keep their order.
+        if (isDelayed(entry.options) || !this.#deps.dispatch.offer(entry)) {
+          travelled = false;
+          break;
+        }
+      }
+    }
+    return new Promise((resolve, reject) => {
+      const unit: TaskUnit = {
+        size: entries.length,
+        entries,
+        travelled,
+        inserted: { added: 0, firstSeq: 0, lastSeq: 0 },
+        taken: [],
+        settle: (error) => {
+          if (error) {
+            for (const entry of entries) this.#drop(entry);
+            const reference = randomUUID();
+            this.#deps.log.error(
+              { err: error, reference, tasks: entries.length },
+              "tasks could not be committed",
+            );
+            reject(new FarloomError("INTERNAL", { reference }, { cause: error }));
+          } else {
+            this.#settle(unit);
+            resolve({ taken: unit.taken });
+          }
+        },
+      };
+      this.#commits.add(unit);
+    });
+  }
+
+  async #write(units: TaskUnit[]): Promise<void> {
+    const entries = units.length === 1 ? units[0]!.entries : units.flatMap((u) => u.entries);
+    const inserted = await insertTasks(this.#deps.pool, entries);
+    for (const unit of units) unit.inserted = inserted;
+    if (inserted.added < entries.length) await this.#reconcile(units);
+  }
+
+  /** Some ids were there already (I3). */
+  async #reconcile(units: TaskUnit[]): Promise<void> {
+    const keys = units.flatMap((unit) => unit.entries.map((e) => e.key));
+    const owners = await taskOwners(this.#deps.pool, keys);
+    const outcomes = new Map((await standingOutcomes(this.#deps.pool, keys)).map((o) => [o.key, o]));
+    for (const unit of units) {
+      const repeated: Delivered[] = [];
+      for (const entry of unit.entries) {
+        const row = owners.get(entry.key);
+        if (row && (row.ownerKey !== entry.ownerKey || row.groupKey !== entry.groupKey)) {
+          unit.taken.push(entry.key);
+          this.#drop(entry);
+          continue;
+        }
+        const outcome = outcomes.get(entry.key);
+        if (!outcome) continue;
+        repeated.push({ ...outcome, groupKey: entry.groupKey });
+        this.#drop(entry);
+      }
+      if (repeated.length > 0) this.#deps.onRepeated(repeated);
+    }
+  }
+
+  #settle(unit: TaskUnit): void {
+    const { firstSeq, lastSeq } = unit.inserted;
+    const endpointKey = unit.entries[0]!.endpointKey;
+    const behind: TaskEntry[] = [];
+    const delayed = new Map<number, IdKey[]>();
+    const cancelled: IdKey[] = [];
+    const queue = this.#deps.dispatch.queueOf(endpointKey);
+    for (const entry of unit.entries) {
+      if (entry.ended && !entry.early) continue;
+      entry.committed = true;
+      entry.seq = firstSeq;
+      if (entry.cancelRequested) cancelled.push(entry.key);
+      if (entry.early) this.#deps.collect.released(entry);
+      else if (isDelayed(entry.options)) {
+        const delayMs = entry.options!.delayMs!;
+        const keys = delayed.get(delayMs);
+        if (keys) keys.push(entry.key);
+        else delayed.set(delayMs, [entry.key]);
+      } else if (!unit.travelled && !queue?.held.has(entry.key)) behind.push(entry);
+    }
+    if (!queue) this.#deps.onForeign(unit.entries[0]!.groupKey);
+    if (behind.length > 0) this.#deps.dispatch.committed(endpointKey, behind, firstSeq);
+    this.#deps.dispatch.advance(endpointKey, lastSeq);
+    if (cancelled.length > 0) void this.#deps.dispatch.cancel(cancelled);
+    for (const [delayMs, keys] of delayed) this.#deps.schedule(endpointKey, keys, delayMs);
+  }
+
+  /** The entry is no task, or no open one. */
+  #drop(entry: TaskEntry): void {
+    this.#deps.dispatch.queueOf(entry.endpointKey)?.forget(entry);
+    entry.ended = true;
+    this.#deps.collect.released(entry);
+  }
+}
+
+function isDelayed(options: TaskOptions | undefined): boolean {
+  return options?.delayMs !== undefined && options.delayMs > 0;
+}

@@ -1,0 +1,120 @@
+/**
+ * One WebSocket as a carrier of frames: encodes, decodes, listens for silence, and never buffers without bound
+ * for a peer that does not read. Both kinds of link (client, agent) stand on it.
+ *
+ *   F1  Bytes that are no valid frame end the connection with `bye`; an unknown frame is answered and ignored (P3).
+ *   F2  `paused` is true while more than PAUSE_BUFFERED_BYTES wait in the socket; `onDrain` tells when it ends.
+ *   F3  A peer that leaves CUT_BUFFERED_BYTES unread is cut. Whatever it did not get is in PostgreSQL.
+ */
+import {
+  decodeFrame,
+  type ErrorCode,
+  type ErrorValues,
+  encodeFrame,
+  errorMessage,
+  type Frame,
+  type FrameKind,
+  Heartbeat,
+  limits,
+} from "@farloom/protocol";
+import type { Logger } from "pino";
+import type { RawData, WebSocket } from "ws";
+
+export interface FrameSocketOptions<K extends FrameKind> {
+  readonly ws: WebSocket;
+  readonly kinds: ReadonlySet<K>;
+  readonly log: Logger;
+  readonly onFrame: (frame: Extract<Frame, { t: K }>) => void;
+  readonly onDrain: () => void;
+  readonly onClose: () => void;
+}
+
+export class FrameSocket<K extends FrameKind> {
+  readonly #ws: WebSocket;
+  readonly #options: FrameSocketOptions<K>;
+  readonly #heartbeat: Heartbeat;
+  #closed = false;
+  #paused = false;
+
+  constructor(options: FrameSocketOptions<K>) {
+    this.#options = options;
+    this.#ws = options.ws;
+    this.#heartbeat = new Heartbeat({
+      heartbeatMs: limits.HEARTBEAT_MS,
+      deadAfterMs: limits.DEAD_AFTER_MS,
+      onDead: () => this.end("LINK_SILENT", { seconds: limits.DEAD_AFTER_MS / 1000 }),
+    });
+    this.#ws.on("message", (data, isBinary) => this.#receive(data, isBinary));
+    this.#ws.on("close", () => this.#close());
+    this.#ws.on("error", (err) => {
+      options.log.info({ err: err.message }, "a link failed");
+      this.#close();
+    });
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  get paused(): boolean {
+    return this.#paused;
+  }
+
+  send(frame: Frame): void {
+    if (this.#closed) return;
+    this.#ws.send(encodeFrame(frame), this.#sent);
+    const buffered = this.#ws.bufferedAmount;
+    if (buffered > limits.CUT_BUFFERED_BYTES) {
+      this.#options.log.warn({ buffered }, "cutting a peer that does not read");
+      this.#ws.terminate();
+      this.#close();
+    } else if (buffered > limits.PAUSE_BUFFERED_BYTES) this.#paused = true;
+  }
+
+  /** Says why, and closes. */
+  end(code: ErrorCode, values: ErrorValues = {}): void {
+    if (this.#closed) return;
+    this.send({ t: "bye", code, message: errorMessage(code, values) });
+    this.#ws.close(1000);
+    // A peer that does not answer the close is not waited for.
+    setTimeout(() => this.#ws.terminate(), 2000).unref();
+    this.#close();
+  }
+
+  readonly #sent = (): void => {
+    if (this.#paused && this.#ws.bufferedAmount <= limits.PAUSE_BUFFERED_BYTES) {
+      this.#paused = false;
+      if (!this.#closed) this.#options.onDrain();
+    }
+  };
+
+  #receive(data: RawData, isBinary: boolean): void {
+    if (this.#closed) return;
+    this.#heartbeat.heard();
+    if (!isBinary) {
+      this.end("FRAME_INVALID", { detail: "a text message; frames are binary" });
+      return;
+    }
+    const decoded = decodeFrame(data as Buffer, this.#options.kinds);
+    if (!decoded.ok) {
+      if (decoded.code === "FRAME_UNKNOWN") {
+        this.send({
+          t: "problem",
+          code: decoded.code,
+          message: errorMessage(decoded.code, { detail: decoded.reason }),
+        });
+      } else this.end(decoded.code, { detail: decoded.reason });
+      return;
+    }
+    const frame: Frame = decoded.frame;
+    if (frame.t === "ping") this.send({ t: "pong", n: frame.n });
+    else this.#options.onFrame(decoded.frame);
+  }
+
+  #close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#heartbeat.stop();
+    this.#options.onClose();
+  }
+}

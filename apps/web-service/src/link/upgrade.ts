@@ -1,0 +1,74 @@
+/**
+ * The door for WebSockets. Who comes is known before the upgrade (a socket that was upgraded first would hold
+ * memory for strangers), and every path has its policy here or does not exist.
+ */
+import type { IncomingMessage, Server } from "node:http";
+import type { Duplex } from "node:stream";
+import { FarloomError, limits } from "@farloom/protocol";
+import type { Logger } from "pino";
+import { type WebSocket, WebSocketServer } from "ws";
+
+export interface LinkRoute<Who> {
+  readonly path: string;
+  /** Throws FarloomError where the credential does not admit. */
+  readonly admit: (request: IncomingMessage) => Promise<Who>;
+  readonly open: (ws: WebSocket, who: Who) => void;
+}
+
+/** Serves the routes on `server`'s upgrade event. Returns a function that closes the door. */
+// biome-ignore lint/suspicious/noExplicitAny: each route pairs its own admit and open.
+export function serveLinks(server: Server, routes: readonly LinkRoute<any>[], log: Logger): () => void {
+  const wss = new WebSocketServer({
+    noServer: true,
+    perMessageDeflate: false,
+    maxPayload: limits.MAX_FRAME_BYTES,
+    handleProtocols: (offered) => (offered.has(limits.SUBPROTOCOL) ? limits.SUBPROTOCOL : false),
+  });
+  let open = true;
+
+  const onUpgrade = async (request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> => {
+    socket.on("error", () => socket.destroy());
+    const path = (request.url ?? "").split("?", 1)[0];
+    const route = routes.find((r) => r.path === path);
+    try {
+      if (!open) throw new FarloomError("DRAINING");
+      if (!route)
+        throw new FarloomError("ROUTE_NOT_FOUND", { method: "GET", path: String(path).slice(0, 100) });
+      const offered = (request.headers["sec-websocket-protocol"] ?? "").split(",").map((p) => p.trim());
+      if (!offered.includes(limits.SUBPROTOCOL)) {
+        throw new FarloomError("VERSION_UNSUPPORTED", { detail: `the subprotocol is ${limits.SUBPROTOCOL}` });
+      }
+      const who = await route.admit(request);
+      if (socket.destroyed) return;
+      wss.handleUpgrade(request, socket, head, (ws) => route.open(ws, who));
+    } catch (error) {
+      refuse(
+        socket,
+        error instanceof FarloomError ? error : new FarloomError("NOT_READY", {}, { cause: error }),
+        log,
+      );
+    }
+  };
+  const listener = (request: IncomingMessage, socket: Duplex, head: Buffer): void => {
+    void onUpgrade(request, socket, head);
+  };
+  server.on("upgrade", listener);
+  return () => {
+    open = false;
+    wss.close();
+  };
+}
+
+function refuse(socket: Duplex, error: FarloomError, log: Logger): void {
+  if (error.cause) log.error({ err: error.cause }, "an upgrade failed");
+  const body = JSON.stringify({
+    type: "about:blank",
+    status: error.status,
+    code: error.code,
+    detail: error.message,
+  });
+  socket.end(
+    `HTTP/1.1 ${error.status} ${error.code}\r\nContent-Type: application/problem+json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+}

@@ -1,0 +1,326 @@
+/**
+ * The web service, wired: this file is the map. The road is
+ *
+ *     api ─► intake ─► store ─► dispatch ─► gateway ──► agent
+ *     api ◄─ deliver ◄─ store ◄─ collect ◄──────────────┘
+ *
+ * and beside it stand identity, functions, endpoints, payloads (what tasks refer to) and background (what
+ * happens later). Everything held in memory can be rebuilt from PostgreSQL.
+ */
+import { randomUUID } from "node:crypto";
+import { mkdir } from "node:fs/promises";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { type IdKey, keyToUuid, limits, uuidToKey } from "@farloom/protocol";
+import { PrismaPg } from "@prisma/adapter-pg";
+import pg from "pg";
+import type { Logger } from "pino";
+import { ClientSession } from "./api/link/client-session.js";
+import { buildApp } from "./app.js";
+import { createBackground } from "./background/background.js";
+import { Collect, type OutcomeRow } from "./collect/collect.js";
+import { Reattempts } from "./collect/reattempts.js";
+import { StartsWriter } from "./collect/starts.js";
+import type { Config } from "./config.js";
+import { Deliver } from "./deliver/deliver.js";
+import { Dispatch } from "./dispatch/dispatch.js";
+import { STATEMENT_TIMEOUT_MS, Sweep } from "./dispatch/sweep.js";
+import { EndpointRegistry } from "./endpoints/registry.js";
+import { FunctionRegistry } from "./functions/registry.js";
+import { AgentSession } from "./gateway/agent-session.js";
+import { PrismaClient } from "./generated/prisma/client.js";
+import { Metrics } from "./http/metrics.js";
+import { observeRoad } from "./http/road-metrics.js";
+import { bootstrapKey } from "./identity/bootstrap.js";
+import { Identity } from "./identity/identity.js";
+import { loadSigningKey } from "./identity/signing-key.js";
+import { Groups } from "./intake/groups.js";
+import { Intake } from "./intake/intake.js";
+import { serveLinks } from "./link/upgrade.js";
+import { PayloadStore } from "./payloads/store.js";
+import { assertDurable } from "./store/durability.js";
+import { startEmbeddedPostgres } from "./store/embedded-postgres.js";
+import { joinHintBus } from "./store/hint-bus.js";
+import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
+import { SOFTWARE } from "./version.js";
+
+/** Connections for ordinary queries. */
+const POOL_CONNECTIONS = 10;
+/** Connections for the hot path: two lanes each of intake and collect, and pages. */
+const HOT_CONNECTIONS = 6;
+/** How long a stop waits for what is being committed. */
+const DRAIN_MS = 8_000;
+
+/**
+ * Planner settings of the hot path's connections. Its statements join a batch of ids to tables by primary key;
+ * whatever the statistics of a table that grew a thousandfold since the last ANALYZE say, that is a nested loop.
+ */
+const HOT_PLANNER =
+  "-c join_collapse_limit=1 -c from_collapse_limit=1 -c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c plan_cache_mode=force_generic_plan";
+
+export interface RunningService {
+  readonly url: string;
+  readonly databaseUrl: string;
+  /** Stops within ten seconds; nothing acknowledged is lost. Idempotent. */
+  close(): Promise<void>;
+}
+
+export async function startService(config: Config, log: Logger): Promise<RunningService> {
+  await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
+  const undo: (() => Promise<unknown> | unknown)[] = [];
+  const closing = closer(undo, log);
+  try {
+    return await start(config, log, undo, closing);
+  } catch (error) {
+    await closing();
+    throw error;
+  }
+}
+
+async function start(
+  config: Config,
+  log: Logger,
+  undo: (() => Promise<unknown> | unknown)[],
+  close: () => Promise<void>,
+): Promise<RunningService> {
+  const replicaId = randomUUID();
+
+  // The database
+  let databaseUrl = config.databaseUrl;
+  if (databaseUrl === undefined) {
+    const postgres = await startEmbeddedPostgres({ dataDir: join(config.stateDir, "postgres"), log });
+    undo.push(() => postgres.stop());
+    databaseUrl = postgres.url;
+  }
+  const pool = openPool(databaseUrl, POOL_CONNECTIONS, "farloom", log);
+  const hot = openPool(databaseUrl, HOT_CONNECTIONS, "farloom hot", log, HOT_PLANNER);
+  undo.push(
+    () => pool.end(),
+    () => hot.end(),
+  );
+  await assertDurable(pool);
+  await applyMigrations(pool, findMigrationsDir(), log);
+  const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
+  undo.push(() => prisma.$disconnect());
+
+  // What tasks refer to
+  const identity = new Identity(prisma, await loadSigningKey(config.stateDir, config.signingKeyFile));
+  const functions = new FunctionRegistry(prisma);
+  const endpoints = new EndpointRegistry(prisma);
+  const payloads = new PayloadStore(pool, config.stateDir);
+  await bootstrapKey(config, identity, log);
+
+  // The road
+  const deliver = new Deliver(pool);
+  const bus = await joinHintBus({
+    pool,
+    databaseUrl,
+    redisUrl: config.redisUrl,
+    replicaId,
+    log,
+    handlers: {
+      onTasks: (endpointKey, firstSeq) =>
+        void guard(dispatch.hinted(endpointKey, firstSeq), "a hint of tasks"),
+      onRunnable: (endpointKey, keys) =>
+        void guard(dispatch.load(endpointKey, keys), "a hint of runnable tasks"),
+      onFinished: (keys) => {
+        dispatch.finishedElsewhere(keys);
+        void guard(deliver.finishedElsewhere(keys), "a hint of outcomes");
+      },
+    },
+    onAlone: (alone) => sweep.setAlone(alone),
+  });
+  undo.push(() => bus.close());
+  const guard = (work: Promise<unknown>, what: string): Promise<unknown> =>
+    work.catch((err) => log.warn({ err }, `${what} could not be followed; the sweep will`));
+
+  const dispatch = new Dispatch({
+    pool: hot,
+    functions,
+    log,
+    hints: bus.hints,
+    onEnded: (ended) =>
+      deliver.publish(
+        ended.map((e) => ({
+          ...EMPTY_RESULT,
+          key: e.key,
+          groupKey: e.groupKey,
+          state: e.state,
+          reason: e.reason,
+          attempt: e.attempt,
+        })),
+      ),
+  });
+  const runnable = async (endpointKey: IdKey, keys: readonly IdKey[]): Promise<void> => {
+    await dispatch.load(endpointKey, keys);
+    bus.hints.runnable(endpointKey, keys);
+  };
+  const schedule = (_endpointKey: IdKey, keys: readonly IdKey[], delayMs: number): void => {
+    void background.scheduleRelease(keys.map(keyToUuid), delayMs);
+  };
+  const reattempts = new Reattempts({ pool: hot, log, dispatch, schedule });
+  const collect = new Collect({
+    pool: hot,
+    log,
+    dispatch,
+    reattempts,
+    onCommitted: (rows: readonly OutcomeRow[]) => {
+      deliver.publish(rows);
+      if (!bus.hints.alone) bus.hints.finished(rows.map((row) => row.key));
+    },
+  });
+  const groups = new Groups(pool);
+  const intake = new Intake({
+    pool: hot,
+    log,
+    groups,
+    dispatch,
+    collect,
+    onRepeated: (items) => deliver.publish(items),
+    onForeign: (groupKey) => deliver.markForeign(groupKey),
+    schedule,
+  });
+  const starts = new StartsWriter(pool, log);
+  const sweep = new Sweep({ pool: hot, log, dispatch, deliver });
+  undo.push(() => sweep.close());
+  const background = await createBackground(
+    {
+      pool,
+      log,
+      databaseUrl,
+      onReleased: (endpointId, taskIds) =>
+        runnable(
+          uuidToKey(endpointId)!,
+          taskIds.map((id) => uuidToKey(id)!),
+        ),
+      deletePayload: async (ownerId, digest) => void (await payloads.remove(ownerId, digest)),
+    },
+    { redisUrl: config.redisUrl, retentionMs: config.retentionDays * 86_400_000 },
+  );
+  undo.push(() => background.close());
+
+  // The doors
+  const metrics = new Metrics();
+  observeRoad(metrics.registry, { dispatch, intake, collect });
+  let draining = false;
+  const app = await buildApp({
+    config,
+    log,
+    prisma,
+    pool,
+    identity,
+    functions,
+    endpoints,
+    payloads,
+    intake,
+    dispatch,
+    deliver,
+    metrics,
+    ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
+  });
+  const sessions = new Set<{ drain(): void }>();
+  const closeDoor = serveLinks(
+    app.server,
+    [
+      {
+        path: limits.CLIENT_LINK_PATH,
+        admit: (request) => identity.authenticate(request.headers.authorization),
+        open: (ws, principal) =>
+          sessions.add(
+            new ClientSession(ws, principal, {
+              log,
+              software: SOFTWARE,
+              intake,
+              groups,
+              dispatch,
+              deliver,
+              functions,
+              endpoints,
+              onClose: (session) => sessions.delete(session),
+            }),
+          ),
+      },
+      {
+        path: limits.AGENT_LINK_PATH,
+        admit: (request) => identity.authenticateAgent(request.headers.authorization),
+        open: (ws, who) =>
+          sessions.add(
+            new AgentSession(ws, who, {
+              pool,
+              log,
+              replicaId,
+              software: SOFTWARE,
+              dispatch,
+              collect,
+              functions,
+              onStarted: (keys) => starts.add(keys),
+              onClose: (session) => sessions.delete(session),
+            }),
+          ),
+      },
+    ],
+    log,
+  );
+  undo.push(async () => {
+    draining = true;
+    closeDoor();
+    // Connections end first, so that nothing new comes; what came is committed before the pools end.
+    for (const session of sessions) session.drain();
+    await Promise.race([
+      Promise.all([intake.idle(), collect.idle()]),
+      new Promise((resolve) => setTimeout(resolve, DRAIN_MS)),
+    ]);
+    intake.close();
+    collect.close();
+    await app.close();
+  });
+  await app.listen({ host: config.host, port: config.port });
+  const address = app.server.address() as AddressInfo;
+  const host = address.family === "IPv6" ? `[${address.address}]` : address.address;
+  const url = config.publicUrl ?? `http://${host}:${address.port}`;
+  log.info({ url, replica: replicaId, software: SOFTWARE }, "the service is ready");
+  return { url, databaseUrl, close };
+}
+
+const EMPTY_RESULT = {
+  source: Buffer.alloc(0),
+  start: 0,
+  end: 0,
+  codec: 1,
+  queueUs: 0,
+  runUs: 0,
+  cpuUs: 0,
+  peakKb: 0,
+  detail: undefined,
+};
+
+function openPool(url: string, max: number, name: string, log: Logger, options = ""): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: url,
+    max,
+    application_name: name,
+    options: `-c statement_timeout=${STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 ${options}`,
+    connectionTimeoutMillis: 10_000,
+    idleTimeoutMillis: 60_000,
+  });
+  // An idle connection that ends is replaced when it is needed.
+  pool.on("error", (err) => log.warn({ err: err.message, pool: name }, "a database connection has ended"));
+  return pool;
+}
+
+/** Undoes in reverse order, each step once, whatever the others do. */
+function closer(undo: (() => Promise<unknown> | unknown)[], log: Logger): () => Promise<void> {
+  let closed: Promise<void> | undefined;
+  return () => {
+    closed ??= (async () => {
+      for (const step of undo.reverse()) {
+        try {
+          await step();
+        } catch (err) {
+          log.warn({ err }, "something did not close cleanly");
+        }
+      }
+    })();
+    return closed;
+  };
+}

@@ -1,0 +1,99 @@
+/**
+ * Hints between replicas: "there is something for you in PostgreSQL". A hint may be lost, doubled or late; it
+ * only makes things quick. The sweep is the truth.
+ *
+ * They go by Redis pub/sub where there is Redis, else by LISTEN/NOTIFY, and only while other replicas are alive: a
+ * NOTIFY takes a lock that every commit of the database shares.
+ */
+import type { IdKey } from "@farloom/protocol";
+import { isUuid, keyToUuid, uuidToKey } from "@farloom/protocol";
+
+/** Other replicas commit tasks and outcomes; what they say arrives here. */
+export interface HintHandlers {
+  /** Tasks for this endpoint were committed, none with a smaller seq. */
+  onTasks(endpointKey: IdKey, firstSeq: number): void;
+  /** These tasks of the endpoint became runnable. */
+  onRunnable(endpointKey: IdKey, keys: IdKey[]): void;
+  /** These tasks have outcomes. */
+  onFinished(keys: IdKey[]): void;
+}
+
+export interface Hints {
+  tasks(endpointKey: IdKey, firstSeq: number): void;
+  runnable(endpointKey: IdKey, keys: readonly IdKey[]): void;
+  finished(keys: readonly IdKey[]): void;
+}
+
+export type HintMessage =
+  | { readonly from: string; readonly kind: "tasks"; readonly endpoint: string; readonly firstSeq: number }
+  | { readonly from: string; readonly kind: "runnable"; readonly endpoint: string; readonly ids: string }
+  | { readonly from: string; readonly kind: "finished"; readonly ids: string };
+
+/** PostgreSQL's NOTIFY takes 8,000 bytes: 300 ids in base64, and room. */
+export const IDS_IN_A_HINT = 300;
+
+/** Ids as base64 text, in as many pieces as hints need. */
+export function idPieces(keys: readonly IdKey[]): string[] {
+  const pieces: string[] = [];
+  for (let at = 0; at < keys.length; at += IDS_IN_A_HINT) {
+    pieces.push(Buffer.from(keys.slice(at, at + IDS_IN_A_HINT).join(""), "latin1").toString("base64"));
+  }
+  return pieces;
+}
+
+/** Hands a message of another replica to the handlers; what is malformed is ignored, as if it had been lost. */
+export function receiveHint(text: string, self: string, handlers: HintHandlers): void {
+  let message: HintMessage;
+  try {
+    message = JSON.parse(text) as HintMessage;
+  } catch {
+    return;
+  }
+  if (message.from === self) return;
+  const ids = "ids" in message && typeof message.ids === "string" ? idsOf(message.ids) : [];
+  const endpointKey =
+    "endpoint" in message && isUuid(message.endpoint) ? uuidToKey(message.endpoint) : undefined;
+  if (message.kind === "finished") handlers.onFinished(ids);
+  else if (message.kind === "tasks" && endpointKey)
+    handlers.onTasks(endpointKey, Number(message.firstSeq) || 0);
+  else if (message.kind === "runnable" && endpointKey) handlers.onRunnable(endpointKey, ids);
+}
+
+function idsOf(text: string): IdKey[] {
+  const bytes = Buffer.from(text, "base64");
+  const keys: IdKey[] = [];
+  for (let at = 0; at + 16 <= bytes.length; at += 16) keys.push(bytes.toString("latin1", at, at + 16));
+  return keys;
+}
+
+/** Turns what happened here into messages, and gives them to `publish`. */
+export class HintSender implements Hints {
+  readonly #self: string;
+  readonly #publish: (message: string) => void;
+  /** Whether anybody would listen. */
+  alone = true;
+
+  constructor(self: string, publish: (message: string) => void) {
+    this.#self = self;
+    this.#publish = publish;
+  }
+
+  tasks(endpointKey: IdKey, firstSeq: number): void {
+    this.#send({ from: this.#self, kind: "tasks", endpoint: keyToUuid(endpointKey), firstSeq });
+  }
+
+  runnable(endpointKey: IdKey, keys: readonly IdKey[]): void {
+    for (const ids of idPieces(keys)) {
+      this.#send({ from: this.#self, kind: "runnable", endpoint: keyToUuid(endpointKey), ids });
+    }
+  }
+
+  finished(keys: readonly IdKey[]): void {
+    if (this.alone) return;
+    for (const ids of idPieces(keys)) this.#send({ from: this.#self, kind: "finished", ids });
+  }
+
+  #send(message: HintMessage): void {
+    if (!this.alone) this.#publish(JSON.stringify(message));
+  }
+}

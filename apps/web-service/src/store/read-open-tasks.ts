@@ -1,0 +1,102 @@
+/**
+ * Open tasks of an endpoint: by pages in the order of insertion, by ids, or what a sweep finds. A task is open
+ * while it has no outcome.
+ */
+
+import type { IdKey, TaskOptions } from "@farloom/protocol";
+import { keyToUuid } from "@farloom/protocol";
+import type { Pool } from "pg";
+import { uuidColumn } from "./pg-columns.js";
+import type { OpenTask } from "./rows.js";
+
+const COLUMNS = `uuid_send(t.id) AS id, t.seq::float8 AS seq, uuid_send(t.owner_id) AS owner_id, t.function_key,
+  uuid_send(t.group_id) AS group_id, t.args, t.codec, t.attempt, t.options, t.cancel_requested_at IS NOT NULL AS cancel_requested`;
+const OPEN = "NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id)";
+
+const PAGE = {
+  name: "page-open-tasks",
+  text: `SELECT ${COLUMNS} FROM task t
+    WHERE t.endpoint_id = $1 AND t.seq > $2::float8::bigint AND t.seq <= $3::float8::bigint AND t.not_before IS NULL AND ${OPEN}
+    ORDER BY t.endpoint_id, t.seq LIMIT $4`,
+};
+const BY_IDS = {
+  name: "open-tasks-by-ids",
+  text: `SELECT ${COLUMNS} FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id WHERE t.endpoint_id = $2 AND ${OPEN}`,
+};
+const KNOWN = {
+  name: "known-tasks-by-ids",
+  text: "SELECT uuid_send(t.id) AS id FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id WHERE t.endpoint_id = $2",
+};
+
+interface Row {
+  id: Buffer;
+  seq: number;
+  owner_id: Buffer;
+  function_key: number;
+  group_id: Buffer;
+  args: Buffer;
+  codec: number;
+  attempt: number;
+  options: TaskOptions | null;
+  cancel_requested: boolean;
+}
+
+/** Above every `seq` that float8 holds exactly. */
+export const LAST_SEQ = Number.MAX_SAFE_INTEGER;
+
+/** Up to `limit` runnable open tasks with `after < seq ≤ last`, in order. */
+export async function pageOpenTasks(
+  pool: Pool,
+  endpointKey: IdKey,
+  after: number,
+  limit: number,
+  last = LAST_SEQ,
+): Promise<OpenTask[]> {
+  const { rows } = await pool.query<Row>({ ...PAGE, values: [keyToUuid(endpointKey), after, last, limit] });
+  return rows.map(toOpenTask);
+}
+
+/** Those of `keys` that are open tasks of the endpoint, also where they wait for a time. */
+export async function openTasksByIds(
+  pool: Pool,
+  endpointKey: IdKey,
+  keys: readonly IdKey[],
+): Promise<OpenTask[]> {
+  if (keys.length === 0) return [];
+  const { rows } = await pool.query<Row>({
+    ...BY_IDS,
+    values: [uuidColumn(keys, self), keyToUuid(endpointKey)],
+  });
+  return rows.map(toOpenTask);
+}
+
+/** Those of `keys` that are tasks of the endpoint at all. */
+export async function knownTasks(
+  pool: Pool,
+  endpointKey: IdKey,
+  keys: readonly IdKey[],
+): Promise<Set<IdKey>> {
+  if (keys.length === 0) return new Set();
+  const { rows } = await pool.query<{ id: Buffer }>({
+    ...KNOWN,
+    values: [uuidColumn(keys, self), keyToUuid(endpointKey)],
+  });
+  return new Set(rows.map((row) => row.id.toString("latin1")));
+}
+
+const self = (key: IdKey): IdKey => key;
+
+function toOpenTask(row: Row): OpenTask {
+  return {
+    key: row.id.toString("latin1"),
+    seq: row.seq,
+    ownerKey: row.owner_id.toString("latin1"),
+    functionKey: row.function_key,
+    groupKey: row.group_id.toString("latin1"),
+    args: row.args,
+    codec: row.codec,
+    attempt: row.attempt,
+    options: row.options ?? undefined,
+    cancelRequested: row.cancel_requested,
+  };
+}

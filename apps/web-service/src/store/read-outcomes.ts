@@ -1,0 +1,124 @@
+/** Outcomes by task ids, for whoever waits for them without having been there when they were committed. */
+
+import type { IdKey, OutcomeDetail, ResultItem } from "@farloom/protocol";
+import type { Pool } from "pg";
+import { uuidColumn } from "./pg-columns.js";
+
+const COLUMNS = `uuid_send(o.task_id) AS id, o.state, o.reason, o.attempt, o.result, o.codec,
+  o.queue_us::float8 AS queue_us, o.run_us::float8 AS run_us, o.cpu_us::float8 AS cpu_us, o.peak_kb, o.detail`;
+
+const STANDING = {
+  name: "standing-outcomes",
+  text: `SELECT ${COLUMNS} FROM unnest($1::uuid[]) AS u (id) JOIN outcome o ON o.task_id = u.id`,
+};
+
+const BY_IDS = {
+  name: "outcomes-by-ids",
+  text: `SELECT ${COLUMNS}
+         FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id JOIN outcome o ON o.task_id = u.id
+         WHERE t.owner_id = $2::uuid`,
+};
+
+interface Row {
+  id: Buffer;
+  state: number;
+  reason: number;
+  attempt: number;
+  result: Buffer;
+  codec: number;
+  queue_us: number;
+  run_us: number;
+  cpu_us: number;
+  peak_kb: number;
+  detail: OutcomeDetail | null;
+}
+
+/** The outcomes there are among `keys`, of this owner only. */
+export async function outcomesByIds(
+  pool: Pool,
+  ownerId: string,
+  keys: readonly IdKey[],
+): Promise<ResultItem[]> {
+  if (keys.length === 0) return [];
+  const { rows } = await pool.query<Row>({ ...BY_IDS, values: [uuidColumn(keys, (k) => k), ownerId] });
+  return rows.map(toItem);
+}
+
+/** The outcomes there are among `keys`, whoever owns them: for the service's own bookkeeping, never for a reply. */
+export async function standingOutcomes(pool: Pool, keys: readonly IdKey[]): Promise<ResultItem[]> {
+  if (keys.length === 0) return [];
+  const { rows } = await pool.query<Row>({ ...STANDING, values: [uuidColumn(keys, (k) => k)] });
+  return rows.map(toItem);
+}
+
+function toItem(row: Row): ResultItem {
+  return {
+    key: row.id.toString("latin1"),
+    source: row.result,
+    start: 0,
+    end: row.result.length,
+    codec: row.codec,
+    attempt: row.attempt,
+    state: row.state,
+    reason: row.reason,
+    queueUs: row.queue_us,
+    runUs: row.run_us,
+    cpuUs: row.cpu_us,
+    peakKb: row.peak_kb,
+    detail: row.detail ?? undefined,
+  };
+}
+
+/** Who submitted these tasks, and into which group: for telling a resubmission from a collision. */
+export async function taskOwners(
+  pool: Pool,
+  keys: readonly IdKey[],
+): Promise<Map<IdKey, { ownerKey: IdKey; groupKey: IdKey }>> {
+  const { rows } = await pool.query<{ id: Buffer; owner_id: Buffer; group_id: Buffer }>(
+    `SELECT uuid_send(t.id) AS id, uuid_send(t.owner_id) AS owner_id, uuid_send(t.group_id) AS group_id
+     FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id`,
+    [uuidColumn(keys, (k) => k)],
+  );
+  return new Map(
+    rows.map((row) => [
+      row.id.toString("latin1"),
+      { ownerKey: row.owner_id.toString("latin1"), groupKey: row.group_id.toString("latin1") },
+    ]),
+  );
+}
+
+/** Which of `keys` have an outcome. */
+export async function standingKeys(pool: Pool, keys: readonly IdKey[]): Promise<IdKey[]> {
+  if (keys.length === 0) return [];
+  const { rows } = await pool.query<{ id: Buffer }>({
+    name: "standing-keys",
+    text: "SELECT uuid_send(o.task_id) AS id FROM unnest($1::uuid[]) AS u (id) JOIN outcome o ON o.task_id = u.id",
+    values: [uuidColumn(keys, (k) => k)],
+  });
+  return rows.map((row) => row.id.toString("latin1"));
+}
+
+/** Outcomes with their groups: by ids, or all of the last `sinceMs`; only of tasks in one of `groupKeys`. */
+export async function recentOutcomes(
+  pool: Pool,
+  which: { readonly groupKeys: readonly IdKey[] } & (
+    | { readonly keys: readonly IdKey[] }
+    | { readonly sinceMs: number }
+  ),
+): Promise<(ResultItem & { groupKey: IdKey })[]> {
+  const groups = uuidColumn(which.groupKeys, (k) => k);
+  const { rows } = await pool.query<Row & { group_id: Buffer }>(
+    "keys" in which
+      ? {
+          text: `SELECT ${COLUMNS}, uuid_send(t.group_id) AS group_id FROM unnest($2::uuid[]) AS u (id)
+                 JOIN task t ON t.id = u.id JOIN outcome o ON o.task_id = u.id WHERE t.group_id = ANY($1::uuid[])`,
+          values: [groups, uuidColumn(which.keys, (k) => k)],
+        }
+      : {
+          text: `SELECT ${COLUMNS}, uuid_send(t.group_id) AS group_id FROM outcome o JOIN task t ON t.id = o.task_id
+                 WHERE o.finished_at > now() - $2 * interval '1 millisecond' AND t.group_id = ANY($1::uuid[])`,
+          values: [groups, which.sinceMs],
+        },
+  );
+  return rows.map((row) => ({ ...toItem(row), groupKey: row.group_id.toString("latin1") }));
+}

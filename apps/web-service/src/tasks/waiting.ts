@@ -1,0 +1,53 @@
+/** Waiting for tasks over HTTP: long polls that end with the outcome, with the time, or with the connection. */
+import { type IdKey, uuidToKey } from "@farloom/protocol";
+import type { FastifyReply } from "fastify";
+import type { TaskDeliver } from "./ports.js";
+import type { TaskReader, TaskRow } from "./reader.js";
+
+/** Proxies between us and the caller rarely allow more. */
+export const MAX_WAIT_S = 300;
+/** Requests that wait at once; one more is answered at once with how things stand, and may ask again. */
+const MAX_WAITING = 20_000;
+
+export class Waiting {
+  readonly #deliver: TaskDeliver;
+  readonly #reader: TaskReader;
+  #waiting = 0;
+
+  constructor(deliver: TaskDeliver, reader: TaskReader) {
+    this.#deliver = deliver;
+    this.#reader = reader;
+  }
+
+  /** The tasks once all have ended or `waitS` has passed; `reply` tells when nobody listens any more. */
+  async read(
+    ownerId: string,
+    keys: readonly IdKey[],
+    how: { readonly waitS: number; readonly whole: boolean; readonly reply: FastifyReply },
+  ): Promise<TaskRow[]> {
+    const { waitS, whole, reply } = how;
+    if (waitS === 0 || keys.length === 0 || this.#waiting >= MAX_WAITING)
+      return this.#reader.read(ownerId, keys, whole);
+    const stop = new AbortController();
+    const onClose = (): void => stop.abort();
+    reply.raw.once("close", onClose);
+    this.#waiting++;
+    try {
+      const rows = await this.#reader.read(ownerId, keys, whole);
+      const open = rows.filter((row) => row.state === null);
+      if (open.length === 0) return rows;
+      // Only the owner's own tasks are waited for. What ends between the reading and the waiting is seen by the latter.
+      const openIds = new Set(open.map((row) => row.id));
+      await this.#deliver.waitFor(keysOf(open), waitS * 1000, stop.signal);
+      const again = await this.#reader.read(ownerId, keysOf(open), whole);
+      return [...rows.filter((row) => !openIds.has(row.id)), ...again];
+    } finally {
+      this.#waiting--;
+      reply.raw.off("close", onClose);
+    }
+  }
+}
+
+function keysOf(rows: readonly TaskRow[]): IdKey[] {
+  return rows.map((row) => uuidToKey(row.id)!);
+}

@@ -1,0 +1,31 @@
+// Three kinds of tests: `unit` stands beside its source and needs nothing; `integration` and `e2e` share one real
+// PostgreSQL, started for the run (test/support/postgres-setup.ts), with a database for each file that asks for one.
+// Packages are imported as their users do, from `dist`: build before testing (`npm test` does).
+import { defineConfig } from "vitest/config";
+
+const withPostgres = {
+  globalSetup: ["test/support/postgres-setup.ts"],
+  // Processes are started, killed and waited for.
+  testTimeout: 30_000,
+  hookTimeout: 60_000,
+};
+
+export default defineConfig({
+  test: {
+    // Signals, process titles and native handles behave in forks as they do in production.
+    pool: "forks",
+    // The benchmark of record is a machine with two cores; more workers only make timings lie.
+    maxWorkers: 2,
+    projects: [
+      {
+        extends: true,
+        test: { name: "unit", include: ["packages/*/src/**/*.test.ts", "apps/*/src/**/*.test.ts"] },
+      },
+      {
+        extends: true,
+        test: { ...withPostgres, name: "integration", include: ["test/integration/**/*.test.ts"] },
+      },
+      { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },
+    ],
+  },
+});
