@@ -11,6 +11,7 @@ import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
+  LogController,
   type RawReplyDefaultExpression,
   type RawRequestDefaultExpression,
 } from "fastify";
@@ -69,7 +70,8 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   const { config, log, identity, metrics } = deps;
   const app: Api = fastify({
     loggerInstance: log,
-    disableRequestLogging: true,
+    // Every request is counted in the metrics; only failures are worth a line.
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT_BYTES,
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: 75_000,

@@ -1,1 +1,42 @@
-export {};
+/** The TypeScript client of Farloom. Start with `Farloom`. */
+export type { ErrorCode, Reason, Runtime, TaskState } from "@farloom/protocol";
+export { FarloomError } from "@farloom/protocol";
+export { Farloom } from "./client.js";
+export {
+  TaskCancelledError,
+  TaskError,
+  TaskFailedError,
+  TaskLostError,
+  TaskTimedOutError,
+  WorkerDiedError,
+} from "./errors.js";
+export type { MapOptions } from "./function.js";
+export { RemoteFunction } from "./function.js";
+export type { ArgumentsInput, Completed, GroupOptions, GroupProgress } from "./group.js";
+export { TaskGroup } from "./group.js";
+export type { TaskOutcome } from "./handle.js";
+export { TaskHandle } from "./handle.js";
+export type { ConfigFile, FarloomOptions, ResolvedOptions } from "./options.js";
+export { configPath, readConfigFile } from "./options.js";
+export { errorOf, RemoteTask } from "./remote-task.js";
+export type {
+  CancelSummary,
+  EndpointInfo,
+  EndpointsApi,
+  FunctionInfo,
+  FunctionSpec,
+  FunctionsApi,
+  KeyInfo,
+  KeysApi,
+  NewEndpoint,
+  NewKey,
+  Page,
+  PageOptions,
+  TaskFilter,
+  TaskInfo,
+  TasksApi,
+} from "./resources.js";
+export type { Rest, RestRequest, RestResponse } from "./rest.js";
+export type { RegisterSpec } from "./source.js";
+export { functionSpec } from "./source.js";
+export type { CallOptions } from "./submit.js";

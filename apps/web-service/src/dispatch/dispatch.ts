@@ -7,14 +7,14 @@
  *   D2  What an agent's hello lists as held is leased, not sent (P15).
  *   D3  A task that is not taken into the ring is in PostgreSQL, and the filler is told after its commit.
  */
-import { type IdKey, keyToUuid, REASONS, TERMINAL_STATES } from "@farloom/protocol";
+import { type IdKey, keyToUuid, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { FunctionRegistry } from "../functions/registry.js";
 import type { Hints } from "../store/hints.js";
-import { knownTasks, openTasksByIds, pageOpenTasks } from "../store/read-open-tasks.js";
+import { knownTasks, openTaskKeys, openTasksByIds, pageOpenTasks } from "../store/read-open-tasks.js";
 import { taskOwners } from "../store/read-outcomes.js";
-import { cancelOpen, writeCancelRequests } from "../store/rewrite-tasks.js";
+import { endOpen, writeCancelRequests } from "../store/rewrite-tasks.js";
 import type { OpenTask } from "../store/rows.js";
 import { EndpointQueue } from "./endpoint-queue.js";
 import { Filler } from "./filler.js";
@@ -31,6 +31,8 @@ export interface AgentLease {
   sendCancel(keys: IdKey[]): void;
   /** A newer connection of the same endpoint took over. */
   replaced(): void;
+  /** The endpoint was deleted. */
+  deleted(): void;
 }
 
 export interface DispatchDeps {
@@ -271,15 +273,13 @@ export class Dispatch {
       await writeCancelRequests(this.#deps.pool, asked);
       for (const [lease, list] of leased) lease.sendCancel(list);
     }
-    await this.#cancelNow(now);
+    await this.#end(now, TERMINAL_STATES.CANCELLED, REASONS.cancelled_by_user);
   }
 
-  /** Ends open tasks that no agent connected here has. */
-  async #cancelNow(keys: readonly IdKey[]): Promise<void> {
+  /** Ends open tasks, whoever has them. */
+  async #end(keys: readonly IdKey[], state: number, reason: number): Promise<void> {
     if (keys.length === 0) return;
-    const state = TERMINAL_STATES.CANCELLED;
-    const reason = REASONS.cancelled_by_user;
-    const ended = await cancelOpen(this.#deps.pool, keys, state, reason);
+    const ended = await endOpen(this.#deps.pool, keys, state, reason);
     for (const { queue } of this.#owned.values()) {
       for (const { key } of ended) {
         const entry = queue.held.get(key);
@@ -288,6 +288,17 @@ export class Dispatch {
     }
     this.#deps.onEnded(ended.map((e) => ({ ...e, state, reason })));
     this.#deps.hints.finished(ended.map((e) => e.key));
+  }
+
+  /** The endpoint is gone: its connection is cut and its open tasks end. */
+  async endpointDeleted(endpointId: string): Promise<void> {
+    const endpointKey = uuidToKey(endpointId)!;
+    this.#owned.get(endpointKey)?.lease.deleted();
+    for (;;) {
+      const keys = await openTaskKeys(this.#deps.pool, endpointKey, 2048);
+      if (keys.length === 0) return;
+      await this.#end(keys, TERMINAL_STATES.FAILED, REASONS.endpoint_deleted);
+    }
   }
 
   #entry(key: IdKey): TaskEntry | undefined {

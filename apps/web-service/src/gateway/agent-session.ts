@@ -129,6 +129,10 @@ export class AgentSession implements AgentLease {
     this.#socket.end("LINK_REPLACED");
   }
 
+  deleted(): void {
+    this.#socket.end("ENDPOINT_NOT_FOUND", { id: this.endpointId });
+  }
+
   /** Results of tasks that were never committed (P14). */
   sendUnknown(keys: IdKey[]): void {
     this.#socket.send({ t: "unknown", ids: keysToColumn(keys) });

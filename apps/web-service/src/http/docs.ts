@@ -41,6 +41,6 @@ export async function registerDocs(app: FastifyInstance): Promise<void> {
 function securityOf(policy: Policy): Record<string, string[]>[] {
   if ("public" in policy) return [];
   if ("agent" in policy) return [{ agent: [] }];
-  if ("scopeOrAgent" in policy) return [{ bearer: [] }, { agent: [] }];
-  return [{ bearer: [] }];
+  if ("scopeOrAgent" in policy) return [{ bearer: [policy.scopeOrAgent] }, { agent: [] }];
+  return [{ bearer: "scope" in policy ? [policy.scope] : [] }];
 }

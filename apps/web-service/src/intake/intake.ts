@@ -14,6 +14,7 @@ import type { Logger } from "pino";
 import type { Collect } from "../collect/collect.js";
 import type { Delivered } from "../deliver/deliver.js";
 import type { Dispatch } from "../dispatch/dispatch.js";
+import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import { TaskEntry } from "../dispatch/task-entry.js";
 import type { EndpointRecord } from "../endpoints/registry.js";
 import type { Principal } from "../identity/principal.js";
@@ -48,8 +49,8 @@ export interface IntakeDeps {
 interface TaskUnit {
   readonly size: number;
   readonly entries: TaskEntry[];
-  /** Those that are in the ring already. */
-  readonly travelled: boolean;
+  /** The queue whose ring has all of them already. */
+  readonly travelledIn: EndpointQueue | undefined;
   inserted: Inserted;
   /** More than this unit was in its statement, or not all of it was new. */
   taken: IdKey[];
@@ -126,21 +127,12 @@ export class Intake {
         ),
       );
     }
-    let travelled = !how.again;
-    if (travelled) {
-      for (const entry of entries) {
-        // One that stays behind ends the travelling of those after it, so that they keep their order.
-        if (isDelayed(entry.options) || !this.#deps.dispatch.offer(entry)) {
-          travelled = false;
-          break;
-        }
-      }
-    }
+    const travelledIn = how.again ? undefined : this.#sendAhead(entries);
     return new Promise((resolve, reject) => {
       const unit: TaskUnit = {
         size: entries.length,
         entries,
-        travelled,
+        travelledIn,
         inserted: { added: 0, firstSeq: 0, lastSeq: 0 },
         taken: [],
         settle: (error) => {
@@ -160,6 +152,15 @@ export class Intake {
       };
       this.#commits.add(unit);
     });
+  }
+
+  /** Offers all to the ring; gives the queue where it took them all. */
+  #sendAhead(entries: readonly TaskEntry[]): EndpointQueue | undefined {
+    for (const entry of entries) {
+      // One that stays behind ends the travelling of those after it, so that they keep their order.
+      if (isDelayed(entry.options) || !this.#deps.dispatch.offer(entry)) return undefined;
+    }
+    return this.#deps.dispatch.queueOf(entries[0]!.endpointKey);
   }
 
   async #write(units: TaskUnit[]): Promise<void> {
@@ -199,6 +200,8 @@ export class Intake {
     const delayed = new Map<number, IdKey[]>();
     const cancelled: IdKey[] = [];
     const queue = this.#deps.dispatch.queueOf(endpointKey);
+    // The agent may have connected anew meanwhile: its new queue knows nothing of what the old one had taken.
+    const travelled = queue !== undefined && queue === unit.travelledIn;
     for (const entry of unit.entries) {
       if (entry.ended && !entry.early) continue;
       entry.committed = true;
@@ -210,7 +213,7 @@ export class Intake {
         const keys = delayed.get(delayMs);
         if (keys) keys.push(entry.key);
         else delayed.set(delayMs, [entry.key]);
-      } else if (!unit.travelled && !queue?.held.has(entry.key)) behind.push(entry);
+      } else if (!travelled && !queue?.held.has(entry.key)) behind.push(entry);
     }
     if (!queue) this.#deps.onForeign(unit.entries[0]!.groupKey);
     if (behind.length > 0) this.#deps.dispatch.committed(endpointKey, behind, firstSeq);

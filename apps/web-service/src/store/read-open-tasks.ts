@@ -84,6 +84,15 @@ export async function knownTasks(
   return new Set(rows.map((row) => row.id.toString("latin1")));
 }
 
+/** Up to `limit` open tasks of the endpoint, runnable or not, from the oldest. */
+export async function openTaskKeys(pool: Pool, endpointKey: IdKey, limit: number): Promise<IdKey[]> {
+  const { rows } = await pool.query<{ id: Buffer }>(
+    `SELECT uuid_send(t.id) AS id FROM task t WHERE t.endpoint_id = $1 AND ${OPEN} ORDER BY t.endpoint_id, t.seq LIMIT $2`,
+    [keyToUuid(endpointKey), limit],
+  );
+  return rows.map((row) => row.id.toString("latin1"));
+}
+
 const self = (key: IdKey): IdKey => key;
 
 function toOpenTask(row: Row): OpenTask {

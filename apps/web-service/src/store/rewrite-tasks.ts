@@ -64,7 +64,7 @@ export interface Ended {
 }
 
 /** Ends what is open among `keys`, whoever owns its queue. Returns those that this call ended. */
-export async function cancelOpen(
+export async function endOpen(
   pool: Pool,
   keys: readonly IdKey[],
   state: number,

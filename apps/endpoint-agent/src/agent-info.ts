@@ -1,0 +1,47 @@
+/** What the agent says of itself and its machine in its hello, and in `status`. */
+import { execFile } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { arch, availableParallelism, hostname, platform, release, totalmem } from "node:os";
+import { promisify } from "node:util";
+import type { AgentInfo } from "@farloom/protocol";
+import type { AgentConfig } from "./config.js";
+
+const PROBE = "import sys;print('%d.%d.%d'%sys.version_info[:3])";
+const PROBE_TIMEOUT_MS = 10_000;
+
+/** `farloom-endpoint-agent/<version>`. */
+export const SOFTWARE = `farloom-endpoint-agent/${ownVersion()}`;
+
+export async function readAgentInfo(config: AgentConfig, bootId: string): Promise<AgentInfo> {
+  const runtimes: Record<string, string> = { node: process.versions.node };
+  const python = await pythonVersion(config.python);
+  if (python !== undefined) {
+    runtimes.python = python;
+    runtimes.command = "1";
+  }
+  return {
+    host: hostname(),
+    os: `${platform()} ${release()} ${arch()}`,
+    bootId,
+    nodeVersion: process.versions.node,
+    runtimes,
+    workers: config.workers,
+    cores: availableParallelism(),
+    memoryMb: Math.round(totalmem() / (1024 * 1024)),
+  };
+}
+
+/** `3.11.2`, or undefined where the interpreter does not run. */
+export async function pythonVersion(python: string): Promise<string | undefined> {
+  try {
+    const { stdout } = await promisify(execFile)(python, ["-I", "-S", "-c", PROBE], { timeout: PROBE_TIMEOUT_MS });
+    return stdout.trim();
+  } catch {
+    return undefined;
+  }
+}
+
+function ownVersion(): string {
+  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}

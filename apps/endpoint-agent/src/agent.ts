@@ -1,0 +1,183 @@
+/**
+ * One running agent: takes its state folder, puts the parts together, and takes them apart again in the order
+ * that loses nothing.
+ */
+import type { AgentInfo } from "@farloom/protocol";
+import { type Logger, pino } from "pino";
+import { readAgentInfo, SOFTWARE } from "./agent-info.js";
+import type { AgentConfig } from "./config.js";
+import { Engine, type EngineStatus } from "./engine.js";
+import { FunctionsCache } from "./functions-cache.js";
+import { Journal } from "./journal/journal.js";
+import { SessionTokens } from "./link/session-token.js";
+import { type LinkState, LinkSupervisor } from "./link/supervisor.js";
+import { createPortPair, type FramePort } from "./node/port.js";
+import { PayloadStore } from "./payloads/payload-store.js";
+import { PayloadTransfer } from "./payloads/payload-transfer.js";
+import { TaskFiles } from "./payloads/task-files.js";
+import { readBootId } from "./state/boot-id.js";
+import { askControl, ControlSocket } from "./state/control.js";
+import { type Identity, loadIdentity, readIdentity } from "./state/identity.js";
+import { acquireLock, lockHolder } from "./state/lock.js";
+import { openStateDir, statePaths } from "./state/state-dir.js";
+
+/** What runs the tasks, below the port. */
+export interface AgentNode {
+  start(): Promise<void>;
+  /** Lets go of the workers, or with `stopWorkers` ends them and what they run. */
+  close(options: { readonly stopWorkers: boolean }): Promise<void>;
+}
+export type NodeFactory = (place: {
+  readonly port: FramePort;
+  readonly log: Logger;
+  readonly config: AgentConfig;
+  readonly agentInfo: AgentInfo;
+}) => AgentNode;
+
+/** What an agent tells of itself. */
+export interface AgentStatus extends EngineStatus {
+  readonly pid: number;
+  readonly software: string;
+  readonly endpointId: string;
+  readonly name: string;
+  readonly owner: string;
+  readonly service: string;
+  readonly link: LinkState;
+  readonly agent: AgentInfo;
+  readonly uptimeMs: number;
+}
+
+/** A running agent. `close` and `drain` are idempotent. */
+export interface Agent extends AsyncDisposable {
+  /** Tells the service, gives back what has not started, waits for the rest for at most `withinMs`, then closes. */
+  drain(withinMs?: number): Promise<void>;
+  /** Stops at once: everything accepted stays in the journal, what runs with its warm workers. */
+  close(options?: { readonly stopWorkers?: boolean }): Promise<void>;
+  status(): AgentStatus;
+}
+
+/** Starts the agent of `config.stateDir` over the given node. It connects, and keeps connected, in the background. */
+export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?: Logger): Promise<Agent> {
+  const logger = log ?? pino({ level: config.logLevel });
+  const paths = openStateDir(config.stateDir);
+  const { identity, key } = loadIdentity(paths);
+  const serviceUrl = config.serviceUrl ?? identity.serviceUrl;
+  const lock = acquireLock(paths.lock);
+  const undo: (() => void | Promise<void>)[] = [() => lock.release()];
+  try {
+    const bootId = readBootId();
+    const agentInfo = await readAgentInfo(config, bootId);
+    const tokens = new SessionTokens(serviceUrl, identity.endpointId, key);
+    const store = new PayloadStore(paths.payloads, config.payloadCacheBytes);
+    const transfer = new PayloadTransfer({ serviceUrl, store, token: (signal) => tokens.get(signal), log: logger });
+    undo.push(() => transfer.close());
+    const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
+    undo.push(() => journal.close());
+    const [upper, lower] = createPortPair();
+    const engine = new Engine({
+      journal,
+      replay,
+      bootId,
+      functions: new FunctionsCache(paths.functions),
+      files: new TaskFiles(store, transfer),
+      port: upper,
+      windowTasks: config.windowTasks,
+      windowBytes: config.windowBytes,
+      software: SOFTWARE,
+      agentInfo,
+      log: logger,
+    });
+    store.sweep();
+    undo.push(() => engine.close());
+    const node = makeNode({ port: lower, log: logger, config, agentInfo });
+    await node.start();
+    undo.push(() => node.close({ stopWorkers: config.stopWorkers }));
+    const link = new LinkSupervisor({ serviceUrl, tokens, user: engine, log: logger });
+    const parts = { config, identity, serviceUrl, agentInfo, engine, node, link, transfer, lock, log: logger };
+    const agent = new RunningAgent(parts);
+    agent.control = await ControlSocket.listen(paths.controlSocket, () => agent.status());
+    link.start();
+    return agent;
+  } catch (error) {
+    for (const step of undo.reverse()) await step();
+    throw error;
+  }
+}
+
+interface Parts {
+  readonly config: AgentConfig;
+  readonly identity: Identity;
+  readonly serviceUrl: string;
+  readonly agentInfo: AgentInfo;
+  readonly engine: Engine;
+  readonly node: AgentNode;
+  readonly link: LinkSupervisor;
+  readonly transfer: PayloadTransfer;
+  readonly lock: { release(): void };
+  readonly log: Logger;
+}
+
+class RunningAgent implements Agent {
+  readonly #parts: Parts;
+  readonly #startedAtMs = performance.now();
+  control: ControlSocket | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  status(): AgentStatus {
+    const { identity, serviceUrl, agentInfo, engine, link } = this.#parts;
+    return {
+      pid: process.pid,
+      software: SOFTWARE,
+      endpointId: identity.endpointId,
+      name: identity.name,
+      owner: identity.owner,
+      service: serviceUrl,
+      link: link.state,
+      agent: agentInfo,
+      uptimeMs: Math.round(performance.now() - this.#startedAtMs),
+      ...engine.status,
+    };
+  }
+
+  async drain(withinMs = this.#parts.config.drainMs): Promise<void> {
+    const { engine, log } = this.#parts;
+    const { unfinished } = await engine.drain(withinMs);
+    if (unfinished > 0) log.warn({ tasks: unfinished }, "these still run; the next start takes them over");
+    await this.close();
+  }
+
+  close(options: { readonly stopWorkers?: boolean } = {}): Promise<void> {
+    this.#closing ??= this.#close(options.stopWorkers ?? this.#parts.config.stopWorkers);
+    return this.#closing;
+  }
+
+  async #close(stopWorkers: boolean): Promise<void> {
+    const { link, node, engine, transfer, lock } = this.#parts;
+    await link.stop("the agent stops");
+    engine.expectEnd();
+    await node.close({ stopWorkers });
+    engine.close();
+    transfer.close();
+    this.control?.close();
+    lock.release();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** What the agent of a state folder says of itself; `running` is false where none runs. */
+export async function agentStatus(stateDir: string): Promise<
+  | { readonly running: true; readonly status: AgentStatus }
+  | { readonly running: false; readonly pid: number | undefined; readonly identity: Identity | undefined }
+> {
+  const paths = statePaths(stateDir);
+  const status = (await askControl(paths.controlSocket)) as AgentStatus | undefined;
+  if (status !== undefined) return { running: true, status };
+  return { running: false, pid: lockHolder(paths.lock)?.pid, identity: readIdentity(paths) };
+}

@@ -1,0 +1,145 @@
+/**
+ * The agent's configuration, parsed once into a frozen value: option, then environment, then
+ * `<stateDir>/agent.toml`, then the default. A value that cannot be used is an error that names where it came from.
+ */
+import { readFileSync } from "node:fs";
+import { availableParallelism, homedir } from "node:os";
+import { isAbsolute, join, resolve } from "node:path";
+import { parse as parseToml } from "smol-toml";
+import { normaliseServiceUrl } from "./enrolment.js";
+import { statePaths } from "./state/state-dir.js";
+
+/** What may be given; everything is optional. In agent.toml the same names in snake_case. */
+export interface AgentOptions {
+  /** Where everything durable lies. Environment FARLOOM_AGENT_STATE_DIR; default ~/.farloom/agent. */
+  readonly stateDir?: string | undefined;
+  /** Overrides the service that the agent enrolled with. Environment FARLOOM_SERVICE_URL. */
+  readonly serviceUrl?: string | undefined;
+  /** Worker processes. Environment FARLOOM_AGENT_WORKERS; default: the cores of this machine. */
+  readonly workers?: number | undefined;
+  /** The Python interpreter of workers. Environment FARLOOM_AGENT_PYTHON; default python3. */
+  readonly python?: string | undefined;
+  /** Environment FARLOOM_LOG_LEVEL; default info. */
+  readonly logLevel?: string | undefined;
+  /** Between SIGTERM and SIGKILL when a running task is stopped. Environment FARLOOM_AGENT_KILL_GRACE_MS; default 5,000. */
+  readonly killGraceMs?: number | undefined;
+  /** How long a stop waits for what runs. Environment FARLOOM_AGENT_DRAIN_MS; default 10,000. */
+  readonly drainMs?: number | undefined;
+  /** Whether a stop ends the workers and what they run. Default false: they outlive the agent for a minute. */
+  readonly stopWorkers?: boolean | undefined;
+  /** Tasks accepted and not yet done with. Environment FARLOOM_AGENT_WINDOW_TASKS; default 4,096. */
+  readonly windowTasks?: number | undefined;
+  /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
+  readonly payloadCacheMb?: number | undefined;
+}
+
+/** The configuration in force. */
+export interface AgentConfig {
+  readonly stateDir: string;
+  /** Undefined: the one in identity.json. */
+  readonly serviceUrl: string | undefined;
+  readonly workers: number;
+  readonly python: string;
+  readonly logLevel: LogLevel;
+  readonly killGraceMs: number;
+  readonly drainMs: number;
+  readonly stopWorkers: boolean;
+  readonly windowTasks: number;
+  readonly windowBytes: number;
+  readonly payloadCacheBytes: number;
+}
+
+const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** Argument bytes held at once. With the results' own bound it keeps the process near 200 MB at worst. */
+const WINDOW_BYTES = 64 * 1024 * 1024;
+
+/** Resolves the configuration. Throws an Error that names the offending source. */
+export function resolveConfig(
+  options: AgentOptions = {},
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): AgentConfig {
+  const stateDir = resolve(
+    expandHome(options.stateDir ?? nonEmpty(env.FARLOOM_AGENT_STATE_DIR) ?? "~/.farloom/agent"),
+  );
+  const file = readConfigFile(statePaths(stateDir).configFile);
+  const pick = (option: keyof AgentOptions, variable: string): Picked | undefined => {
+    const given = options[option];
+    if (given !== undefined) return { value: given, from: `option ${option}` };
+    const set = nonEmpty(env[variable]);
+    if (set !== undefined) return { value: set, from: variable };
+    const name = option.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
+    return file[name] === undefined ? undefined : { value: file[name], from: `${name} in agent.toml` };
+  };
+  const serviceUrl = pick("serviceUrl", "FARLOOM_SERVICE_URL");
+  return Object.freeze({
+    stateDir,
+    serviceUrl: serviceUrl && normaliseServiceUrl(String(serviceUrl.value)),
+    workers: integer(pick("workers", "FARLOOM_AGENT_WORKERS"), availableParallelism(), 1, 1024),
+    python: String(pick("python", "FARLOOM_AGENT_PYTHON")?.value ?? "python3"),
+    logLevel: logLevel(pick("logLevel", "FARLOOM_LOG_LEVEL")),
+    killGraceMs: integer(pick("killGraceMs", "FARLOOM_AGENT_KILL_GRACE_MS"), 5000, 0, 600_000),
+    drainMs: integer(pick("drainMs", "FARLOOM_AGENT_DRAIN_MS"), 10_000, 0, 3_600_000),
+    stopWorkers: flag(pick("stopWorkers", "FARLOOM_AGENT_STOP_WORKERS")),
+    windowTasks: integer(pick("windowTasks", "FARLOOM_AGENT_WINDOW_TASKS"), 4096, 1, 65_536),
+    windowBytes: WINDOW_BYTES,
+    payloadCacheBytes:
+      integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,
+  });
+}
+
+interface Picked {
+  readonly value: unknown;
+  readonly from: string;
+}
+
+function integer(picked: Picked | undefined, absent: number, least: number, most: number): number {
+  if (picked === undefined) return absent;
+  const n = typeof picked.value === "string" ? Number(picked.value) : (picked.value as number);
+  if (!Number.isInteger(n) || n < least || n > most) {
+    throw new Error(
+      `${picked.from} is '${String(picked.value)}', not a whole number from ${least} to ${most}`,
+    );
+  }
+  return n;
+}
+
+function flag(picked: Picked | undefined): boolean {
+  if (picked === undefined) return false;
+  if (picked.value === true || picked.value === "true" || picked.value === "1") return true;
+  if (picked.value === false || picked.value === "false" || picked.value === "0") return false;
+  throw new Error(`${picked.from} is '${String(picked.value)}', not true or false`);
+}
+
+function logLevel(picked: Picked | undefined): LogLevel {
+  const level = String(picked?.value ?? "info") as LogLevel;
+  if (!LOG_LEVELS.includes(level)) {
+    throw new Error(`${picked?.from} is '${level}', not one of ${LOG_LEVELS.join(", ")}`);
+  }
+  return level;
+}
+
+function readConfigFile(path: string): Record<string, unknown> {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return {};
+    throw new Error(`${path} cannot be read`, { cause: error });
+  }
+  try {
+    return parseToml(text);
+  } catch (error) {
+    throw new Error(`${path} is not TOML: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+function expandHome(path: string): string {
+  if (path === "~" || path.startsWith("~/")) return join(homedir(), path.slice(1));
+  return isAbsolute(path) ? path : resolve(path);
+}
+
+function nonEmpty(text: string | undefined): string | undefined {
+  return text === undefined || text === "" ? undefined : text;
+}

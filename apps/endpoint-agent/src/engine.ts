@@ -1,0 +1,724 @@
+/**
+ * The agent's road, and the map of this folder:
+ *
+ *     service ══► link ══► journal ══► scheduler ══► node port          tasks
+ *     service ◄── link ◄── results ◄── journal  ◄─── node port          results
+ *
+ * Everything that happens in one turn of the event loop is applied to the scheduler and appended to the
+ * journal at once, and then, at the turn's end: one journal write, and only after it whatever acknowledges,
+ * hands out or sends.
+ *
+ *   E1  Nothing staged leaves before the journal's commit: the accepted mark (A2), tasks to a node (A3),
+ *       results and their mark to the node. A commit that fails is tried again, and no credit is given meanwhile.
+ *   E2  A result is forgotten only when the service's durable mark covers it (A5, P12).
+ *   E3  Ids are known: what is held or finished is not run again (P11); a kept result answers (P14).
+ *   E4  The first credit of a session follows the unacknowledged results (P15).
+ *
+ * Bounds: held tasks by the credit window; results by the same, and nothing is handed out while they exceed
+ * 64 MiB; what one turn stages by credit too.
+ */
+import {
+  type AgentInfo,
+  buildResults,
+  CAPABILITIES,
+  columnToKeys,
+  encodeFrame,
+  errorMessage,
+  type Frame,
+  type FunctionDefinition,
+  type HelloFrame,
+  type IdKey,
+  keyAt,
+  keysToColumn,
+  limits,
+  type MarkFrame,
+  REASONS,
+  type ResultsFrame,
+  type TasksFrame,
+  TERMINAL_STATES,
+  type WelcomeFrame,
+} from "@farloom/protocol";
+import type { Logger } from "pino";
+import { type FunctionKey, type FunctionsCache, functionKey } from "./functions-cache.js";
+import { type JournalRecord, RECORD } from "./journal/format.js";
+import type { Journal, Replay } from "./journal/journal.js";
+import { idsRecord, liveRecords, replayRecords } from "./journal/snapshot.js";
+import type { DownFrame, EndReason, LinkSession } from "./link/connection.js";
+import { CreditWindow } from "./link/credit-window.js";
+import type { LinkUser } from "./link/supervisor.js";
+import type { FramePort } from "./node/port.js";
+import type { TransferOutcome } from "./payloads/payload-transfer.js";
+import { hasReference, type TaskFiles } from "./payloads/task-files.js";
+import { KeptResults } from "./results/kept-results.js";
+import { batchesOf, type ResultBatch, ResultSender, resultBytes } from "./results/result-sender.js";
+import { encodeSettled, type Settled, settle } from "./results/settle.js";
+import { functionOf, type HeldTask, ownResult } from "./scheduler/held-task.js";
+import { QueueTimers } from "./scheduler/queue-timers.js";
+import { Scheduler, type SchedulerEffect, type SchedulerEvent } from "./scheduler/scheduler.js";
+import { tasksFrames } from "./scheduler/task-frames.js";
+
+/** The one node of a local block. */
+const LOCAL_NODE = "local";
+/** Unacknowledged results above this stop the handing out of tasks. */
+const MAX_RESULT_BYTES = 64 * 1024 * 1024;
+/** How soon a journal that could not be written is tried again. */
+const RETRY_COMMIT_MS = 1000;
+
+export interface EngineOptions {
+  readonly journal: Journal;
+  readonly replay: Replay;
+  readonly bootId: string;
+  readonly functions: FunctionsCache;
+  readonly files: TaskFiles;
+  readonly port: FramePort;
+  readonly windowTasks: number;
+  readonly windowBytes: number;
+  readonly software: string;
+  readonly agentInfo: AgentInfo;
+  readonly log: Logger;
+}
+
+export interface EngineStatus {
+  readonly tasks: Readonly<Record<"waiting" | "queued" | "handed" | "done" | "kept", number>>;
+  readonly unackedResults: number;
+  readonly journalBytes: number;
+  readonly journalWritable: boolean;
+  readonly draining: boolean;
+}
+
+export class Engine implements LinkUser {
+  readonly #options: EngineOptions;
+  readonly #log: Logger;
+  readonly #journal: Journal;
+  readonly #port: FramePort;
+  readonly #functions: FunctionsCache;
+  readonly #files: TaskFiles;
+  readonly #scheduler = new Scheduler();
+  readonly #sender = new ResultSender();
+  readonly #kept = new KeptResults();
+  readonly #window: CreditWindow;
+  readonly #timers: QueueTimers;
+
+  #session: LinkSession | undefined;
+  /** Positions in this session of the service, and what of them has been marked. */
+  #received = 0;
+  #marked = 0;
+  #creditOpen = false;
+  #serviceMark: MarkFrame | undefined;
+
+  /** Results taken from the node in its session, and marked. */
+  #nodeReceived = 0;
+  #nodeMarked = 0;
+  #nodeHello: HelloFrame | undefined;
+  readonly #nodeFunctions = new Set<FunctionKey>();
+
+  /** What waits for the commit. */
+  #toNode: Frame[] = [];
+  #toService: Frame[] = [];
+  #resultsReady: ResultBatch[] = [];
+
+  /** Tasks that lack a definition, by function; and functions that the node asked for and that are not here. */
+  readonly #lacking = new Map<FunctionKey, HeldTask[]>();
+  readonly #nodeLacks = new Set<FunctionKey>();
+  /** Finished tasks whose result file is on its way up. */
+  readonly #uploading = new Set<HeldTask>();
+
+  #immediate: NodeJS.Immediate | undefined;
+  #microtask = false;
+  #stuck = false;
+  #retryTimer: NodeJS.Timeout | undefined;
+  #keptTimer: NodeJS.Timeout | undefined;
+  #draining = false;
+  #ending = false;
+  #closed = false;
+  #onQuiet: (() => void) | undefined;
+
+  constructor(options: EngineOptions) {
+    this.#options = options;
+    this.#log = options.log;
+    this.#journal = options.journal;
+    this.#port = options.port;
+    this.#functions = options.functions;
+    this.#files = options.files;
+    this.#window = new CreditWindow(options.windowTasks, options.windowBytes);
+    this.#timers = new QueueTimers((task) => {
+      this.#apply({ kind: "expired", task });
+      this.#schedule();
+    });
+    this.#restore(options.replay);
+    this.#port.onFrame((frame) => this.#fromNode(frame));
+    this.#port.onClose((reason) => {
+      if (this.#ending) return;
+      this.#log.error({ node: LOCAL_NODE, reason }, "the node manager is gone");
+      this.#apply({ kind: "node_lost", node: LOCAL_NODE });
+      this.#schedule();
+    });
+  }
+
+  get status(): EngineStatus {
+    const { waiting, queued, handed, done, kept } = this.#scheduler.counts;
+    return {
+      tasks: { waiting, queued, handed, done, kept },
+      unackedResults: this.#sender.unacked,
+      journalBytes: this.#journal.sizeBytes,
+      journalWritable: !this.#stuck,
+      draining: this.#draining,
+    };
+  }
+
+  // ─── the link ──────────────────────────────────────────────────────────────────────────────────────────
+
+  hello(): HelloFrame {
+    this.#flush();
+    const held: IdKey[] = [];
+    for (const task of this.#scheduler.tasks()) {
+      if (task.state === "waiting" || task.state === "queued" || task.state === "handed") held.push(task.key);
+    }
+    for (const task of this.#uploading) held.push(task.key);
+    for (const batch of this.#resultsReady) for (const task of batch.tasks) held.push(task.key);
+    const { software, agentInfo } = this.#options;
+    return {
+      t: "hello",
+      role: "agent",
+      versions: [...limits.SUPPORTED_VERSIONS],
+      caps: [...CAPABILITIES],
+      software,
+      held: keysToColumn(held),
+      unacked: this.#sender.unacked,
+      agent: agentInfo,
+    };
+  }
+
+  opened(session: LinkSession, _welcome: WelcomeFrame): void {
+    this.#session = session;
+    this.#received = this.#marked = 0;
+    this.#creditOpen = false;
+    this.#serviceMark = undefined;
+    this.#toService = [];
+    this.#window.restart();
+    this.#sender.attach(session);
+    const running: IdKey[] = [];
+    for (const task of this.#scheduler.tasks())
+      if (task.running && task.state === "handed") running.push(task.key);
+    if (running.length > 0)
+      this.#toService.push({ t: "progress", ids: keysToColumn(running), kind: "started" });
+    if (this.#lacking.size > 0) this.#toService.push(this.#need([...this.#lacking.keys()]));
+    this.#schedule();
+  }
+
+  closed(_reason: EndReason): void {
+    this.#session = undefined;
+    this.#serviceMark = undefined;
+    this.#toService = [];
+    this.#sender.detach();
+    this.#checkQuiet();
+  }
+
+  writable(): void {
+    this.#schedule();
+  }
+
+  frame(frame: DownFrame, bytes: Buffer): void {
+    switch (frame.t) {
+      case "tasks":
+        this.#takeTasks(frame, bytes);
+        break;
+      case "functions":
+        for (const def of frame.defs) this.#takeFunction(def);
+        break;
+      case "mark":
+        // Applied at the turn's end: several become one, and an `unknown` right behind is still in time (P14).
+        this.#serviceMark = frame;
+        break;
+      case "cancel":
+        this.#apply({ kind: "cancel", keys: columnToKeys(frame.ids) });
+        break;
+      case "unknown":
+        this.#keepAside(columnToKeys(frame.ids));
+        break;
+      case "drain":
+        this.#log.info({ code: frame.code, reason: frame.message }, "the service is stopping");
+        return;
+      case "problem":
+        this.#log.warn({ code: frame.code, reason: frame.message }, "the service complains");
+        return;
+      case "welcome":
+      case "refuse":
+      case "bye":
+      case "ping":
+      case "pong":
+        return;
+    }
+    this.#schedule();
+  }
+
+  #takeTasks(frame: TasksFrame, bytes: Buffer): void {
+    this.#received += frame.n;
+    if (!this.#window.received(frame.n, frame.args.length, largestOf(frame))) {
+      const detail = `${this.#received} tasks`;
+      this.#session?.close("CREDIT_EXCEEDED", errorMessage("CREDIT_EXCEEDED", { detail }));
+      return;
+    }
+    if (this.#draining) {
+      this.#toService.push({ t: "returned", ids: frame.ids });
+      return;
+    }
+    const needs = this.#needsOf(frame);
+    this.#journal.append(RECORD.accepted, bytes);
+    this.#apply({ kind: "accepted", frame, atMs: performance.now(), ...(needs ? { needs } : {}) });
+    if (frame.opts) {
+      for (const index in frame.opts) {
+        const task = this.#scheduler.get(keyAt(frame.ids, 16 * Number(index)));
+        if (task?.state === "queued" || task?.state === "waiting") this.#timers.arm(task);
+      }
+    }
+  }
+
+  /** How many things each task of a batch waits for, or undefined where none waits. */
+  #needsOf(frame: TasksFrame): ((i: number) => number) | undefined {
+    const lacks = frame.fns.map((digest) => (this.#functions.has(functionKey(digest)) ? 0 : 1));
+    if (!lacks.includes(1) && !hasReference(frame.codecs)) return undefined;
+    return (i) => {
+      const lack = lacks[frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i)]!;
+      const codec = typeof frame.codecs === "number" ? frame.codecs : frame.codecs[i]!;
+      return lack + ((codec & 128) !== 0 ? 1 : 0);
+    };
+  }
+
+  #meetNeeds(task: HeldTask): void {
+    const key = functionKey(functionOf(task));
+    if (!this.#functions.has(key)) {
+      const waiting = this.#lacking.get(key);
+      if (waiting) waiting.push(task);
+      else {
+        this.#lacking.set(key, [task]);
+        this.#toService.push(this.#need([key]));
+      }
+    }
+    void this.#files.fetchArguments(task)?.then((outcome) => {
+      if (this.#closed) return;
+      if (outcome.ok) this.#apply({ kind: "ready", task });
+      else if (task.state === "waiting") this.#fail(task, outcome.message);
+      this.#schedule();
+    });
+  }
+
+  #takeFunction(def: FunctionDefinition): void {
+    const key = functionKey(def.digest);
+    try {
+      this.#functions.put(def);
+    } catch (error) {
+      this.#log.error(
+        { err: error, function: def.digest.toString("hex") },
+        "a function's definition cannot be written; its tasks wait",
+      );
+      return;
+    }
+    if (this.#nodeLacks.delete(key)) {
+      this.#nodeFunctions.add(key);
+      this.#toNode.push({ t: "functions", defs: [def] });
+    }
+    for (const task of this.#lacking.get(key) ?? []) this.#apply({ kind: "ready", task });
+    this.#lacking.delete(key);
+  }
+
+  #need(keys: readonly FunctionKey[]): Frame {
+    return { t: "need", functions: keys.map((key) => Buffer.from(key, "latin1")) };
+  }
+
+  /** P14 */
+  #keepAside(keys: readonly IdKey[]): void {
+    const tasks: HeldTask[] = [];
+    for (const key of keys) {
+      this.#apply({ kind: "unknown", key });
+      const task = this.#scheduler.get(key);
+      if (task?.state !== "kept") continue;
+      tasks.push(task);
+      this.#kept.add(task, performance.now());
+    }
+    if (tasks.length === 0) return;
+    this.#append(idsRecord(RECORD.kept, tasks));
+    this.#expireKept();
+  }
+
+  #expireKept(): void {
+    clearTimeout(this.#keptTimer);
+    const gone = this.#kept.expire(performance.now());
+    if (gone.length > 0) {
+      this.#append(idsRecord(RECORD.acked, gone));
+      this.#forget(gone);
+      this.#schedule();
+    }
+    const nextMs = this.#kept.nextExpiryMs;
+    if (nextMs === undefined) return;
+    this.#keptTimer = setTimeout(() => this.#expireKept(), Math.max(1000, nextMs - performance.now()));
+    this.#keptTimer.unref();
+  }
+
+  /** E2 */
+  #applyServiceMark(): void {
+    const mark = this.#serviceMark;
+    if (mark === undefined) return;
+    this.#serviceMark = undefined;
+    const released = this.#sender.mark(mark);
+    if (!Array.isArray(released)) {
+      this.#session?.close("FRAME_INVALID", errorMessage("FRAME_INVALID", { detail: released.bad }));
+      return;
+    }
+    const done = released.filter((task) => task.state === "done");
+    if (done.length === 0) return;
+    this.#append(idsRecord(RECORD.acked, done));
+    this.#forget(done);
+  }
+
+  // ─── the node ──────────────────────────────────────────────────────────────────────────────────────────
+
+  #fromNode(frame: Frame): void {
+    switch (frame.t) {
+      case "hello":
+        // The results that its workers kept follow; only with its first credit is it clear what is missing.
+        this.#nodeHello = frame;
+        this.#nodeReceived = this.#nodeMarked = 0;
+        this.#nodeFunctions.clear();
+        return;
+      case "credit":
+        this.#meetNode();
+        this.#apply({ kind: "node_credit", node: LOCAL_NODE, tasks: frame.tasks, bytes: frame.bytes });
+        break;
+      case "results":
+        this.#takeResults(frame);
+        break;
+      case "returned":
+        this.#apply({ kind: "node_returned", keys: columnToKeys(frame.ids), atMs: performance.now() });
+        break;
+      case "progress":
+        if (frame.kind === "started") {
+          for (const key of columnToKeys(frame.ids)) {
+            const task = this.#scheduler.get(key);
+            if (task?.state === "handed") task.running = true;
+          }
+        }
+        if (this.#session) this.#toService.push(frame);
+        break;
+      case "need":
+        for (const digest of frame.functions) this.#giveFunction(functionKey(digest));
+        break;
+      case "problem":
+        this.#log.warn({ node: LOCAL_NODE, code: frame.code, reason: frame.message }, "the node complains");
+        return;
+      default:
+        return;
+    }
+    this.#scheduleSoon();
+  }
+
+  #meetNode(): void {
+    const hello = this.#nodeHello;
+    if (hello === undefined) return;
+    this.#nodeHello = undefined;
+    const held = new Set([...columnToKeys(hello.held ?? NO_IDS), ...columnToKeys(hello.running ?? NO_IDS)]);
+    this.#apply({ kind: "node_up", node: LOCAL_NODE, held, whole: hello.whole === true });
+  }
+
+  #giveFunction(key: FunctionKey): void {
+    const def = this.#functions.get(key);
+    if (def) this.#toNode.push({ t: "functions", defs: [def] });
+    else {
+      this.#nodeLacks.add(key);
+      this.#toService.push(this.#need([key]));
+    }
+  }
+
+  #takeResults(frame: ResultsFrame): void {
+    this.#nodeReceived += frame.n;
+    const settled = settle(frame, this.#scheduler);
+    if (settled) this.#finished(settled);
+  }
+
+  // ─── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Finished tasks: to the journal, and staged for the service once their files are there. */
+  #finished(settled: Settled): void {
+    const { tasks, frame } = settled;
+    this.#scheduler.handle({ kind: "finished", tasks });
+    this.#timers.disarm(tasks);
+    const batches = encodeSettled(settled);
+    for (const batch of batches) this.#journal.append(RECORD.result, batch.bytes);
+    if (hasReference(frame.codecs)) this.#stage(tasks, false);
+    else this.#resultsReady.push(...batches);
+  }
+
+  /** Stages results whose frames are to be built, those with files after these have been sent. */
+  #stage(tasks: readonly HeldTask[], held: boolean): void {
+    const ready: HeldTask[] = [];
+    for (const task of tasks) {
+      const sent = this.#files.sendResult(task);
+      if (sent === undefined) ready.push(task);
+      else {
+        this.#uploading.add(task);
+        void sent.then((outcome) => this.#uploaded(task, outcome));
+      }
+    }
+    this.#resultsReady.push(...batchesOf(ready, held));
+  }
+
+  #uploaded(task: HeldTask, outcome: TransferOutcome): void {
+    if (this.#closed) return;
+    this.#uploading.delete(task);
+    if (outcome.ok) this.#resultsReady.push(...batchesOf([task], false));
+    else {
+      task.result = undefined;
+      this.#fail(task, outcome.message);
+    }
+    this.#schedule();
+  }
+
+  /** The outcome of a task whose payload is gone. */
+  #fail(task: HeldTask, message: string): void {
+    const error = { type: "PayloadMissing", message };
+    const { FAILED } = TERMINAL_STATES;
+    this.#finishHere([task], { state: FAILED, reason: REASONS.payload_missing, error });
+  }
+
+  /** Outcomes that the agent itself gives. */
+  #finishHere(tasks: readonly HeldTask[], outcome: OwnOutcome): void {
+    const now = performance.now();
+    const open = tasks.filter((task) => task.result === undefined);
+    for (let from = 0; from < open.length; from += limits.MAX_BATCH_ITEMS) {
+      const part = open.slice(from, from + limits.MAX_BATCH_ITEMS);
+      const items = part.map((task) => ownResult(task, outcome, now));
+      const frame = buildResults(items, 0, items.length);
+      for (const [i, task] of part.entries()) task.result = { frame, index: i };
+      this.#finished({ tasks: part, frame });
+    }
+  }
+
+  /** Carries out what the scheduler decides. What leaves the process is staged until the commit (E1). */
+  #apply(event: SchedulerEvent): void {
+    for (const effect of this.#scheduler.handle(event)) this.#carryOut(effect);
+  }
+
+  #carryOut(effect: SchedulerEffect): void {
+    switch (effect.do) {
+      case "hand":
+        this.#append(idsRecord(RECORD.started, effect.tasks));
+        for (const frame of tasksFrames(effect.tasks)) this.#stageTasks(frame);
+        return;
+      case "wait":
+        for (const task of effect.tasks) this.#meetNeeds(task);
+        return;
+      case "answer":
+        this.#kept.take(effect.task.key);
+        this.#resultsReady.push(...batchesOf([effect.task], true));
+        return;
+      case "finish":
+        this.#finishHere(effect.tasks, effect);
+        return;
+      case "cancel_on_node":
+        this.#toNode.push({ t: "cancel", ids: keysToColumn(effect.keys) });
+        return;
+      case "unhand":
+        this.#append(idsRecord(RECORD.unstarted, effect.tasks));
+        return;
+      case "return": {
+        // Without a connection they stay in the journal, for the agent that comes next.
+        if (this.#session === undefined) return;
+        const record = idsRecord(RECORD.returned, effect.tasks);
+        this.#append(record);
+        this.#toService.push({ t: "returned", ids: record.payload });
+        this.#forget(effect.tasks);
+        return;
+      }
+    }
+  }
+
+  #stageTasks(frame: TasksFrame): void {
+    for (const digest of frame.fns) {
+      const key = functionKey(digest);
+      if (this.#nodeFunctions.has(key)) continue;
+      this.#nodeFunctions.add(key);
+      this.#giveFunction(key);
+    }
+    this.#toNode.push(frame);
+  }
+
+  #append(record: JournalRecord): void {
+    this.#journal.append(record.type, record.payload);
+  }
+
+  #forget(tasks: readonly HeldTask[]): void {
+    this.#scheduler.handle({ kind: "forget", tasks });
+    this.#timers.disarm(tasks);
+    this.#files.release(tasks);
+  }
+
+  // ─── the turn ──────────────────────────────────────────────────────────────────────────────────────────
+
+  /** The turn's end, after all sockets have been read. */
+  #schedule(): void {
+    this.#immediate ??= setImmediate(() => this.#flush());
+  }
+
+  /** Right behind the node's own batch, which has gathered a turn already. */
+  #scheduleSoon(): void {
+    if (this.#microtask) return;
+    this.#microtask = true;
+    queueMicrotask(() => this.#flush());
+  }
+
+  #flush(): void {
+    clearImmediate(this.#immediate);
+    this.#immediate = undefined;
+    this.#microtask = false;
+    if (this.#closed) return;
+    this.#applyServiceMark();
+    if (!this.#stuck) {
+      const paused = this.#sender.heldBytes > MAX_RESULT_BYTES;
+      this.#apply({ kind: "dispatch", atMs: performance.now(), paused });
+    }
+    if (!this.#journal.commit()) return this.#retryCommit(); // E1
+    this.#stuck = false;
+    this.#release();
+    if (this.#journal.isWasteful(() => this.#liveBytes())) this.#compact();
+    this.#checkQuiet();
+  }
+
+  /** Everything staged leaves: the commit covers it. */
+  #release(): void {
+    for (const frame of this.#toNode.splice(0)) this.#port.send(frame);
+    if (this.#nodeMarked < this.#nodeReceived) {
+      this.#nodeMarked = this.#nodeReceived;
+      this.#port.send({ t: "mark", accepted: this.#nodeMarked, durable: this.#nodeMarked });
+    }
+    for (const batch of this.#resultsReady.splice(0)) this.#sender.add(batch);
+    const session = this.#session;
+    if (session === undefined) return;
+    session.together(() => {
+      if (this.#marked < this.#received) {
+        this.#marked = this.#received;
+        session.send({ t: "mark", accepted: this.#marked, durable: this.#marked });
+      }
+      for (const frame of this.#toService.splice(0)) session.send(frame);
+      this.#sender.pump();
+      if (this.#sender.isDry) this.#creditOpen = true; // E4
+      if (!this.#creditOpen || this.#draining) return;
+      const grant = this.#window.next(this.#scheduler.heldTasks, this.#scheduler.heldBytes);
+      if (grant) session.send({ t: "credit", ...grant });
+    });
+  }
+
+  #retryCommit(): void {
+    this.#stuck = true;
+    this.#retryTimer ??= setTimeout(() => {
+      this.#retryTimer = undefined;
+      this.#flush();
+    }, RETRY_COMMIT_MS);
+  }
+
+  #liveBytes(): number {
+    let bytes = 0;
+    for (const task of this.#scheduler.tasks()) bytes += 64 + task.sizeBytes + (task.result ? resultBytes(task) : 0);
+    return bytes;
+  }
+
+  #compact(): void {
+    try {
+      this.#journal.compact(liveRecords(this.#scheduler));
+    } catch (error) {
+      this.#log.warn({ err: error }, "the journal cannot be compacted; it grows until it can");
+    }
+  }
+
+  // ─── beginning and end ─────────────────────────────────────────────────────────────────────────────────
+
+  #restore(replay: Replay): void {
+    const nowMs = performance.now();
+    const bad = replayRecords(replay.records, {
+      scheduler: this.#scheduler,
+      node: LOCAL_NODE,
+      nowMs,
+      needsOf: (frame) => this.#needsOf(frame),
+      onKept: (task) => this.#kept.add(task, nowMs),
+      onWanted: (key) => this.#kept.take(key),
+    });
+    if (bad > 0) this.#log.warn({ records: bad }, "journal records were skipped: their frames are not valid");
+    const finished: HeldTask[] = [];
+    for (const task of [...this.#scheduler.tasks()]) {
+      if (task.state === "waiting") this.#meetNeeds(task);
+      else if (task.state === "handed") this.#files.pinArguments(task);
+      else if (task.state === "done") finished.push(task);
+      if (task.state === "waiting" || task.state === "queued") this.#timers.arm(task);
+    }
+    this.#stage(finished, true);
+    if (replay.bootId !== undefined && replay.bootId !== this.#options.bootId) {
+      // Workers did not survive the boot, and nobody can say what of it had started.
+      this.#apply({ kind: "node_lost", node: LOCAL_NODE });
+    }
+    this.#journal.compact(liveRecords(this.#scheduler));
+    this.#expireKept();
+    const { counts } = this.#scheduler;
+    if (this.#scheduler.heldTasks + counts.kept > 0) this.#log.info({ ...counts }, "resumed from the journal");
+  }
+
+  /**
+   * Takes nothing new, gives back what has not started, and waits for what has: until all results are with the
+   * service, or for at most `withinMs`. What still runs then stays with its worker and in the journal.
+   */
+  async drain(withinMs: number): Promise<{ readonly unfinished: number }> {
+    if (!this.#draining) {
+      this.#draining = true;
+      if (this.#session) this.#toService.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
+      this.#apply({ kind: "drain" });
+      this.#toNode.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
+      this.#schedule();
+    }
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, withinMs);
+      this.#onQuiet = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      this.#schedule();
+    });
+    this.#onQuiet = undefined;
+    return { unfinished: this.#scheduler.counts.handed };
+  }
+
+  #checkQuiet(): void {
+    if (this.#onQuiet === undefined || this.#scheduler.counts.handed > 0) return;
+    // Without a connection nothing can be sent: the journal keeps it for the next start.
+    if (this.#session === undefined || (this.#sender.unacked === 0 && this.#uploading.size === 0)) this.#onQuiet();
+  }
+
+  /** The node is about to be closed by us: its end says nothing about its tasks, which the journal keeps. */
+  expectEnd(): void {
+    this.#ending = true;
+  }
+
+  /** Stops at once. Everything accepted is in the journal. */
+  close(): void {
+    if (this.#closed) return;
+    this.#flush();
+    this.#ending = this.#closed = true;
+    clearImmediate(this.#immediate);
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#keptTimer);
+    this.#timers.clear();
+    this.#journal.close();
+  }
+}
+
+type OwnOutcome = Parameters<typeof ownResult>[1];
+
+const NO_IDS = Buffer.alloc(0);
+
+/** The largest arguments of a batch: the one task that may overdraw the credit for bytes. */
+function largestOf(frame: TasksFrame): number {
+  let most = 0;
+  for (let i = 0, before = 0; i < frame.n; i++) {
+    const end = frame.ends.readUInt32LE(4 * i);
+    most = Math.max(most, end - before);
+    before = end;
+  }
+  return most;
+}

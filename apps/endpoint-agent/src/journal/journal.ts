@@ -1,0 +1,334 @@
+/**
+ * The agent's durable record: append-only, one write for everything of a turn.
+ *
+ *   J1  `commit` returns true only when every appended record is in the file (the page cache): that survives
+ *       kill -9 of the agent. Whatever acknowledges a record comes after it (A2, A3).
+ *   J2  A write that fails, or falls short, leaves the committed part as it was: writes go to a position, and
+ *       the next one overwrites the rest. Nothing appended is forgotten; it is tried again.
+ *   J3  fdatasync runs behind, never two at a time, at most every 50 ms: it narrows what the death of the
+ *       machine can take, and no task waits for it.
+ *   J4  A compaction writes what is live into a new segment, and only when that is synced are older ones deleted.
+ *
+ * Bound: live records (the credit window and as much for results) plus 64 MiB of garbage, or as much garbage
+ * as live records, whichever is more; twice that while a compaction runs.
+ */
+import {
+  closeSync,
+  fdatasync,
+  fdatasyncSync,
+  fsyncSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writevSync,
+} from "node:fs";
+import { join } from "node:path";
+import type { Logger } from "pino";
+import {
+  decodeHeader,
+  decodeRecords,
+  encodeHeader,
+  encodeRecordHeader,
+  FLAG_SNAPSHOT,
+  HEADER_BYTES,
+  JOURNAL_VERSION,
+  type JournalRecord,
+  RECORD,
+  type RecordType,
+} from "./format.js";
+
+/** Below this much garbage a compaction gains nothing worth its write. */
+const GARBAGE_BYTES = 64 * 1024 * 1024;
+/** Between two fdatasync: short against what a person would redo, long against what a sync costs. */
+const SYNC_EVERY_MS = 50;
+/** One writev takes at most this many buffers (IOV_MAX is 1,024). */
+const MAX_IOV = 1000;
+
+export interface JournalOptions {
+  readonly dir: string;
+  readonly bootId: string;
+  readonly log: Logger;
+}
+
+/** What an earlier process left. */
+export interface Replay {
+  readonly records: JournalRecord[];
+  /** The boot in which the last segment was written; undefined where there was none. */
+  readonly bootId: string | undefined;
+  /** Bytes cut off the end as torn or damaged. */
+  readonly cutBytes: number;
+}
+
+export class Journal {
+  readonly #dir: string;
+  readonly #bootId: string;
+  readonly #log: Logger;
+  #number: number;
+  #fd = -1;
+  #committedBytes = 0;
+  #pending: Buffer[] = [];
+  #pendingBytes = 0;
+  #dirty = false;
+  #syncing = false;
+  #syncTimer: NodeJS.Timeout | undefined;
+  /** Segments to delete once the current one is synced. */
+  #superseded: string[];
+  /** Files of those, while a sync may still use them. */
+  #retired: number[] = [];
+  #closed = false;
+
+  private constructor(options: JournalOptions, segments: readonly Segment[]) {
+    this.#dir = options.dir;
+    this.#bootId = options.bootId;
+    this.#log = options.log;
+    this.#number = segments.at(-1)?.number ?? 0;
+    this.#superseded = segments.map((s) => s.path);
+  }
+
+  /**
+   * Reads what is there. Until the first `compact` nothing can be appended: an agent begins its life with a
+   * snapshot of what it took over.
+   */
+  static open(options: JournalOptions): { journal: Journal; replay: Replay } {
+    const segments = listSegments(options.dir);
+    const replay = readSegments(segments, options.log);
+    return { journal: new Journal(options, segments), replay };
+  }
+
+  /** Bytes in the current segment. */
+  get sizeBytes(): number {
+    return this.#committedBytes;
+  }
+
+  /** Bytes appended and not yet committed. */
+  get pendingBytes(): number {
+    return this.#pendingBytes;
+  }
+
+  append(type: RecordType, payload: Buffer): void {
+    const header = encodeRecordHeader(type, payload);
+    this.#pending.push(header, payload);
+    this.#pendingBytes += header.length + payload.length;
+  }
+
+  /** Writes everything appended. False: nothing of it counts yet, call again later (J2). */
+  commit(): boolean {
+    if (this.#pending.length === 0) return true;
+    try {
+      writeAll(this.#fd, this.#pending, this.#committedBytes);
+    } catch (error) {
+      this.#log.warn(
+        { err: error, pendingBytes: this.#pendingBytes },
+        "the journal cannot be written; nothing is acknowledged until it can",
+      );
+      return false;
+    }
+    this.#committedBytes += this.#pendingBytes;
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    this.#dirty = true;
+    this.#scheduleSync();
+    return true;
+  }
+
+  /** Whether enough is garbage, given the bytes of what is live. */
+  isWasteful(liveBytes: () => number): boolean {
+    if (this.#committedBytes < GARBAGE_BYTES) return false;
+    const live = liveBytes();
+    const garbage = this.#committedBytes - live;
+    return garbage > GARBAGE_BYTES && garbage > live;
+  }
+
+  /**
+   * Begins a new segment with `live`. What is pending must be part of `live`: it is dropped. Throws where the
+   * segment cannot be written; then the old one stays in use.
+   */
+  compact(live: Iterable<JournalRecord>): void {
+    const number = this.#number + 1;
+    const path = join(this.#dir, segmentName(number));
+    const aside = `${path}.new`;
+    const fd = openSync(aside, "w", 0o600);
+    let at = 0;
+    try {
+      let chunk: Buffer[] = [encodeHeader(this.#bootId, FLAG_SNAPSHOT)];
+      const add = (record: JournalRecord): void => {
+        chunk.push(encodeRecordHeader(record.type, record.payload), record.payload);
+        if (chunk.length >= MAX_IOV - 2) {
+          at += writeAll(fd, chunk, at);
+          chunk = [];
+        }
+      };
+      for (const record of live) add(record);
+      add({ type: RECORD.snapshotEnd, payload: Buffer.alloc(0) });
+      at += writeAll(fd, chunk, at);
+      renameSync(aside, path);
+    } catch (error) {
+      closeSync(fd);
+      rmSync(aside, { force: true });
+      throw error;
+    }
+    const before = this.#fd;
+    this.#number = number;
+    this.#fd = fd;
+    this.#committedBytes = at;
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    this.#dirty = true;
+    // A sync of the old segment may be under way: it holds its own reference until it is done.
+    if (before >= 0) this.#retire(before);
+    this.#scheduleSync();
+  }
+
+  #retire(fd: number): void {
+    if (this.#syncing) this.#retired.push(fd);
+    else closeSync(fd);
+    this.#superseded.push(join(this.#dir, segmentName(this.#number - 1)));
+  }
+
+  #scheduleSync(): void {
+    if (this.#syncing || this.#syncTimer !== undefined || this.#closed) return;
+    this.#syncTimer = setTimeout(() => this.#sync(), SYNC_EVERY_MS);
+    this.#syncTimer.unref();
+  }
+
+  /** J3 */
+  #sync(): void {
+    this.#syncTimer = undefined;
+    if (this.#closed || !this.#dirty) return;
+    this.#syncing = true;
+    this.#dirty = false;
+    const fd = this.#fd;
+    const number = this.#number;
+    fdatasync(fd, (error) => {
+      this.#syncing = false;
+      for (const old of this.#retired.splice(0)) closeSync(old);
+      if (this.#closed) {
+        if (this.#fd >= 0) closeSync(this.#fd);
+        this.#fd = -1;
+        return;
+      }
+      if (error) {
+        this.#log.warn({ err: error }, "the journal cannot be synced");
+        this.#dirty = true;
+      } else if (number === this.#number) this.#deleteSuperseded();
+      if (this.#dirty) this.#scheduleSync();
+    });
+  }
+
+  /** J4 */
+  #deleteSuperseded(): void {
+    if (this.#superseded.length === 0) return;
+    syncDir(this.#dir);
+    const current = join(this.#dir, segmentName(this.#number));
+    for (const path of this.#superseded.splice(0)) if (path !== current) rmSync(path, { force: true });
+  }
+
+  /** Syncs and closes. Pending records that cannot be written are lost with the process, unacknowledged. */
+  close(): void {
+    if (this.#closed) return;
+    this.commit();
+    this.#closed = true;
+    clearTimeout(this.#syncTimer);
+    if (this.#fd < 0) return;
+    try {
+      fdatasyncSync(this.#fd);
+      this.#deleteSuperseded();
+    } catch (error) {
+      this.#log.warn({ err: error }, "the journal cannot be synced");
+    }
+    if (this.#syncing) return; // Its callback closes the file.
+    closeSync(this.#fd);
+    this.#fd = -1;
+  }
+}
+
+interface Segment {
+  readonly number: number;
+  readonly path: string;
+}
+
+function segmentName(number: number): string {
+  return `${String(number).padStart(10, "0")}.journal`;
+}
+
+function listSegments(dir: string): Segment[] {
+  const segments: Segment[] = [];
+  for (const name of readdirSync(dir)) {
+    const match = /^(\d{10})\.journal(\.new)?$/.exec(name);
+    if (!match) continue;
+    if (match[2]) rmSync(join(dir, name), { force: true });
+    else segments.push({ number: Number(match[1]), path: join(dir, name) });
+  }
+  return segments.sort((a, b) => a.number - b.number);
+}
+
+/** The records from the newest complete snapshot on. */
+function readSegments(segments: readonly Segment[], log: Logger): Replay {
+  let records: JournalRecord[] = [];
+  let bootId: string | undefined;
+  let cutBytes = 0;
+  for (const segment of segments) {
+    const bytes = readFileSync(segment.path);
+    const header = decodeHeader(bytes);
+    if (!header.ok) {
+      if (header.why === "foreign") {
+        throw new Error(
+          `${segment.path} has journal format ${header.version ?? "unknown"}, and this agent reads ${JOURNAL_VERSION}: let the version that wrote it finish its tasks, or move the folder aside to give them up`,
+        );
+      }
+      log.warn({ segment: segment.path, sizeBytes: bytes.length }, "a journal segment has no whole header; skipped");
+      cutBytes += bytes.length;
+      continue;
+    }
+    const own: JournalRecord[] = [];
+    const walk = decodeRecords(bytes, HEADER_BYTES);
+    let complete = false;
+    let next = walk.next();
+    while (!next.done) {
+      if (next.value.type === RECORD.snapshotEnd) complete = true;
+      else own.push(next.value);
+      next = walk.next();
+    }
+    const cut = bytes.length - next.value;
+    if (cut > 0) {
+      cutBytes += cut;
+      log.warn(
+        { segment: segment.path, cutBytes: cut, atBytes: next.value },
+        "the end of the journal is torn or damaged; everything before it is kept",
+      );
+    }
+    // A snapshot that was cut short adds to what came before it instead of replacing it.
+    records = (header.flags & FLAG_SNAPSHOT) !== 0 && complete ? own : [...records, ...own];
+    bootId = header.bootId;
+  }
+  return { records, bootId, cutBytes };
+}
+
+/** Writes all of `buffers` from `position` on; returns how many bytes. */
+function writeAll(fd: number, buffers: readonly Buffer[], position: number): number {
+  let at = position;
+  for (let i = 0; i < buffers.length; i += MAX_IOV) {
+    let part = buffers.slice(i, i + MAX_IOV).filter((b) => b.length > 0);
+    while (part.length > 0) {
+      let written = writevSync(fd, part, at);
+      at += written;
+      while (part.length > 0 && written >= part[0]!.length) {
+        written -= part[0]!.length;
+        part = part.slice(1);
+      }
+      if (part.length > 0) part = [part[0]!.subarray(written), ...part.slice(1)];
+    }
+  }
+  return at - position;
+}
+
+function syncDir(dir: string): void {
+  const fd = openSync(dir, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

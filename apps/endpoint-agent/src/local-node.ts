@@ -1,0 +1,22 @@
+/** The node of a local block: a node manager in the agent's own process, with this machine's runtimes. */
+import type { NodeFactory } from "./agent.js";
+import { NodeManager } from "./node/node-manager.js";
+
+export const localNode: NodeFactory = ({ port, log, config, agentInfo }) => {
+  const manager = new NodeManager({
+    port,
+    log,
+    stateDir: config.stateDir,
+    workers: config.workers,
+    runtimes: {
+      ...(agentInfo.runtimes.python === undefined ? {} : { python: { default: config.python } }),
+      command: agentInfo.runtimes.command !== undefined,
+    },
+    killGraceMs: config.killGraceMs,
+    env: process.env,
+  });
+  return {
+    start: () => manager.start(),
+    close: ({ stopWorkers }) => manager.close({ leaveWorkers: !stopWorkers }),
+  };
+};

@@ -1,0 +1,166 @@
+#!/usr/bin/env node
+/**
+ * The agent as a program: arguments, signals, the log and the exit code. Everything else lies in the library.
+ *
+ * Exit codes: 0 done; 1 failed; 2 wrong usage; 3 `status` of an agent that does not run.
+ */
+import { readFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { type Logger, pino } from "pino";
+import pretty from "pino-pretty";
+import {
+  type Agent,
+  type AgentConfig,
+  type AgentOptions,
+  agentStatus,
+  enroll,
+  resolveConfig,
+  startAgent,
+} from "./index.js";
+
+const USAGE = `Runs tasks on this machine for a Farloom service.
+
+  farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]
+  farloom-endpoint-agent run    [--state-dir DIR] [options]
+  farloom-endpoint-agent status [--state-dir DIR]
+
+Options of run (environment variable in brackets; all may stand in agent.toml of the state folder)
+  --state-dir DIR       where everything durable lies [FARLOOM_AGENT_STATE_DIR]  ~/.farloom/agent
+  --service URL         instead of the service that it enrolled with [FARLOOM_SERVICE_URL]
+  --workers N           worker processes [FARLOOM_AGENT_WORKERS]  the cores of this machine
+  --python PATH         interpreter of Python workers [FARLOOM_AGENT_PYTHON]  python3
+  --log-level LEVEL     fatal, error, warn, info, debug, trace or silent [FARLOOM_LOG_LEVEL]  info
+  --drain-ms MS         how long a stop waits for running tasks [FARLOOM_AGENT_DRAIN_MS]  10000
+  --kill-grace-ms MS    between SIGTERM and SIGKILL of a stopped task [FARLOOM_AGENT_KILL_GRACE_MS]  5000
+  --stop-workers        a stop ends the workers and what they run
+Options of enroll
+  --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it
+`;
+
+const OPTIONS = {
+  "state-dir": { type: "string" },
+  service: { type: "string" },
+  code: { type: "string" },
+  "code-file": { type: "string" },
+  name: { type: "string" },
+  workers: { type: "string" },
+  python: { type: "string" },
+  "log-level": { type: "string" },
+  "drain-ms": { type: "string" },
+  "kill-grace-ms": { type: "string" },
+  "stop-workers": { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+type Values = ReturnType<typeof parse>["values"];
+
+function parse(argv: readonly string[]) {
+  return parseArgs({ args: [...argv], options: OPTIONS, allowPositionals: true });
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  let parsed: ReturnType<typeof parse>;
+  try {
+    parsed = parse(argv);
+  } catch (error) {
+    return usage((error as Error).message);
+  }
+  const { values, positionals } = parsed;
+  if (values.help) return print(USAGE);
+  const [command = "run", ...rest] = positionals;
+  if (rest.length > 0) return usage(`unexpected argument ${rest[0]}`);
+  switch (command) {
+    case "enroll":
+      return runEnroll(values);
+    case "run":
+      return runAgentProcess(resolveConfig(optionsOf(values)));
+    case "status":
+      return runStatus(resolveConfig(optionsOf(values)));
+    default:
+      return usage(`no command ${command}`);
+  }
+}
+
+function optionsOf(values: Values): AgentOptions {
+  return {
+    stateDir: values["state-dir"],
+    serviceUrl: values.service,
+    workers: numberOf(values.workers),
+    python: values.python,
+    logLevel: values["log-level"],
+    drainMs: numberOf(values["drain-ms"]),
+    killGraceMs: numberOf(values["kill-grace-ms"]),
+    stopWorkers: values["stop-workers"],
+  };
+}
+
+/** NaN for what is no number: the configuration names it and refuses. */
+function numberOf(text: string | undefined): number | undefined {
+  return text === undefined ? undefined : Number(text);
+}
+
+async function runEnroll(values: Values): Promise<number> {
+  const config = resolveConfig(optionsOf(values));
+  if (config.serviceUrl === undefined) return usage("enroll needs --service URL");
+  const file = values["code-file"];
+  const code = values.code ?? (file === undefined ? undefined : readFileSync(file === "-" ? 0 : file, "utf8").trim());
+  if (!code) return usage("enroll needs --code or --code-file");
+  const { serviceUrl, stateDir } = config;
+  const { name } = values;
+  const identity = await enroll({ serviceUrl, code, stateDir, ...(name === undefined ? {} : { name }) });
+  return print(`${JSON.stringify({ ...identity, stateDir })}\n`);
+}
+
+async function runStatus(config: AgentConfig): Promise<number> {
+  const answer = await agentStatus(config.stateDir);
+  print(`${JSON.stringify(answer)}\n`);
+  return answer.running ? 0 : 3;
+}
+
+/** Runs until a signal. The first SIGTERM or SIGINT drains, the second stops at once. */
+async function runAgentProcess(config: AgentConfig): Promise<number> {
+  const log = makeLogger(config);
+  let agent: Agent | undefined;
+  let signals = 0;
+  const ended = new Promise<void>((resolve, reject) => {
+    const onSignal = (signal: NodeJS.Signals): void => {
+      signals++;
+      log.info({ signal }, signals === 1 ? "draining" : "stopping");
+      if (agent) (signals === 1 ? agent.drain() : agent.close()).then(resolve, reject);
+      else process.exit(1);
+    };
+    process.on("SIGTERM", onSignal);
+    process.on("SIGINT", onSignal);
+  });
+  agent = await startAgent(config, log);
+  const { endpointId, name, service } = agent.status();
+  log.info({ endpoint: endpointId, name, service, stateDir: config.stateDir, workers: config.workers }, "agent started");
+  await ended;
+  log.info("agent stopped");
+  return 0;
+}
+
+function makeLogger(config: AgentConfig): Logger {
+  const options = { level: config.logLevel, base: { pid: process.pid } };
+  return process.stderr.isTTY
+    ? pino(options, pretty({ destination: 2, sync: true, ignore: "pid,hostname" }))
+    : pino(options, pino.destination({ dest: 2, sync: true }));
+}
+
+function print(text: string): 0 {
+  process.stdout.write(text);
+  return 0;
+}
+
+function usage(message: string): 2 {
+  process.stderr.write(`${message}\n\n${USAGE}`);
+  return 2;
+}
+
+main(process.argv.slice(2)).then(
+  (code) => process.exit(code),
+  (error: Error) => {
+    process.stderr.write(`${error.message}\n`);
+    process.exit(1);
+  },
+);

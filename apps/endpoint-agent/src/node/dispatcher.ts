@@ -1,0 +1,562 @@
+/**
+ * Which task goes to which worker, and what becomes of it when a worker dies, is asked to stop or gives it
+ * back. Tasks come from the node manager; results, returned tasks and progress go to it.
+ *
+ * Invariants
+ *   1  A task is in exactly one place: a lane's queue or a worker's `held`; `tasks` has it until its outcome.
+ *   2  At most `workers` workers hold tasks at the same time, whatever their lanes.
+ *   3  A worker's death is charged to the task that ran, and to no other; what it held behind goes to the front
+ *      of the queue.
+ *   4  Nothing ticks while no worker holds a task.
+ */
+import {
+  batchLength,
+  durationUsOf,
+  type IdKey,
+  type OutcomeDetail,
+  type ResultItem,
+  type ResultsFrame,
+} from "@farloom/protocol";
+import type { Logger } from "pino";
+import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, plannedUs } from "./depth.js";
+import { addDuration, pickResults } from "./frame-items.js";
+import { Lane, type LaneTrouble } from "./lane.js";
+import { type NodeTask, outcome } from "./node-task.js";
+import { oomKills } from "./proc.js";
+import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
+import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
+
+/** Silence of a worker with tasks behind its head after which they are asked back. */
+const STALE_MS = 20;
+/** `progress started` is told of tasks that run longer. */
+const ANNOUNCE_MS = 1_000;
+/** How often a running task's output and time limit are looked at; closer while it floods. */
+const WATCH_MS = 100;
+const FLOOD_WATCH_MS = 20;
+/** Marks that no task takes along go alone after this. */
+const MARK_DELAY_MS = 50;
+
+/** Where outcomes go. */
+export interface Upstream {
+  /** A worker's frame, as it came; all of it are tasks that were in hand. */
+  results(frame: ResultsFrame, worker: Worker): void;
+  outcomes(items: readonly ResultItem[]): void;
+  /** A frame of which nothing is new: only its position counts. */
+  nothing(worker: Worker): void;
+  returned(keys: readonly IdKey[]): void;
+  started(keys: readonly IdKey[]): void;
+  /** Tasks left; credit may grow. */
+  left(): void;
+}
+
+export interface DispatcherOptions {
+  readonly log: Logger;
+  readonly workers: number;
+  readonly runDir: string;
+  readonly place: WorkerPlace;
+  readonly idleRetireMs: number;
+  readonly records: WorkerRecords;
+  readonly programOf: (laneName: string) => WorkerProgram | undefined;
+  readonly up: Upstream;
+}
+
+export class Dispatcher implements WorkerOwner {
+  readonly tasks = new Map<IdKey, NodeTask>();
+  readonly #where = new Map<NodeTask, Worker>();
+  readonly #options: DispatcherOptions;
+  readonly #lanes = new Map<string, Lane>();
+  readonly #workers = new Map<string, Worker>();
+  readonly #owing = new Set<Worker>();
+  #nextName = 1;
+  #pumping = false;
+  #tick: NodeJS.Timeout | undefined;
+  #markTimer: NodeJS.Timeout | undefined;
+  #retireTimer: NodeJS.Timeout | undefined;
+  #oomKills = oomKills();
+  #closing = false;
+  /** Microseconds that a task takes, over all functions; undefined until one is measured. */
+  typicalUs: number | undefined;
+
+  constructor(options: DispatcherOptions) {
+    this.#options = options;
+  }
+
+  get workers(): ReadonlyMap<string, Worker> {
+    return this.#workers;
+  }
+
+  secretOf(name: string): string | undefined {
+    return this.#workers.get(name)?.record.secret;
+  }
+
+  /** Has workers of this lane ready before a task asks for them. */
+  warm(laneName: string): void {
+    this.#lane(laneName)?.want(this.#options.workers);
+  }
+
+  /** Takes in a worker that an earlier agent started. */
+  adopt(record: WorkerRecord): Worker {
+    const worker = Worker.expect(record, { owner: this, place: this.#options.place });
+    this.#workers.set(record.name, worker);
+    this.#options.records.put(record);
+    this.#lane(record.lane)?.add(worker);
+    return worker;
+  }
+
+  /** A task that a re-adopted worker holds. */
+  adoptTask(worker: Worker, task: NodeTask): void {
+    this.tasks.set(task.key, task);
+    this.#where.set(task, worker);
+  }
+
+  /** New tasks, in order. */
+  add(tasks: readonly NodeTask[]): void {
+    let troubled: ResultItem[] | undefined;
+    for (const task of tasks) {
+      const lane = this.#lane(task.fn!.laneName);
+      if (!lane) {
+        troubled ??= [];
+        troubled.push(this.#noRuntime(task));
+        continue;
+      }
+      this.tasks.set(task.key, task);
+      lane.queue.push(task);
+    }
+    if (troubled) this.#options.up.outcomes(troubled);
+    this.wake();
+  }
+
+  /** What has not started ends at once, or as soon as its worker gives it back; what runs is stopped. */
+  cancel(keys: readonly IdKey[]): void {
+    const ended: ResultItem[] = [];
+    for (const key of keys) {
+      const task = this.tasks.get(key);
+      if (!task || task.cancelRequested) continue;
+      task.cancelRequested = true;
+      const worker = this.#where.get(task);
+      if (!worker) {
+        task.gone = true;
+        ended.push(this.#end(task, outcome(task, "CANCELLED", "cancelled_by_user", undefined)));
+      } else if (worker.held.peek() === task) worker.stop(key, "cancelled_by_user");
+      else worker.recall();
+    }
+    if (ended.length > 0) this.#options.up.outcomes(ended);
+    this.#options.up.left();
+  }
+
+  /** Gives back everything that waits in a queue. */
+  returnQueued(): void {
+    const keys: IdKey[] = [];
+    for (const lane of this.#lanes.values()) {
+      for (const task of lane.queue.takeAll()) {
+        if (task.gone) continue;
+        this.tasks.delete(task.key);
+        keys.push(task.key);
+      }
+    }
+    if (keys.length > 0) this.#options.up.returned(keys);
+  }
+
+  /** Asks every worker for what it has not begun. */
+  recallAll(): void {
+    for (const worker of this.#workers.values()) if (worker.held.length > 1) worker.recall();
+  }
+
+  /** A worker may be told that its results up to here are durable. */
+  owe(worker: Worker): void {
+    this.#owing.add(worker);
+    this.#markTimer ??= setTimeout(() => {
+      this.#markTimer = undefined;
+      for (const one of this.#owing) one.sendMark();
+      this.#owing.clear();
+    }, MARK_DELAY_MS);
+  }
+
+  /** Something changed: hand out what can be handed out, once, at the end of this turn. */
+  wake(): void {
+    if (this.#pumping || this.#closing) return;
+    this.#pumping = true;
+    queueMicrotask(() => {
+      this.#pumping = false;
+      this.#pump();
+    });
+  }
+
+  /** Lets idle workers go; with `leave`, running ones are left to the next agent. */
+  async close(leave: boolean): Promise<void> {
+    this.#closing = true;
+    for (const timer of [this.#tick, this.#markTimer, this.#retireTimer]) clearTimeout(timer);
+    for (const worker of this.#owing) worker.sendMark();
+    for (const lane of this.#lanes.values()) lane.close();
+    if (leave) {
+      for (const worker of this.#workers.values()) worker.release();
+      return;
+    }
+    const gone = new Promise<void>((resolve) => {
+      this.#onEmpty = resolve;
+    });
+    for (const worker of this.#workers.values()) {
+      if (worker.held.length > 0 || worker.phase !== "ready") worker.kill();
+      else worker.retire();
+    }
+    if (this.#workers.size > 0) await gone;
+  }
+
+  #onEmpty: () => void = () => undefined;
+
+  // ------------------------------------------------------------------ workers speak
+
+  onReady(worker: Worker): void {
+    const lane = this.#lanes.get(worker.record.lane);
+    lane?.ready();
+    for (const task of worker.held) {
+      if (!this.tasks.has(task.key)) this.adoptTask(worker, task);
+    }
+    this.#scheduleTick();
+    this.wake();
+  }
+
+  onResults(
+    worker: Worker,
+    frame: ResultsFrame,
+    tasks: readonly (NodeTask | undefined)[],
+    strange: number,
+  ): void {
+    const up = this.#options.up;
+    for (let i = 0; i < tasks.length; i++) {
+      const task = tasks[i];
+      if (!task) continue;
+      this.tasks.delete(task.key);
+      this.#where.delete(task);
+      if (frame.queueUs) addDuration(frame.queueUs, i, Math.round((task.sentMs - task.arrivedMs) * 1000));
+    }
+    if (frame.runUs) this.#learn(frame.runUs);
+    const first = worker.watch.merge(frame.detail?.[0]);
+    if (first) frame.detail = { ...frame.detail, 0: first };
+    if (strange === 0) up.results(frame, worker);
+    else if (strange === tasks.length) up.nothing(worker);
+    else
+      up.results(
+        pickResults(frame, (i) => tasks[i] !== undefined),
+        worker,
+      );
+    up.left();
+    this.wake();
+  }
+
+  onReturned(worker: Worker, tasks: readonly NodeTask[]): void {
+    this.#giveBack(tasks);
+    for (const task of worker.held) {
+      if (task.cancelRequested && worker.held.peek() === task) worker.stop(task.key, "cancelled_by_user");
+    }
+    this.wake();
+  }
+
+  onDeath(worker: Worker, death: Death): void {
+    const { log, up, records } = this.#options;
+    this.#workers.delete(worker.name);
+    this.#owing.delete(worker);
+    records.remove(worker.name);
+    const items: ResultItem[] = [];
+    for (const result of death.results) {
+      const task = this.tasks.get(result.key);
+      if (task) items.push(this.#end(task, result));
+    }
+    if (death.running) items.push(this.#end(death.running, this.#chargeFor(worker, death.running, death)));
+    if (!death.atStart && (death.running || death.bad !== undefined)) {
+      log.warn(
+        {
+          worker: worker.name,
+          pid: worker.record.pid,
+          exitCode: death.exitCode,
+          signal: death.signal,
+          stopped: death.stopped,
+          bad: death.bad,
+        },
+        "a worker ended",
+      );
+    }
+    if (items.length > 0) up.outcomes(items);
+    this.#giveBack(death.rest);
+    const lane = this.#lanes.get(worker.record.lane);
+    if (!this.#closing) lane?.lost(worker, death);
+    else lane?.workers.delete(worker);
+    up.left();
+    if (this.#workers.size === 0) this.#onEmpty();
+    this.wake();
+  }
+
+  // ------------------------------------------------------------------ handing out
+
+  #pump(): void {
+    if (this.#closing) return;
+    let active = 0;
+    for (const worker of this.#workers.values()) if (worker.held.length > 0) active++;
+    // Lanes that have nobody at work come first: a busy lane must not starve another (2).
+    const lanes = [...this.#lanes.values()].filter((lane) => lane.queue.length > 0);
+    if (lanes.length > 1) lanes.sort((a, b) => a.active - b.active);
+    for (const lane of lanes) {
+      lane.want(Math.min(this.#options.workers, lane.queue.length + lane.active));
+      active = this.#feedLane(lane, active);
+      if (lane.queue.length > 0 && lane.active === 0 && active >= this.#options.workers) this.#makeRoom(lane);
+    }
+    this.#scheduleTick();
+    this.#scheduleRetire();
+  }
+
+  #feedLane(lane: Lane, activeBefore: number): number {
+    let active = activeBefore;
+    const open: Worker[] = [];
+    for (const worker of lane.workers) {
+      if (worker.feedable && worker.plannedUs < AHEAD_US && worker.held.length < MAX_HELD) open.push(worker);
+    }
+    open.sort((a, b) => a.held.length - b.held.length);
+    for (let i = 0; i < open.length && lane.queue.length > 0; i++) {
+      const worker = open[i]!;
+      const idle = worker.held.length === 0;
+      if (idle && active >= this.#options.workers) continue;
+      // What there is, is shared by all that have room, so that a short queue keeps everyone busy.
+      const share = Math.ceil(lane.queue.length / (open.length - i));
+      const tasks = this.#takeFor(worker, lane, share);
+      if (tasks.length === 0) continue;
+      if (idle) active++;
+      for (const task of tasks) this.#where.set(task, worker);
+      for (let from = 0; from < tasks.length; ) {
+        const n = batchLength(tasks.length, from, (k) => tasks[k]!.end - tasks[k]!.start);
+        worker.feed(from === 0 && n === tasks.length ? tasks : tasks.slice(from, from + n));
+        from += n;
+      }
+      this.#owing.delete(worker);
+    }
+    return active;
+  }
+
+  #takeFor(worker: Worker, lane: Lane, most: number): NodeTask[] {
+    const tasks: NodeTask[] = [];
+    let ahead = worker.plannedUs;
+    let bytes = worker.heldBytes;
+    const room = Math.min(most, MAX_HELD - worker.held.length);
+    while (tasks.length < room) {
+      const task = lane.queue.peek();
+      if (!task) break;
+      if (task.gone) {
+        lane.queue.shift();
+        continue;
+      }
+      task.plannedUs = plannedUs(task.fn!);
+      const first = worker.held.length === 0 && tasks.length === 0;
+      if (!first && (ahead + task.plannedUs > AHEAD_US || bytes > MAX_HELD_BYTES)) break;
+      lane.queue.shift();
+      ahead += task.plannedUs;
+      bytes += task.end - task.start;
+      tasks.push(task);
+    }
+    return tasks;
+  }
+
+  /** A lane with work and a worker, and no place: the lane with most places gives up its next one. */
+  #makeRoom(lane: Lane): void {
+    if (![...lane.workers].some((worker) => worker.feedable)) return;
+    let donor: Worker | undefined;
+    let most = 0;
+    for (const other of this.#lanes.values()) {
+      for (const worker of other.workers) if (worker.yielding && worker.held.length > 0) return;
+      const active = other.active;
+      if (other === lane || active <= most) continue;
+      most = active;
+      for (const worker of other.workers) if (worker.held.length > 0) donor = worker;
+    }
+    if (donor) donor.yielding = true;
+  }
+
+  #giveBack(tasks: readonly NodeTask[]): void {
+    if (tasks.length === 0) return;
+    const ended: ResultItem[] = [];
+    const away: IdKey[] = [];
+    const again = new Map<string, NodeTask[]>();
+    for (const task of tasks) {
+      this.#where.delete(task);
+      if (task.cancelRequested) {
+        ended.push(this.#end(task, outcome(task, "CANCELLED", "cancelled_by_user", undefined)));
+      } else if (!task.fn || this.draining) {
+        this.tasks.delete(task.key);
+        away.push(task.key);
+      } else {
+        const list = again.get(task.fn.laneName);
+        if (list) list.push(task);
+        else again.set(task.fn.laneName, [task]);
+      }
+    }
+    for (const [name, list] of again) this.#lanes.get(name)!.queue.unshift(list);
+    if (ended.length > 0) this.#options.up.outcomes(ended);
+    if (away.length > 0) this.#options.up.returned(away);
+    this.#options.up.left();
+  }
+
+  /** While draining, what comes back goes up. */
+  draining = false;
+
+  // ------------------------------------------------------------------ time
+
+  /** One timer, only while tasks are held (4). */
+  #scheduleTick(): void {
+    if (this.#tick || this.#closing) return;
+    let waitMs = Number.POSITIVE_INFINITY;
+    const now = performance.now();
+    for (const worker of this.#workers.values()) {
+      const head = worker.held.peek();
+      if (!head) continue;
+      waitMs = Math.min(waitMs, worker.held.length > 1 ? STALE_MS : WATCH_MS);
+      if (head.limitMs > 0) waitMs = Math.min(waitMs, Math.max(1, worker.headSinceMs + head.limitMs - now));
+    }
+    if (waitMs === Number.POSITIVE_INFINITY) return;
+    if (this.#flooded) waitMs = Math.min(waitMs, FLOOD_WATCH_MS);
+    this.#tick = setTimeout(() => {
+      this.#tick = undefined;
+      this.#watch();
+      this.#scheduleTick();
+    }, waitMs);
+  }
+
+  #flooded = false;
+
+  #watch(): void {
+    const now = performance.now();
+    const started: IdKey[] = [];
+    this.#flooded = false;
+    for (const worker of this.#workers.values()) {
+      const head = worker.held.peek();
+      if (!head) continue;
+      const ranMs = now - worker.headSinceMs;
+      if (head.limitMs > 0 && ranMs >= head.limitMs) worker.stop(head.key, "run_time_limit");
+      else if (worker.held.length > 1 && ranMs >= STALE_MS) worker.recall();
+      if (ranMs >= WATCH_MS && worker.watch.check()) this.#flooded = true;
+      if (ranMs >= ANNOUNCE_MS && !head.announced) {
+        head.announced = true;
+        started.push(head.key);
+      }
+    }
+    if (started.length > 0) this.#options.up.started(started);
+  }
+
+  /** Idle workers beyond the number of places are kept warm for a while, and no longer. */
+  #scheduleRetire(): void {
+    if (this.#retireTimer || this.#workers.size <= this.#options.workers) return;
+    this.#retireTimer = setTimeout(() => {
+      this.#retireTimer = undefined;
+      let excess = this.#workers.size - this.#options.workers;
+      for (const lane of this.#lanes.values()) {
+        for (const worker of lane.workers) {
+          if (excess <= 0) return;
+          if (worker.held.length > 0 || worker.phase !== "ready" || lane.queue.length > 0) continue;
+          excess--;
+          lane.want(lane.workers.size - 1);
+          worker.retire();
+        }
+      }
+    }, this.#options.idleRetireMs);
+    this.#retireTimer.unref();
+  }
+
+  // ------------------------------------------------------------------ parts
+
+  #lane(name: string): Lane | undefined {
+    const known = this.#lanes.get(name);
+    if (known) return known;
+    const program = this.#options.programOf(name);
+    if (!program) return undefined;
+    const lane = new Lane({
+      name,
+      program,
+      log: this.#options.log,
+      startWorker: (which) => this.#start(which),
+      onTrouble: (which, trouble) => this.#failQueued(which, trouble),
+    });
+    this.#lanes.set(name, lane);
+    return lane;
+  }
+
+  #start(lane: Lane): Worker {
+    let name: string;
+    do name = `${lane.program.runtime}-${this.#nextName++}`;
+    while (this.#workers.has(name));
+    const { runDir, place, records } = this.#options;
+    const worker = Worker.start(name, lane.name, runDir, lane.program, { owner: this, place });
+    this.#workers.set(name, worker);
+    if (worker.record.pid > 0) records.put(worker.record);
+    return worker;
+  }
+
+  /** The task has its outcome and leaves. */
+  #end(task: NodeTask, item: ResultItem): ResultItem {
+    this.tasks.delete(task.key);
+    this.#where.delete(task);
+    return item;
+  }
+
+  #failQueued(lane: Lane, trouble: LaneTrouble): void {
+    const items: ResultItem[] = [];
+    for (const task of lane.queue.takeAll()) {
+      if (task.gone) continue;
+      const detail: OutcomeDetail = { error: { type: trouble.type, message: trouble.message } };
+      if (trouble.stderr !== undefined) detail.stderr = trouble.stderr;
+      items.push(this.#end(task, outcome(task, "FAILED", trouble.reason, detail)));
+    }
+    if (items.length > 0) this.#options.up.outcomes(items);
+    this.#options.up.left();
+  }
+
+  #noRuntime(task: NodeTask): ResultItem {
+    const definition = task.fn!.definition;
+    const what =
+      definition.runtime === "python"
+        ? `no Python interpreter named "${definition.env.interpreter ?? "default"}"`
+        : `no runtime "${definition.runtime}"`;
+    return outcome(task, "FAILED", "runtime_missing", {
+      error: {
+        type: "RuntimeMissing",
+        message: `this endpoint offers ${what}. Add it to the endpoint's configuration, or send the call elsewhere`,
+      },
+    });
+  }
+
+  #chargeFor(worker: Worker, task: NodeTask, death: Death): ResultItem {
+    const runUs = death.runningMs * 1000;
+    const detail: OutcomeDetail = { ...death.output, worker: worker.label };
+    if (death.exitCode !== undefined) detail.exitCode = death.exitCode;
+    if (death.signal !== undefined) detail.signal = death.signal;
+    if (death.stopped === "cancelled_by_user") {
+      return outcome(task, "CANCELLED", "cancelled_by_user", detail, runUs);
+    }
+    if (death.stopped === "run_time_limit") {
+      detail.error = {
+        type: "RunTimeLimit",
+        message: `the task ran longer than its limit of ${task.limitMs} ms and was ended`,
+      };
+      return outcome(task, "TIMED_OUT", "run_time_limit", detail, runUs);
+    }
+    const kills = oomKills();
+    const oom = death.signal === "SIGKILL" && kills > this.#oomKills;
+    this.#oomKills = kills;
+    const how =
+      death.bad !== undefined
+        ? `was ended because it wrote into the worker's connection (${death.bad})`
+        : death.signal !== undefined
+          ? `was ended by ${death.signal}`
+          : death.exitCode !== undefined
+            ? `ended with exit code ${death.exitCode}`
+            : "ended";
+    detail.error = oom
+      ? { type: "OutOfMemory", message: `worker ${worker.label} was ended by the kernel for lack of memory` }
+      : { type: "WorkerDied", message: `worker ${worker.label} ${how} while it ran the task` };
+    return outcome(task, "FAILED", oom ? "out_of_memory" : "worker_died", detail, runUs);
+  }
+
+  #learn(runUs: Buffer): void {
+    const n = runUs.length >>> 2;
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += durationUsOf(runUs, i);
+    const mean = sum / n + 4;
+    this.typicalUs = this.typicalUs === undefined ? mean : this.typicalUs + (mean - this.typicalUs) / 4;
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * A lane: the tasks that one program can run (an interpreter, Node, commands), and the workers that are that
+ * program. It starts workers as they are wanted and replaces those that die; where the program does not come
+ * up, it says why, and waits longer before each new try.
+ */
+import type { Logger } from "pino";
+import { Fifo } from "./fifo.js";
+import type { NodeTask } from "./node-task.js";
+import type { Death, Worker, WorkerProgram } from "./worker.js";
+
+/** Wait before a new try after a failed start; doubled for each further one, with jitter. */
+const FIRST_BACKOFF_MS = 100;
+const MAX_BACKOFF_MS = 10_000;
+/** After this many failed starts in a row, what waits in the lane is told why, and fails. */
+const STARTS_BEFORE_FAILING = 2;
+
+/** Why the lane's program cannot run tasks. */
+export interface LaneTrouble {
+  readonly reason: "runtime_missing" | "environment";
+  readonly type: string;
+  readonly message: string;
+  readonly stderr: string | undefined;
+}
+
+export interface LaneOptions {
+  readonly name: string;
+  readonly program: WorkerProgram;
+  readonly log: Logger;
+  /** Starts a process; the lane only decides when. */
+  readonly startWorker: (lane: Lane) => Worker;
+  /** What waits here cannot run. */
+  readonly onTrouble: (lane: Lane, trouble: LaneTrouble) => void;
+}
+
+export class Lane {
+  readonly name: string;
+  readonly program: WorkerProgram;
+  readonly queue = new Fifo<NodeTask>();
+  readonly workers = new Set<Worker>();
+  readonly #options: LaneOptions;
+  #failures = 0;
+  #retry: NodeJS.Timeout | undefined;
+  #wanted = 0;
+  #closed = false;
+
+  constructor(options: LaneOptions) {
+    this.name = options.name;
+    this.program = options.program;
+    this.#options = options;
+  }
+
+  /** Workers that hold tasks. */
+  get active(): number {
+    let n = 0;
+    for (const worker of this.workers) if (worker.held.length > 0) n++;
+    return n;
+  }
+
+  /** Sees to it that there are `wanted` workers, now or after the backoff. */
+  want(wanted: number): void {
+    this.#wanted = wanted;
+    this.#fill();
+  }
+
+  add(worker: Worker): void {
+    this.workers.add(worker);
+  }
+
+  ready(): void {
+    this.#failures = 0;
+  }
+
+  /** A worker's process ended; `refill`: whether another takes its place without being asked. */
+  lost(worker: Worker, death: Death): void {
+    this.workers.delete(worker);
+    if (!death.atStart) return this.#fill();
+    this.#failures++;
+    const trouble = describe(this.program, death);
+    this.#options.log.warn(
+      { lane: this.name, worker: worker.name, failures: this.#failures, detail: trouble.message },
+      "a worker did not start",
+    );
+    if (this.#ready() === 0 && (death.spawnError || this.#failures >= STARTS_BEFORE_FAILING)) {
+      this.#options.onTrouble(this, trouble);
+    }
+    // With nothing waiting there is no reason to try: the next task will.
+    if (this.queue.length === 0) {
+      this.#wanted = 0;
+      return;
+    }
+    this.#backOff();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+  }
+
+  #ready(): number {
+    let n = 0;
+    for (const worker of this.workers) if (worker.phase === "ready") n++;
+    return n;
+  }
+
+  #fill(): void {
+    if (this.#closed || this.#retry) return;
+    // After failures one try at a time: a program that is broken is not started eightfold.
+    const most = this.#failures > 0 ? Math.min(1, this.#wanted) : this.#wanted;
+    while (this.workers.size < most) this.workers.add(this.#options.startWorker(this));
+  }
+
+  #backOff(): void {
+    if (this.#retry || this.#closed) return;
+    const waitMs = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (this.#failures - 1));
+    this.#retry = setTimeout(
+      () => {
+        this.#retry = undefined;
+        this.#fill();
+      },
+      waitMs * (0.75 + Math.random() / 2),
+    );
+  }
+}
+
+function describe(program: WorkerProgram, death: Death): LaneTrouble {
+  if (death.spawnError) {
+    const missing = death.spawnError.code === "ENOENT";
+    return {
+      reason: "runtime_missing",
+      type: missing ? "RuntimeMissing" : "RuntimeUnusable",
+      message: missing
+        ? `the endpoint has no program ${program.command}. Install it, or correct its path in the endpoint's configuration`
+        : `the program ${program.command} cannot be started: ${death.spawnError.message}`,
+      stderr: undefined,
+    };
+  }
+  const how = death.signal
+    ? `was ended by ${death.signal}`
+    : `ended with exit code ${death.exitCode ?? "unknown"}`;
+  return {
+    reason: "environment",
+    type: "WorkerStartFailed",
+    message: `the ${program.runtime} worker (${program.command}) ${how} before it was ready; its standard error says why`,
+    stderr: death.output.stderr,
+  };
+}

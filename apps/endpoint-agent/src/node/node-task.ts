@@ -1,0 +1,89 @@
+/** What a node manager knows of a function and of a task in its hands. */
+import type { FunctionDefinition, IdKey, ResultItem, TaskItem, TaskOptions } from "@farloom/protocol";
+import {
+  type OutcomeDetail,
+  REASONS,
+  type Reason,
+  TERMINAL_STATES,
+  type TerminalState,
+} from "@farloom/protocol";
+
+/** A function as the agent defined it, and how long its calls take. */
+export interface FunctionRecord {
+  readonly digest: Buffer;
+  readonly digestKey: string;
+  readonly definition: FunctionDefinition;
+  /** The lane's name, e.g. `python:default`. */
+  readonly laneName: string;
+  /** Microseconds that one call occupies a worker; undefined until one has been seen. */
+  costUs: number | undefined;
+}
+
+/** A task in the node manager's hands, queued or held by a worker. */
+export interface NodeTask extends TaskItem {
+  /** Undefined for a task that a re-adopted worker holds: its definition stayed with the old agent. */
+  readonly fn: FunctionRecord | undefined;
+  readonly arrivedMs: number;
+  /** When it was last sent to a worker. */
+  sentMs: number;
+  /** Run time limit in milliseconds; 0 for none. */
+  readonly limitMs: number;
+  /** What the worker is sent in its `opts`, if anything. */
+  options: TaskOptions | undefined;
+  /** Set where the task left the queue without running; the queue skips it. */
+  gone: boolean;
+  cancelRequested: boolean;
+  /** Whether `progress started` was told. */
+  announced: boolean;
+  /** The share of its worker's time that was planned for it. */
+  plannedUs: number;
+}
+
+const EMPTY = Buffer.alloc(0);
+
+/** A task that only its id is known of. */
+export function foreignTask(key: IdKey, limitMs: number): NodeTask {
+  return {
+    key,
+    fn: undefined,
+    source: EMPTY,
+    start: 0,
+    end: 0,
+    codec: 1,
+    attempt: 1,
+    options: undefined,
+    arrivedMs: performance.now(),
+    sentMs: performance.now(),
+    limitMs,
+    gone: false,
+    cancelRequested: false,
+    announced: false,
+    plannedUs: 0,
+  };
+}
+
+/** An outcome that the node manager itself gives. */
+export function outcome(
+  task: NodeTask,
+  state: TerminalState,
+  reason: Reason,
+  detail: OutcomeDetail | undefined,
+  runUs = 0,
+): ResultItem {
+  const waitedUs = (performance.now() - task.arrivedMs) * 1000 - runUs;
+  return {
+    key: task.key,
+    source: EMPTY,
+    start: 0,
+    end: 0,
+    codec: 1,
+    attempt: task.attempt,
+    state: TERMINAL_STATES[state],
+    reason: REASONS[reason],
+    queueUs: Math.max(0, Math.round(waitedUs)),
+    runUs: Math.max(0, Math.round(runUs)),
+    cpuUs: 0,
+    peakKb: 0,
+    detail,
+  };
+}

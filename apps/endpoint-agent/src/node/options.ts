@@ -1,0 +1,31 @@
+/** What a node manager is told when it is made, and the defaults of the rest. */
+import type { Logger } from "pino";
+import type { FramePort } from "./port.js";
+
+/** Which runtimes this node offers, and the programs behind them. */
+export interface RuntimeConfig {
+  /** Python interpreters by name; `default` runs functions that name none. Absent or empty: no Python. */
+  readonly python?: Readonly<Record<string, string>>;
+  /** The node binary; absent: the one that runs the agent. `false`: no Node functions. */
+  readonly node?: string | false;
+  /** Whether command functions may run (their worker is the default Python interpreter's). Default true. */
+  readonly command?: boolean;
+}
+
+export interface NodeManagerOptions {
+  readonly port: FramePort;
+  readonly log: Logger;
+  /** The agent's state folder. The node manager owns `run/`, and shares `payloads/` with the agent. */
+  readonly stateDir: string;
+  /** How many tasks run at the same time. */
+  readonly workers: number;
+  readonly runtimes: RuntimeConfig;
+  /** Time between SIGTERM and SIGKILL for a task that is stopped. Default 3,000. */
+  readonly killGraceMs?: number;
+  /** Environment of the workers; default: the agent's own. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  /** How long `start` waits for the workers of an earlier agent to dial. Default 3,000. */
+  readonly adoptWaitMs?: number;
+  /** How long an idle worker beyond the number of `workers` is kept warm. Default 60,000. */
+  readonly idleRetireMs?: number;
+}

@@ -1,0 +1,180 @@
+/**
+ * A worker's folder, seen from outside: its output files, its results file, its record.
+ *
+ *   stdout, stderr   opened O_APPEND by the worker; what the running task has written so far
+ *   results          shared memory of the worker: the task that runs, and results not yet in the socket. It
+ *                    outlives the worker, so its death loses nothing that was finished (layout: ResultsFile in
+ *                    farloom_worker.py)
+ *   scratch/         the working directory of tasks that name none
+ */
+import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync, truncateSync } from "node:fs";
+import { join } from "node:path";
+import {
+  decodeBounded,
+  durationUsOf,
+  type IdKey,
+  keyAt,
+  limits,
+  type OutcomeDetail,
+  type ResultItem,
+} from "@farloom/protocol";
+
+/** A running task's output above this is cut to its tail, so that a flood fills no disk. */
+export const FLOOD_BYTES = 1024 * 1024;
+
+/** What a dead worker left behind. */
+export interface Leftover {
+  /** The task that ran, if one did. */
+  readonly running: IdKey | undefined;
+  /** Finished results; some may have arrived through the socket as well. */
+  readonly results: readonly ResultItem[];
+}
+
+const HEAD_BYTES = 32;
+const RECORD_BYTES = 48;
+
+/** Reads the results file. A file that is missing or torn tells only what can be trusted of it. */
+export function readLeftover(dir: string): Leftover {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(join(dir, "results"));
+  } catch {
+    return { running: undefined, results: [] };
+  }
+  if (bytes.length < HEAD_BYTES) return { running: undefined, results: [] };
+  const running = bytes[4] === 1 ? keyAt(bytes, 8) : undefined;
+  const end = Math.min(bytes.length, HEAD_BYTES + bytes.readUInt32LE(0));
+  const results: ResultItem[] = [];
+  let at = HEAD_BYTES;
+  while (at + RECORD_BYTES <= end) {
+    const dataBytes = bytes.readUInt32LE(at + 40);
+    const detailBytes = bytes.readUInt32LE(at + 44);
+    const start = at + RECORD_BYTES;
+    const next = start + dataBytes + detailBytes;
+    if (next > end) break;
+    let detail: OutcomeDetail | undefined;
+    if (detailBytes > 0) {
+      const decoded = decodeBounded(bytes.subarray(next - detailBytes, next), {
+        maxBytes: limits.MAX_FRAME_BYTES,
+        maxDepth: limits.MAX_FRAME_DEPTH,
+        maxElements: limits.MAX_FRAME_ELEMENTS,
+      });
+      if (decoded.ok) detail = decoded.value as OutcomeDetail;
+    }
+    results.push({
+      key: keyAt(bytes, at),
+      codec: bytes[at + 16]!,
+      state: bytes[at + 17]!,
+      reason: bytes[at + 18]!,
+      attempt: bytes.readUInt32LE(at + 20),
+      queueUs: durationUsOf(bytes.subarray(at + 24, at + 28), 0),
+      runUs: durationUsOf(bytes.subarray(at + 28, at + 32), 0),
+      cpuUs: durationUsOf(bytes.subarray(at + 32, at + 36), 0),
+      peakKb: bytes.readUInt32LE(at + 36),
+      source: bytes,
+      start,
+      end: start + dataBytes,
+      detail,
+    });
+    at = next;
+  }
+  return { running, results };
+}
+
+/** What was cut off one stream of a running task. */
+interface Cut {
+  bytes: number;
+  tail: Buffer;
+}
+
+const STREAMS = ["stdout", "stderr"] as const;
+
+/** Watches the output of one worker while a long task runs. */
+export class OutputWatch {
+  readonly #dir: string;
+  readonly #cuts: Record<(typeof STREAMS)[number], Cut | undefined> = {
+    stdout: undefined,
+    stderr: undefined,
+  };
+  #cut = false;
+
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  /** Cuts floods to their tails. Returns whether there was one: then look again soon. */
+  check(): boolean {
+    let flooded = false;
+    for (const name of STREAMS) {
+      const path = join(this.#dir, name);
+      let sizeBytes: number;
+      try {
+        sizeBytes = statSync(path).size;
+      } catch {
+        continue;
+      }
+      if (sizeBytes <= FLOOD_BYTES) continue;
+      flooded = true;
+      const tail = readTail(path);
+      try {
+        truncateSync(path, 0);
+      } catch {
+        continue;
+      }
+      const before = this.#cuts[name]?.bytes ?? 0;
+      this.#cuts[name] = { bytes: before + sizeBytes, tail: tail?.bytes ?? Buffer.alloc(0) };
+      this.#cut = true;
+    }
+    return flooded;
+  }
+
+  /** Adds to a task's report what was cut before; forgets it. */
+  merge(detail: OutcomeDetail | undefined): OutcomeDetail | undefined {
+    if (!this.#cut) return detail;
+    const merged: OutcomeDetail = { ...detail };
+    for (const name of STREAMS) {
+      const cut = this.#cuts[name];
+      if (!cut) continue;
+      this.#cuts[name] = undefined;
+      const rest = Buffer.from(merged[name] ?? "", "utf8");
+      const both = Buffer.concat([cut.tail, rest]);
+      merged[name] = textTail(both);
+      merged[`${name}Bytes`] = cut.bytes + (merged[`${name}Bytes`] ?? 0);
+    }
+    this.#cut = false;
+    return merged;
+  }
+
+  /** What a dead worker's task had written. */
+  last(): OutcomeDetail {
+    const detail: OutcomeDetail = {};
+    for (const name of STREAMS) {
+      const tail = readTail(join(this.#dir, name));
+      if (!tail || tail.sizeBytes === 0) continue;
+      detail[name] = textTail(tail.bytes);
+      detail[`${name}Bytes`] = tail.sizeBytes;
+    }
+    return this.merge(detail) ?? detail;
+  }
+}
+
+function readTail(path: string): { bytes: Buffer; sizeBytes: number } | undefined {
+  try {
+    const fd = openSync(path, "r");
+    try {
+      const sizeBytes = fstatSync(fd).size;
+      const start = Math.max(0, sizeBytes - limits.MAX_OUTPUT_TAIL_BYTES);
+      const bytes = Buffer.alloc(sizeBytes - start);
+      const read = readSync(fd, bytes, 0, bytes.length, start);
+      return { bytes: bytes.subarray(0, read), sizeBytes };
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    return undefined;
+  }
+}
+
+function textTail(bytes: Buffer): string {
+  return bytes.subarray(Math.max(0, bytes.length - limits.MAX_OUTPUT_TAIL_BYTES)).toString("utf8");
+}

@@ -1,0 +1,507 @@
+/**
+ * One worker: its process, its connections, and the tasks it holds.
+ *
+ *   starting   the process was started, or an earlier agent's worker is expected; left when it says hello
+ *   ready      it is linked and may be fed
+ *   unlinked   the link broke and the process lives: it dials again (P17), or is ended after a grace
+ *   dead       the process is gone and its leftovers were read; final
+ *
+ * Invariants
+ *   1  `held` is in the order in which tasks were sent, which is the order in which the worker runs them.
+ *   2  A worker that is to be stopped is fed nothing, and gives back what has not begun before it is signalled:
+ *      a signal meets only the task that it is meant for.
+ *   3  Its death is told once, after its socket was read to the end: what had arrived is known before anyone
+ *      is charged.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  buildTasks,
+  columnToKeys,
+  durationUsOf,
+  type Frame,
+  type HelloFrame,
+  type IdKey,
+  keyAt,
+  limits,
+  type OutcomeDetail,
+  type ResultItem,
+  type ResultsFrame,
+} from "@farloom/protocol";
+import { learn } from "./depth.js";
+import { Fifo } from "./fifo.js";
+import { foreignTask, type NodeTask } from "./node-task.js";
+import { killGroup, processStartTime } from "./proc.js";
+import { OutputWatch, readLeftover } from "./worker-files.js";
+import type { WorkerFrame, WorkerLink } from "./worker-link.js";
+import type { WorkerRecord } from "./worker-records.js";
+
+/** Functions a worker knows; it forgets the one sent first, by the same count (MAX_FUNCTIONS in the worker). */
+const MAX_KNOWN = 256;
+/** A living process without a link is given this long to dial again. */
+const RELINK_MS = 5_000;
+/** How long an asked worker may take to give back what has not begun, before a stop goes on without. */
+const RECALL_WAIT_MS = 100;
+/** After the process is gone, the rest of its socket is read within this. */
+const LAST_WORDS_MS = 500;
+
+/** How a worker's process ended. */
+export interface Death {
+  /** Results that were finished and never arrived. */
+  readonly results: readonly ResultItem[];
+  /** The task that ran, if one did. */
+  readonly running: NodeTask | undefined;
+  readonly runningMs: number;
+  /** What it held and had not begun, in order. */
+  readonly rest: readonly NodeTask[];
+  /** Why it was stopped, where it was. */
+  readonly stopped: StopReason | undefined;
+  readonly exitCode: number | undefined;
+  readonly signal: string | undefined;
+  readonly output: OutcomeDetail;
+  /** It sent what is no frame. */
+  readonly bad: string | undefined;
+  /** It never came as far as hello. */
+  readonly atStart: boolean;
+  /** The program could not be started at all. */
+  readonly spawnError: NodeJS.ErrnoException | undefined;
+}
+
+export type StopReason = "cancelled_by_user" | "run_time_limit";
+
+export interface WorkerOwner {
+  onReady(worker: Worker): void;
+  /** `tasks[i]` is the task of result i, undefined for one that this worker did not hold. */
+  onResults(
+    worker: Worker,
+    frame: ResultsFrame,
+    tasks: readonly (NodeTask | undefined)[],
+    strange: number,
+  ): void;
+  onReturned(worker: Worker, tasks: readonly NodeTask[]): void;
+  onDeath(worker: Worker, death: Death): void;
+}
+
+/** The program of a worker and what it is told. */
+export interface WorkerProgram {
+  readonly command: string;
+  readonly args: readonly string[];
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly runtime: "python" | "node" | "command";
+}
+
+export interface WorkerPlace {
+  readonly socketPath: string;
+  readonly payloadsDir: string;
+  readonly killGraceMs: number;
+}
+
+export class Worker {
+  readonly record: WorkerRecord;
+  readonly watch: OutputWatch;
+  readonly held = new Fifo<NodeTask>();
+  phase: "starting" | "ready" | "unlinked" | "dead" = "starting";
+  heldBytes = 0;
+  plannedUs = 0;
+  /** When its head began, as far as can be seen from here (monotonic milliseconds). */
+  headSinceMs = 0;
+  /** Fed nothing more until it is empty: its turn goes to another lane. */
+  yielding = false;
+  /** Results received in this session: the position that marks speak of. */
+  received = 0;
+  session = 0;
+  /** The durable mark that it is owed. */
+  owedMark = 0;
+  #sentMark = 0;
+  readonly #owner: WorkerOwner;
+  readonly #place: WorkerPlace;
+  readonly #known = new Set<string>();
+  #child: ChildProcess | undefined;
+  #main: WorkerLink | undefined;
+  #control: WorkerLink | undefined;
+  #recalling = false;
+  #recalledFor: IdKey | undefined;
+  #stop: { readonly key: IdKey; readonly why: StopReason; signalled: boolean } | undefined;
+  #bad: string | undefined;
+  #wasReady = false;
+  #exit: { code: number | null; signal: string | null } | undefined;
+  #spawnError: NodeJS.ErrnoException | undefined;
+  readonly #timers = new Set<NodeJS.Timeout>();
+
+  private constructor(record: WorkerRecord, owner: WorkerOwner, place: WorkerPlace) {
+    this.record = record;
+    this.#owner = owner;
+    this.#place = place;
+    this.watch = new OutputWatch(record.dir);
+  }
+
+  /** Starts a process. A program that is missing is told as a death, a turn later. */
+  static start(
+    name: string,
+    laneName: string,
+    runDir: string,
+    program: WorkerProgram,
+    context: { readonly owner: WorkerOwner; readonly place: WorkerPlace },
+  ): Worker {
+    const dir = join(runDir, name);
+    rmSync(dir, { recursive: true, force: true });
+    mkdirSync(join(dir, "scratch"), { recursive: true, mode: 0o700 });
+    const secret = randomBytes(32).toString("base64url");
+    const out = openSync(join(dir, "stdout"), "a", 0o600);
+    const err = openSync(join(dir, "stderr"), "a", 0o600);
+    let child: ChildProcess;
+    try {
+      child = spawn(program.command, [...program.args], {
+        cwd: join(dir, "scratch"),
+        // A session and process group of its own: what stops the worker stops all that its tasks started.
+        detached: true,
+        stdio: ["pipe", out, err],
+        env: { ...program.env },
+      });
+    } finally {
+      closeSync(out);
+      closeSync(err);
+    }
+    const pid = child.pid ?? 0;
+    const startTime = pid > 0 ? (processStartTime(pid) ?? "0") : "0";
+    const worker = new Worker(
+      { name, pid, startTime, secret, lane: laneName, dir },
+      context.owner,
+      context.place,
+    );
+    worker.#child = child;
+    child.on("error", (error) => {
+      if (child.pid !== undefined) return;
+      worker.#spawnError = error;
+      worker.#die();
+    });
+    child.on("exit", (code, signal) => worker.#exited(code, signal));
+    // The secret goes by standard input: an argv is public, and an environment is inherited by tasks.
+    child.stdin!.on("error", () => undefined);
+    child.stdin!.end(
+      JSON.stringify({
+        socket: context.place.socketPath,
+        worker: name,
+        secret,
+        runtime: program.runtime,
+        dir,
+        payloads: context.place.payloadsDir,
+      }),
+    );
+    return worker;
+  }
+
+  /** A worker that an earlier agent started, and that is expected to dial. */
+  static expect(
+    record: WorkerRecord,
+    context: { readonly owner: WorkerOwner; readonly place: WorkerPlace },
+  ): Worker {
+    const worker = new Worker(record, context.owner, context.place);
+    worker.#wasReady = true;
+    return worker;
+  }
+
+  get name(): string {
+    return this.record.name;
+  }
+
+  /** As people read it: `python-3 (pid 123)`. */
+  get label(): string {
+    return `${this.record.name} (pid ${this.record.pid})`;
+  }
+
+  /** Whether it may be given tasks. */
+  get feedable(): boolean {
+    return this.phase === "ready" && this.#stop === undefined && !this.#recalling && !this.yielding;
+  }
+
+  get stopping(): boolean {
+    return this.#stop !== undefined;
+  }
+
+  /** A connection of this worker came, its secret checked. */
+  attach(hello: HelloFrame, link: WorkerLink): void {
+    if (this.phase === "dead") return link.destroy();
+    const listener = {
+      onBad: (reason: string) => this.#misbehaved(reason),
+      onClose: () => this.#unlinked(link),
+    };
+    if (hello.channel === "control") {
+      this.#control = link;
+      this.#recalling = false;
+      link.listen({ ...listener, onFrame: (frame) => this.#receive(frame) });
+      if (this.held.length > 1) this.recall();
+      return;
+    }
+    this.#main?.destroy();
+    this.#main = link;
+    this.session++;
+    this.received = this.owedMark = this.#sentMark = 0;
+    this.#known.clear();
+    this.#recalling = false;
+    this.#recalledFor = undefined;
+    link.listen({ ...listener, onFrame: (frame) => this.#receive(frame) });
+    link.send({
+      t: "welcome",
+      version: limits.PROTOCOL_VERSION,
+      caps: ["ref", "cancel-running"],
+      session: `${this.name}.${this.session}`,
+      heartbeatMs: 0,
+      deadAfterMs: 0,
+      maxFrameBytes: limits.MAX_FRAME_BYTES,
+      software: "farloom-node",
+    });
+    this.#reconcile(hello);
+    this.phase = "ready";
+    this.#wasReady = true;
+    this.#owner.onReady(this);
+  }
+
+  /** Sends tasks, their definitions where they are new, and the mark that is owed. */
+  feed(tasks: readonly NodeTask[]): void {
+    const frames: Frame[] = [];
+    for (const { fn } of tasks) {
+      if (this.#known.has(fn!.digestKey)) continue;
+      this.#known.add(fn!.digestKey);
+      if (this.#known.size > MAX_KNOWN) this.#known.delete(this.#known.values().next().value!);
+      frames.push({ t: "functions", defs: [fn!.definition] });
+    }
+    const now = performance.now();
+    if (this.held.length === 0) this.headSinceMs = now;
+    frames.push(buildTasks(tasks, 0, tasks.length, (task) => task.fn!.digest));
+    for (const task of tasks) {
+      task.sentMs = now;
+      this.held.push(task);
+      this.heldBytes += task.end - task.start;
+      this.plannedUs += task.plannedUs;
+    }
+    if (this.owedMark > this.#sentMark) frames.push(this.#mark());
+    this.#main!.send(...frames);
+  }
+
+  /** Sends the mark that is owed, if one is. */
+  sendMark(): void {
+    if (this.owedMark > this.#sentMark && this.#main && !this.#main.closed) this.#main.send(this.#mark());
+  }
+
+  /** Asks for everything back that has not begun; answered by `onReturned`, or by results. */
+  recall(): void {
+    const head = this.held.peek();
+    if (this.#recalling || this.phase !== "ready" || !head || this.#recalledFor === head.key) return;
+    this.#recalling = true;
+    this.#recalledFor = head.key;
+    (this.#control ?? this.#main!).send({ t: "cancel", ids: Buffer.alloc(0) });
+  }
+
+  /** Stops the task that runs by ending the process group; what is behind it comes back untouched (2). */
+  stop(key: IdKey, why: StopReason): void {
+    if (this.#stop || this.phase === "dead") return;
+    this.#stop = { key, why, signalled: false };
+    if (this.held.length > 1 && this.phase === "ready") {
+      this.#recalledFor = undefined;
+      this.recall();
+      this.#later(RECALL_WAIT_MS, () => this.#signal());
+    } else this.#signal();
+  }
+
+  /** Ends an idle or unwanted process: asks first, then insists. */
+  retire(): void {
+    if (this.phase === "dead") return;
+    this.yielding = true;
+    if (this.#main && !this.#main.closed)
+      this.#main.send({ t: "bye", code: "DRAINING", message: "not needed" });
+    this.#later(this.#place.killGraceMs, () => this.kill());
+  }
+
+  /** Ends the process group at once. */
+  kill(): void {
+    if (this.phase !== "dead" && this.record.pid > 0) killGroup(this.record.pid, "SIGKILL");
+    if (!this.#child) this.#pollGone();
+  }
+
+  /** Lets go of a process that shall outlive this agent. */
+  release(): void {
+    this.phase = "dead";
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#main?.destroy();
+    this.#control?.destroy();
+    this.#child?.unref();
+    this.#child?.removeAllListeners();
+  }
+
+  #mark(): Frame {
+    this.#sentMark = this.owedMark;
+    return { t: "mark", accepted: this.owedMark, durable: this.owedMark };
+  }
+
+  /** What it says it holds, against what is known here. */
+  #reconcile(hello: HelloFrame): void {
+    const says = new Set(hello.held === undefined ? [] : columnToKeys(hello.held));
+    const known = new Set<IdKey>();
+    for (const task of this.held) known.add(task.key);
+    const running = hello.running === undefined ? undefined : keyAt(hello.running);
+    for (const key of says) {
+      if (known.has(key)) continue;
+      this.held.push(foreignTask(key, key === running ? (hello.limitMs ?? 0) : 0));
+    }
+    this.headSinceMs = performance.now() - (hello.runningMs ?? 0);
+  }
+
+  #receive(frame: WorkerFrame): void {
+    switch (frame.t) {
+      case "results":
+        return this.#results(frame);
+      case "returned":
+        return this.#returned(columnToKeys(frame.ids));
+      case "credit":
+      case "mark":
+      case "progress":
+      case "need":
+      case "problem":
+      case "bye":
+        return;
+      case "hello":
+        return this.#misbehaved("a second hello");
+    }
+  }
+
+  #results(frame: ResultsFrame): void {
+    const n = frame.n;
+    const tasks: (NodeTask | undefined)[] = new Array(n);
+    let strange = 0;
+    for (let i = 0; i < n; i++) {
+      const key = keyAt(frame.ids, 16 * i);
+      const task = this.#takeHeld(key);
+      tasks[i] = task;
+      if (!task) {
+        strange++;
+        continue;
+      }
+      if (task.fn && frame.runUs) learn(task.fn, durationUsOf(frame.runUs, i));
+      if (this.#stop?.key === key && !this.#stop.signalled) this.#stop = undefined;
+    }
+    this.received += n;
+    this.headSinceMs = performance.now();
+    if (this.held.length === 0) this.yielding = false;
+    this.#owner.onResults(this, frame, tasks, strange);
+  }
+
+  #takeHeld(key: IdKey): NodeTask | undefined {
+    const task = this.held.peek()?.key === key ? this.held.shift() : this.held.remove((t) => t.key === key);
+    if (task) {
+      this.heldBytes -= task.end - task.start;
+      this.plannedUs -= task.plannedUs;
+    }
+    return task;
+  }
+
+  #returned(keys: readonly IdKey[]): void {
+    this.#recalling = false;
+    const tasks: NodeTask[] = [];
+    for (const key of keys) {
+      const task = this.#takeHeld(key);
+      if (task) tasks.push(task);
+    }
+    if (this.#stop && !this.#stop.signalled) this.#signal();
+    this.#owner.onReturned(this, tasks);
+  }
+
+  /** SIGTERM to the group, and SIGKILL after the grace. */
+  #signal(): void {
+    const stop = this.#stop;
+    if (!stop || stop.signalled || this.phase === "dead") return;
+    stop.signalled = true;
+    killGroup(this.record.pid, "SIGTERM");
+    this.#later(this.#place.killGraceMs, () => this.kill());
+    if (!this.#child) this.#pollGone();
+  }
+
+  #misbehaved(reason: string): void {
+    this.#bad ??= reason;
+    this.kill();
+  }
+
+  #unlinked(link: WorkerLink): void {
+    if (link === this.#control) {
+      this.#control = undefined;
+      this.#recalling = false;
+      return;
+    }
+    if (link !== this.#main || this.phase === "dead") return;
+    this.#main = undefined;
+    if (this.#exit) return this.#die();
+    if (this.phase === "ready") this.phase = "unlinked";
+    this.#later(RELINK_MS, () => {
+      if (this.phase === "unlinked") this.kill();
+    });
+    if (!this.#child) this.#pollGone();
+  }
+
+  /** A process that is no child of ours tells nobody of its end: look until it is gone or linked again. */
+  #pollGone(): void {
+    if (this.phase === "dead") return;
+    if (processStartTime(this.record.pid) !== this.record.startTime) {
+      this.#exit = { code: null, signal: null };
+      return this.#main ? this.#later(LAST_WORDS_MS, () => this.#die()) : this.#die();
+    }
+    if (this.phase === "unlinked" || this.#stop?.signalled || this.yielding || this.#bad !== undefined) {
+      this.#later(20, () => this.#pollGone());
+    }
+  }
+
+  #exited(code: number | null, signal: string | null): void {
+    this.#exit = { code, signal };
+    if (!this.#main) return this.#die();
+    // The socket closes by itself once it is read to the end (3).
+    this.#later(LAST_WORDS_MS, () => this.#die());
+  }
+
+  #later(ms: number, then: () => void): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      if (this.phase !== "dead") then();
+    }, ms);
+    this.#timers.add(timer);
+  }
+
+  #die(): void {
+    if (this.phase === "dead") return;
+    this.phase = "dead";
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#main?.destroy();
+    this.#control?.destroy();
+    // Children that its tasks left behind end with it.
+    if (this.record.pid > 0) killGroup(this.record.pid, "SIGKILL");
+    const leftover = readLeftover(this.record.dir);
+    const results: ResultItem[] = [];
+    for (const result of leftover.results) {
+      const task = this.#takeHeld(result.key);
+      if (task) results.push({ ...result, queueUs: result.queueUs + waitedUs(task) });
+    }
+    const charged =
+      leftover.running ?? this.#stop?.key ?? (this.#bad === undefined ? undefined : this.held.peek()?.key);
+    const running = charged === undefined ? undefined : this.#takeHeld(charged);
+    const death: Death = {
+      results,
+      running,
+      runningMs: performance.now() - this.headSinceMs,
+      rest: this.held.takeAll(),
+      stopped: running !== undefined && this.#stop?.key === running.key ? this.#stop.why : undefined,
+      exitCode: this.#exit?.code ?? undefined,
+      signal: this.#exit?.signal ?? undefined,
+      output: this.watch.last(),
+      bad: this.#bad,
+      atStart: !this.#wasReady,
+      spawnError: this.#spawnError,
+    };
+    this.#owner.onDeath(this, death);
+    void rm(this.record.dir, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+function waitedUs(task: NodeTask): number {
+  return Math.max(0, Math.round((task.sentMs - task.arrivedMs) * 1000));
+}

@@ -1,0 +1,188 @@
+/**
+ * Moves payload files between this machine and the service. A file is fetched, verified and put in place
+ * before its task is handed down, and sent up before its result is. What fails for want of a connection is
+ * tried again for as long as somebody needs it; what the service says is gone is a failure.
+ *
+ * Bound: four transfers at once; the rest waits in line, no more than tasks are held.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream, createWriteStream, rmSync } from "node:fs";
+import { pipeline } from "node:stream/promises";
+import { FarloomError, limits } from "@farloom/protocol";
+import type { Logger } from "pino";
+import { failureOf, HttpFailure, http, isOk, sleep } from "../http.js";
+import { Backoff } from "../link/backoff.js";
+import type { PayloadStore } from "./payload-store.js";
+
+const MAX_TRANSFERS = 4;
+/** A service that sends nothing for so long is gone; a slow disk behind it is not. */
+const IDLE_TIMEOUT_MS = 60_000;
+/** A file that keeps arriving damaged is damaged where it lies. */
+const MAX_MISMATCHES = 3;
+
+export interface PayloadTransferOptions {
+  readonly serviceUrl: string;
+  readonly store: PayloadStore;
+  /** A session token that is good for some seconds. */
+  readonly token: (signal: AbortSignal) => Promise<string>;
+  readonly log: Logger;
+}
+
+/** What became of a transfer: `gone` for good, with the reason. */
+export type TransferOutcome = { readonly ok: true } | { readonly ok: false; readonly message: string };
+
+export class PayloadTransfer {
+  readonly #options: PayloadTransferOptions;
+  readonly #stop = new AbortController();
+  readonly #running = new Map<string, Promise<TransferOutcome>>();
+  #free = MAX_TRANSFERS;
+  readonly #line: (() => void)[] = [];
+
+  constructor(options: PayloadTransferOptions) {
+    this.#options = options;
+  }
+
+  /** Sees to it that the file is here. Never rejects; after `close` it never resolves. */
+  fetch(hex: string, sizeBytes: number): Promise<TransferOutcome> {
+    return this.#once(`get ${hex}`, (signal) => this.#download(hex, sizeBytes, signal));
+  }
+
+  /** Sees to it that the service has the file. */
+  send(hex: string): Promise<TransferOutcome> {
+    return this.#once(`put ${hex}`, (signal) => this.#upload(hex, signal));
+  }
+
+  close(): void {
+    this.#stop.abort();
+  }
+
+  #once(
+    name: string,
+    attempt: (signal: AbortSignal) => Promise<TransferOutcome>,
+  ): Promise<TransferOutcome> {
+    const running = this.#running.get(name);
+    if (running) return running;
+    const transfer = this.#persist(name, attempt).finally(() => this.#running.delete(name));
+    this.#running.set(name, transfer);
+    return transfer;
+  }
+
+  async #persist(
+    name: string,
+    attempt: (signal: AbortSignal) => Promise<TransferOutcome>,
+  ): Promise<TransferOutcome> {
+    const { signal } = this.#stop;
+    const backoff = new Backoff();
+    let mismatches = 0;
+    while (!signal.aborted) {
+      await this.#takeSlot();
+      try {
+        return await attempt(signal);
+      } catch (error) {
+        if (error instanceof FarloomError && ++mismatches >= MAX_MISMATCHES) {
+          return { ok: false, message: error.message };
+        }
+        this.#options.log.warn({ err: error, transfer: name }, "a payload transfer failed; it is tried again");
+      } finally {
+        this.#giveSlot();
+      }
+      await sleep(backoff.next(), signal);
+    }
+    return new Promise(() => {});
+  }
+
+  async #download(hex: string, sizeBytes: number, signal: AbortSignal): Promise<TransferOutcome> {
+    const { store } = this.#options;
+    if (store.sizeOf(hex) === sizeBytes) return { ok: true };
+    if (sizeBytes > limits.MAX_PAYLOAD_BYTES) {
+      return { ok: false, message: new FarloomError("PAYLOAD_TOO_LARGE", { limit: limits.MAX_PAYLOAD_BYTES }).message };
+    }
+    const url = this.#url(hex);
+    const response = await http(url, {
+      method: "GET",
+      headers: await this.#headers(signal),
+      signal,
+      idleTimeoutMs: IDLE_TIMEOUT_MS,
+    });
+    if (!isOk(response)) return this.#refused(await failureOf(url, response));
+    const part = store.partPath(hex);
+    const hash = createHash("sha256");
+    let received = 0;
+    try {
+      await pipeline(
+        response,
+        async function* (chunks: AsyncIterable<Buffer>) {
+          for await (const chunk of chunks) {
+            received += chunk.length;
+            if (received > sizeBytes) break;
+            hash.update(chunk);
+            yield chunk;
+          }
+        },
+        createWriteStream(part, { mode: 0o600 }),
+        { signal },
+      );
+      const actual = hash.digest("hex");
+      if (actual !== hex || received !== sizeBytes) throw new FarloomError("PAYLOAD_MISMATCH", { digest: hex, actual });
+      store.adopt(hex);
+    } catch (error) {
+      rmSync(part, { force: true });
+      throw error;
+    }
+    return { ok: true };
+  }
+
+  async #upload(hex: string, signal: AbortSignal): Promise<TransferOutcome> {
+    const { store } = this.#options;
+    const sizeBytes = store.sizeOf(hex);
+    if (sizeBytes === undefined) return { ok: false, message: "the result's file is gone from the agent" };
+    const url = this.#url(hex);
+    const headers = await this.#headers(signal);
+    // A result that is sent again after a reconnect has mostly been uploaded before.
+    const there = await http(url, { method: "HEAD", headers, signal });
+    there.resume();
+    if (isOk(there)) return { ok: true };
+    const response = await http(url, {
+      method: "PUT",
+      headers: { ...headers, "content-type": "application/octet-stream" },
+      body: { stream: createReadStream(store.path(hex)), sizeBytes },
+      signal,
+      idleTimeoutMs: IDLE_TIMEOUT_MS,
+    });
+    if (!isOk(response)) {
+      const failure = await failureOf(url, response);
+      if (failure.code === "PAYLOAD_MISMATCH") {
+        return { ok: false, message: "the result's file was changed after it was written" };
+      }
+      return this.#refused(failure);
+    }
+    response.resume();
+    return { ok: true };
+  }
+
+  /** The one place that says which refusals are for good. */
+  #refused(failure: HttpFailure): TransferOutcome {
+    const forGood = [403, 404, 410, 413, 422].includes(failure.status);
+    if (!forGood) throw failure;
+    return { ok: false, message: failure.message };
+  }
+
+  async #headers(signal: AbortSignal): Promise<Record<string, string>> {
+    return { authorization: `Bearer ${await this.#options.token(signal)}` };
+  }
+
+  #url(hex: string): URL {
+    return new URL(`/v1/payloads/${hex}`, this.#options.serviceUrl);
+  }
+
+  async #takeSlot(): Promise<void> {
+    if (this.#free > 0) this.#free--;
+    else await new Promise<void>((resolve) => this.#line.push(resolve));
+  }
+
+  #giveSlot(): void {
+    const next = this.#line.shift();
+    if (next) next();
+    else this.#free++;
+  }
+}

@@ -1,0 +1,1645 @@
+#!/usr/bin/env python3
+"""The Python worker of Farloom: one warm process that runs one task at a time.
+
+It needs Python 3.8 or later and the standard library, nothing else. Its node manager starts it, hands it a JSON
+configuration on standard input, and it dials the node manager's Unix socket: frames of PROTOCOL.md, each after a
+u32 big-endian length. The same file is the worker of the runtimes `python` (functions) and `command` (programs).
+
+Two threads:
+  main    reads tasks, runs them, writes results. User code runs here, as signal handlers and many libraries
+          want the main thread.
+  sentry  sleeps in a read of the control connection. It wakes when the node manager wants back what has not
+          begun (`cancel`), and when the link breaks: then it dials again while the main thread may be deep in
+          user code.
+
+Invariants
+  W1  A task leaves `pending` by exactly one atomic deque operation: popleft by main, which then runs it, or pop by
+      the sentry, which then reports it as returned. So a task is never both.
+  W2  Before a task starts, every earlier result lies in the results file (shared memory that outlives this
+      process) or in the socket. The file also names the task that runs. When the worker dies, the node manager
+      knows what finished, what ran and what had not begun.
+  W3  A result is kept until the node manager's durable mark covers it, and is sent again on the next link (P11).
+  W4  A results frame is never held back while a task of unknown length runs on an empty queue; with a queue, the
+      node manager's `cancel` makes the sentry send what is finished.
+  W5  What a task leaves behind (output, environment, working directory, files in the scratch folder) is taken or
+      undone before the next one starts.
+
+Bounds: `pending` holds what the node manager sends ahead (5-10 ms of work, at most 512 tasks); results await marks
+for as many tasks as there was credit; 256 functions are known and compiled; a frame has at most 8 MiB.
+"""
+
+import _thread
+import asyncio
+import collections
+import datetime
+import errno
+import hashlib
+import inspect
+import io
+import json
+import linecache
+import mmap
+import os
+import pickle
+import resource
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+import types
+
+VERSION = "0.1.0"
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+MAX_INLINE_BYTES = 64 * 1024
+MAX_PAYLOAD_BYTES = 1024 * 1024 * 1024
+MAX_OUTPUT_TAIL_BYTES = 64 * 1024
+MAX_TRACEBACK_BYTES = 16 * 1024
+MAX_MESSAGE_CHARS = 4096
+# Deeper values are refused: the recursion limit of any peer is near.
+MAX_VALUE_DEPTH = 256
+# Both sides count functions in the order in which they were sent and forget the oldest (node manager: worker-link).
+MAX_FUNCTIONS = 256
+ORPHAN_S = 60.0
+# A results frame is closed after this much work, so that results do not wait for a long queue.
+FLUSH_AFTER_NS = 500_000
+FLUSH_ITEMS = 1024
+# Between tasks the socket is looked at when this much time has passed since the last look.
+POLL_AFTER_NS = 1_000_000
+# Tasks shorter than this cannot have started a process or used memory worth a system call to ask.
+MEASURE_AFTER_NS = 200_000
+# Shorter ones cannot have made a file.
+SCRATCH_AFTER_NS = 10_000
+
+SUCCEEDED, FAILED = 1, 2
+R_NONE, R_USER_ERROR, R_TOO_LARGE, R_FUNCTION, R_ENVIRONMENT = 0, 1, 4, 7, 8
+R_ARGUMENTS, R_RESULT, R_EXIT, R_RUNTIME, R_PAYLOAD = 14, 15, 16, 19, 20
+JSON, MSGPACK, PICKLE, REFERENCE = 1, 2, 3, 128
+
+
+# ---------------------------------------------------------------------------------------------- MessagePack
+
+
+class Malformed(ValueError):
+    """Bytes that are not the MessagePack value they should be."""
+
+
+class Unpackable(TypeError):
+    """A value that MessagePack cannot carry."""
+
+
+_U16 = struct.Struct(">H")
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+_I8 = struct.Struct(">b")
+_I16 = struct.Struct(">h")
+_I32 = struct.Struct(">i")
+_I64 = struct.Struct(">q")
+_F32 = struct.Struct(">f")
+_F64 = struct.Struct(">d")
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+def unpack(data, max_depth=MAX_VALUE_DEPTH):
+    """The one MessagePack value in `data` (bytes). Raises Malformed for anything else, and for nothing else."""
+    try:
+        value, end = _unpack(data, 0, max_depth)
+    except (IndexError, struct.error):
+        raise Malformed("truncated") from None
+    except UnicodeDecodeError:
+        raise Malformed("a string is not UTF-8") from None
+    except (TypeError, OverflowError) as error:
+        raise Malformed(str(error)) from None
+    if end != len(data):
+        raise Malformed("bytes after the end")
+    return value
+
+
+def _take(data, at, size):
+    end = at + size
+    if end > len(data):
+        raise Malformed("truncated")
+    return data[at:end], end
+
+
+def _unpack(data, at, depth):
+    tag = data[at]
+    at += 1
+    if tag < 0x80:
+        return tag, at
+    if tag >= 0xE0:
+        return tag - 256, at
+    if tag < 0x90:
+        return _unpack_map(data, at, tag & 15, depth)
+    if tag < 0xA0:
+        return _unpack_array(data, at, tag & 15, depth)
+    if tag < 0xC0:
+        raw, at = _take(data, at, tag & 31)
+        return str(raw, "utf-8"), at
+    if tag == 0xC0:
+        return None, at
+    if tag == 0xC2:
+        return False, at
+    if tag == 0xC3:
+        return True, at
+    if tag == 0xC4:
+        return _take(data, at + 1, data[at])
+    if tag == 0xC5:
+        return _take(data, at + 2, _U16.unpack_from(data, at)[0])
+    if tag == 0xC6:
+        return _take(data, at + 4, _U32.unpack_from(data, at)[0])
+    if tag == 0xCA:
+        return _F32.unpack_from(data, at)[0], at + 4
+    if tag == 0xCB:
+        return _F64.unpack_from(data, at)[0], at + 8
+    if tag == 0xCC:
+        return data[at], at + 1
+    if tag == 0xCD:
+        return _U16.unpack_from(data, at)[0], at + 2
+    if tag == 0xCE:
+        return _U32.unpack_from(data, at)[0], at + 4
+    if tag == 0xCF:
+        return _U64.unpack_from(data, at)[0], at + 8
+    if tag == 0xD0:
+        return _I8.unpack_from(data, at)[0], at + 1
+    if tag == 0xD1:
+        return _I16.unpack_from(data, at)[0], at + 2
+    if tag == 0xD2:
+        return _I32.unpack_from(data, at)[0], at + 4
+    if tag == 0xD3:
+        return _I64.unpack_from(data, at)[0], at + 8
+    if tag == 0xD6 or tag == 0xD7 or tag == 0xC7:
+        return _unpack_timestamp(data, at, tag)
+    if tag == 0xD9:
+        raw, at = _take(data, at + 1, data[at])
+        return str(raw, "utf-8"), at
+    if tag == 0xDA:
+        raw, at = _take(data, at + 2, _U16.unpack_from(data, at)[0])
+        return str(raw, "utf-8"), at
+    if tag == 0xDB:
+        raw, at = _take(data, at + 4, _U32.unpack_from(data, at)[0])
+        return str(raw, "utf-8"), at
+    if tag == 0xDC:
+        return _unpack_array(data, at + 2, _U16.unpack_from(data, at)[0], depth)
+    if tag == 0xDD:
+        return _unpack_array(data, at + 4, _U32.unpack_from(data, at)[0], depth)
+    if tag == 0xDE:
+        return _unpack_map(data, at + 2, _U16.unpack_from(data, at)[0], depth)
+    if tag == 0xDF:
+        return _unpack_map(data, at + 4, _U32.unpack_from(data, at)[0], depth)
+    raise Malformed("type 0x%02x is not taken" % tag)
+
+
+def _unpack_array(data, at, n, depth):
+    if depth <= 0:
+        raise Malformed("nested too deep")
+    if n > len(data) - at:
+        raise Malformed("truncated")
+    items = []
+    for _ in range(n):
+        item, at = _unpack(data, at, depth - 1)
+        items.append(item)
+    return items, at
+
+
+def _unpack_map(data, at, n, depth):
+    if depth <= 0:
+        raise Malformed("nested too deep")
+    if 2 * n > len(data) - at:
+        raise Malformed("truncated")
+    items = {}
+    for _ in range(n):
+        key, at = _unpack(data, at, depth - 1)
+        items[key], at = _unpack(data, at, depth - 1)
+    return items, at
+
+
+def _unpack_timestamp(data, at, tag):
+    size = 4 if tag == 0xD6 else 8
+    if tag == 0xC7:
+        size = data[at]
+        at += 1
+    if data[at] != 0xFF or size not in (4, 8, 12):
+        raise Malformed("extension type %d is not taken" % data[at])
+    raw, at = _take(data, at + 1, size)
+    if size == 4:
+        nanos, seconds = 0, _U32.unpack(raw)[0]
+    elif size == 8:
+        word = _U64.unpack(raw)[0]
+        nanos, seconds = word >> 34, word & 0x3FFFFFFFF
+    else:
+        nanos, seconds = struct.unpack(">Iq", raw)
+    return _EPOCH + datetime.timedelta(seconds=seconds, microseconds=nanos // 1000), at
+
+
+def pack(value, max_depth=MAX_VALUE_DEPTH):
+    """`value` as MessagePack. Raises Unpackable where MessagePack has no such thing."""
+    out = bytearray()
+    _pack(value, out, max_depth)
+    return bytes(out)
+
+
+def _pack(value, out, depth):
+    kind = type(value)
+    if value is None:
+        out.append(0xC0)
+    elif value is True:
+        out.append(0xC3)
+    elif value is False:
+        out.append(0xC2)
+    elif kind is int:
+        _pack_int(value, out)
+    elif kind is str:
+        raw = value.encode("utf-8", "surrogatepass") if value.isascii() else _utf8(value)
+        size = len(raw)
+        if size < 32:
+            out.append(0xA0 | size)
+        elif size < 256:
+            out += bytes((0xD9, size))
+        elif size < 65536:
+            out.append(0xDA)
+            out += _U16.pack(size)
+        else:
+            out.append(0xDB)
+            out += _U32.pack(size)
+        out += raw
+    elif kind is bytes or kind is bytearray or kind is memoryview:
+        size = value.nbytes if kind is memoryview else len(value)
+        if size < 256:
+            out += bytes((0xC4, size))
+        elif size < 65536:
+            out.append(0xC5)
+            out += _U16.pack(size)
+        else:
+            out.append(0xC6)
+            out += _U32.pack(size)
+        out += value
+    elif kind is float:
+        out.append(0xCB)
+        out += _F64.pack(value)
+    elif isinstance(value, dict):
+        if depth <= 0:
+            raise Unpackable("the value is nested more than %d deep" % MAX_VALUE_DEPTH)
+        _pack_size(len(value), out, 0x80, 0xDE)
+        for key, item in value.items():
+            _pack(key, out, depth - 1)
+            _pack(item, out, depth - 1)
+    elif isinstance(value, (list, tuple)):
+        if depth <= 0:
+            raise Unpackable("the value is nested more than %d deep" % MAX_VALUE_DEPTH)
+        _pack_size(len(value), out, 0x90, 0xDC)
+        for item in value:
+            _pack(item, out, depth - 1)
+    elif isinstance(value, datetime.datetime):
+        _pack_timestamp(value, out)
+    elif isinstance(value, (int, str, float)):
+        # Subclasses such as IntEnum travel as what they are underneath.
+        base = int if isinstance(value, int) else str if isinstance(value, str) else float
+        _pack(base(value) if base is not str else str.__str__(value), out, depth)
+    else:
+        raise Unpackable("a value of type %s cannot travel" % kind.__name__)
+
+
+def _utf8(text):
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Unpackable("a string holds half a surrogate pair, which is not text") from None
+
+
+def _pack_size(size, out, fix, wide):
+    if size < 16:
+        out.append(fix | size)
+    elif size < 65536:
+        out.append(wide)
+        out += _U16.pack(size)
+    else:
+        out.append(wide + 1)
+        out += _U32.pack(size)
+
+
+def _pack_int(value, out):
+    if 0 <= value < 128:
+        out.append(value)
+    elif -32 <= value < 0:
+        out.append(value + 256)
+    elif value >= 0:
+        if value < 256:
+            out += bytes((0xCC, value))
+        elif value < 65536:
+            out.append(0xCD)
+            out += _U16.pack(value)
+        elif value < 1 << 32:
+            out.append(0xCE)
+            out += _U32.pack(value)
+        elif value < 1 << 64:
+            out.append(0xCF)
+            out += _U64.pack(value)
+        else:
+            raise Unpackable("the integer %s... needs more than 64 bits" % str(value)[:20])
+    elif value >= -128:
+        out.append(0xD0)
+        out += _I8.pack(value)
+    elif value >= -32768:
+        out.append(0xD1)
+        out += _I16.pack(value)
+    elif value >= -(1 << 31):
+        out.append(0xD2)
+        out += _I32.pack(value)
+    elif value >= -(1 << 63):
+        out.append(0xD3)
+        out += _I64.pack(value)
+    else:
+        raise Unpackable("the integer %s... needs more than 64 bits" % str(value)[:20])
+
+
+def _pack_timestamp(value, out):
+    if value.tzinfo is None:
+        raise Unpackable("a datetime without a time zone is ambiguous; use datetime.now(timezone.utc)")
+    delta = value - _EPOCH
+    seconds = delta.days * 86400 + delta.seconds
+    out += b"\xc7\x0c\xff"
+    out += struct.pack(">Iq", delta.microseconds * 1000, seconds)
+
+
+# ---------------------------------------------------------------------------------------------- the link
+
+
+class LinkBroken(Exception):
+    """The peer is gone; the sentry dials again."""
+
+
+class FrameReader:
+    """Cuts a socket's bytes into frames. Bytes land where they stay: one copy from the kernel."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self._buffer = bytearray(256 * 1024)
+        self._start = 0
+        self._end = 0
+
+    def fill(self, flags=0):
+        """Reads once. Returns False where nothing was there (non-blocking); raises LinkBroken at the end."""
+        buffer = self._buffer
+        need = 4
+        have = self._end - self._start
+        if have >= 4:
+            need = 4 + _U32.unpack_from(buffer, self._start)[0]
+        if self._start + need > len(buffer) or self._end == len(buffer):
+            fresh = buffer if need <= len(buffer) else bytearray(need)
+            fresh[0:have] = buffer[self._start : self._end]
+            self._buffer = buffer = fresh
+            self._start, self._end = 0, have
+        with memoryview(buffer) as view:
+            try:
+                got = self.sock.recv_into(view[self._end :], 0, flags)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                raise LinkBroken(str(error)) from None
+        if got == 0:
+            raise LinkBroken("closed by the node manager")
+        self._end += got
+        return True
+
+    def take(self):
+        """The next whole frame, decoded, or None."""
+        have = self._end - self._start
+        if have < 4:
+            return None
+        size = _U32.unpack_from(self._buffer, self._start)[0]
+        if size > MAX_FRAME_BYTES:
+            raise LinkBroken("a frame of %d bytes" % size)
+        if have < 4 + size:
+            return None
+        at = self._start + 4
+        frame = unpack(bytes(memoryview(self._buffer)[at : at + size]), 16)
+        self._start = at + size
+        if self._start == self._end:
+            self._start = self._end = 0
+        return frame if isinstance(frame, dict) else {}
+
+
+def with_length(frame):
+    body = pack(frame, 16)
+    return _U32.pack(len(body)) + body
+
+
+_RECORD = struct.Struct("<16sBBBxIIIIIII")
+_BEGUN = struct.Struct("<B3x16s")
+
+
+class ResultsFile:
+    """Shared memory that outlives the process (W2).
+
+    Layout: u32 bytes used; at 4 u8 whether a task runs; at 8 its id; from 32 the records of results not yet in the
+    socket: id, codec, state, reason, attempt, queue, run, cpu, peak, size of data, size of detail, data, detail.
+    """
+
+    HEAD = 32
+
+    def __init__(self, path, size=1024 * 1024):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size)
+            self.map = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        self._size = size
+        self._at = self.HEAD
+        self.clear()
+
+    def begin(self, key):
+        m = self.map
+        m[8:24] = key
+        m[4] = 1
+
+    def end(self):
+        self.map[4] = 0
+
+    def add(self, item):
+        """Records a result; returns False where there is no room for it, and it must go out at once."""
+        key, codec, attempt, state, reason, queue_us, run_us, cpu_us, peak_kb, data, detail = item
+        packed = b"" if detail is None else pack(detail, 16)
+        at = self._at
+        end = at + 48 + len(data) + len(packed)
+        if end > self._size:
+            return False
+        m = self.map
+        _RECORD.pack_into(
+            m, at, key, codec, state, reason, attempt, queue_us, run_us, cpu_us, peak_kb, len(data), len(packed)
+        )
+        m[at + 48 : at + 48 + len(data)] = data
+        if packed:
+            m[end - len(packed) : end] = packed
+        self._at = end
+        _LE32.pack_into(m, 0, end - self.HEAD)
+        m[4] = 0
+        return True
+
+    def clear(self):
+        self._at = self.HEAD
+        _LE32.pack_into(self.map, 0, 0)
+
+
+_LE32 = struct.Struct("<I")
+
+
+def results_frame(items):
+    """The columns of PROTOCOL.md for these results, with the length in front."""
+    n = len(items)
+    keys, codecs, attempts, states, reasons, queue, run, cpu, peak, data, details = zip(*items)
+    ends = []
+    at = 0
+    for piece in data:
+        at += len(piece)
+        ends.append(at)
+    u32 = struct.Struct("<%dI" % n)
+    frame = {
+        "t": "results",
+        "n": n,
+        "ids": b"".join(keys),
+        "codecs": bytes(codecs),
+        "ends": u32.pack(*ends),
+        "data": b"".join(data),
+        "states": bytes(states),
+        "queueUs": u32.pack(*queue),
+        "runUs": u32.pack(*run),
+        "cpuUs": u32.pack(*cpu),
+        "peakKb": u32.pack(*peak),
+    }
+    if any(reasons):
+        frame["reasons"] = bytes(reasons)
+    if attempts.count(1) != n:
+        frame["attempts"] = u32.pack(*attempts)
+    detail = {i: d for i, d in enumerate(details) if d is not None}
+    if detail:
+        frame["detail"] = detail
+    return with_length(frame)
+
+
+class Function:
+    """A definition as it came, and what a runner made of it."""
+
+    __slots__ = ("digest", "runtime", "format", "code", "entry", "timeout_ms", "env", "command", "call", "bad", "vars")
+
+    def __init__(self, definition):
+        self.digest = definition["digest"]
+        self.runtime = definition["runtime"]
+        self.format = definition["format"]
+        self.code = definition["code"]
+        self.entry = definition["entry"]
+        self.timeout_ms = definition.get("timeoutMs") or 0
+        self.env = definition.get("env") or {}
+        self.command = definition.get("command")
+        self.vars = self.env.get("vars") or None
+        self.call = None
+        self.bad = None
+
+
+class Task:
+    """One call, as it waits."""
+
+    __slots__ = ("key", "fn", "codec", "args", "attempt", "opts", "came_ns")
+
+    def __init__(self, key, fn, codec, args, attempt, opts, came_ns):
+        self.key = key
+        self.fn = fn
+        self.codec = codec
+        self.args = args
+        self.attempt = attempt
+        self.opts = opts
+        self.came_ns = came_ns
+
+
+class Worker:
+    """The link and the loop. What a task means is the runner's business."""
+
+    def __init__(self, config):
+        self.config = config
+        self.name = config["worker"]
+        self.label = "%s (pid %d)" % (self.name, os.getpid())
+        self.results = ResultsFile(os.path.join(config["dir"], "results"))
+        self.pending = collections.deque()
+        self.current = None
+        self.current_ns = 0
+        self.done = collections.deque()
+        self.done_bytes = 0
+        # Frames not yet covered by a durable mark: (position of the last result in it, bytes).
+        self.unmarked = collections.deque()
+        self.sent = 0
+        self.functions = collections.OrderedDict()
+        self.rx = threading.Lock()
+        self.tx = threading.Lock()
+        self.linked = threading.Event()
+        self.reader = None
+        self.control = None
+        self.stopping = False
+        self.idle_since = time.monotonic()
+        self.flushed_ns = 0
+        self.polled_ns = 0
+        self.forked = False
+        self.runner = None
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self):
+        # The child must never speak on the link: it would be taken for this worker.
+        self.forked = True
+        for reader in (self.reader, self.control):
+            if reader is not None:
+                try:
+                    reader.sock.close()
+                except OSError:
+                    pass
+
+    # ------------------------------------------------------------------ sentry
+
+    def sentry(self):
+        while True:
+            try:
+                self._dial()
+                while True:
+                    frame = self.control.take()
+                    if frame is None:
+                        self.control.fill()
+                    elif frame.get("t") == "cancel":
+                        self._give_back()
+            except Exception:
+                # LinkBroken, or bytes that are no frame: either way the link is not to be trusted any more.
+                pass
+            self._unlink()
+
+    def _unlink(self):
+        self.linked.clear()
+        for reader in (self.reader, self.control):
+            if reader is not None:
+                try:
+                    reader.sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+    def _connect(self):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(self.config["socket"])
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _hello(self, **more):
+        hello = {
+            "t": "hello",
+            "role": "worker",
+            "versions": [PROTOCOL_VERSION],
+            "caps": ["ref", "cancel-running"],
+            "software": "farloom-worker/%s python/%s" % (VERSION, ".".join(map(str, sys.version_info[:3]))),
+            "worker": self.name,
+            "secret": self.config["secret"],
+            "pid": os.getpid(),
+            "runtime": self.config["runtime"],
+        }
+        hello.update(more)
+        return with_length(hello)
+
+    def _dial(self):
+        """Dials until it is welcome (P17). Leaves the process where nobody answers and nothing is left to do."""
+        broken_at = time.monotonic()
+        wait_s = 0.02
+        while True:
+            try:
+                main = self._connect()
+                control = self._connect()
+                break
+            except OSError:
+                if self.current is None and not self.pending:
+                    since = max(broken_at, self.idle_since)
+                    if time.monotonic() - since > ORPHAN_S:
+                        os._exit(0)
+                time.sleep(wait_s)
+                wait_s = min(0.5, wait_s * 2)
+        reader = FrameReader(main)
+        with self.tx:
+            self._collect()
+            current = self.current
+            held = {}
+            if current is not None:
+                held[current.key] = True
+            for task in list(self.pending):
+                held[task.key] = True
+            more = {"held": b"".join(held)}
+            if current is not None:
+                limit = (current.opts or {}).get("timeoutMs") or current.fn.timeout_ms
+                more["running"] = current.key
+                more["runningMs"] = max(0, (time.perf_counter_ns() - self.current_ns) // 1_000_000)
+                more["limitMs"] = limit
+            self._send_on(main, self._hello(**more))
+            welcome = None
+            while welcome is None:
+                reader.fill()
+                welcome = reader.take()
+            if welcome.get("t") != "welcome":
+                os._exit(0)
+            self._send_on(control, self._hello(channel="control"))
+            # W3: what no mark covered goes first; positions count from zero again.
+            old, self.unmarked, self.sent = self.unmarked, collections.deque(), 0
+            for n, _, data in old:
+                self.sent += n
+                self.unmarked.append((n, self.sent, data))
+                self._send_on(main, data)
+            self.functions.clear()
+            old_reader, old_control = self.reader, self.control
+            self.reader = reader
+            self.control = FrameReader(control)
+            self._send_on(main, with_length({"t": "credit", "tasks": 2**32 - 1, "bytes": 2**48}))
+        for stale in (old_reader, old_control):
+            if stale is not None:
+                stale.sock.close()
+        self.linked.set()
+
+    @staticmethod
+    def _send_on(sock, data):
+        try:
+            sock.sendall(data)
+        except OSError as error:
+            raise LinkBroken(str(error)) from None
+
+    def _give_back(self):
+        """Everything that has not begun goes back; everything finished goes out (W1, W4)."""
+        if self.rx.acquire(False):
+            # The main thread is not reading: it runs a task. What lies in the socket has not begun either.
+            try:
+                while self.reader.fill(socket.MSG_DONTWAIT):
+                    self._take_frames()
+            finally:
+                self.rx.release()
+        keys = []
+        while True:
+            try:
+                keys.append(self.pending.pop().key)
+            except IndexError:
+                break
+        keys.reverse()
+        self.flush(False)
+        self._send_on(self.control.sock, with_length({"t": "returned", "ids": b"".join(keys)}))
+
+    # ------------------------------------------------------------------ main
+
+    def run(self, runner):
+        self.runner = runner
+        _thread.start_new_thread(self.sentry, ())
+        self.linked.wait()
+        pending = self.pending
+        clock = time.perf_counter_ns
+        while True:
+            try:
+                # Named before it is taken, so that the sentry's hello never misses it.
+                self.current = pending[0]
+                task = pending.popleft()
+            except IndexError:
+                self.current = None
+                if not self._rest():
+                    return
+                continue
+            self.current = task
+            now = self.current_ns = clock()
+            if self.done and (not pending or now - self.flushed_ns > FLUSH_AFTER_NS or len(self.done) >= FLUSH_ITEMS):
+                self.flush(True)
+            self.results.begin(task.key)
+            item = runner.run(task)
+            if not self.results.add(item):
+                self.done.append(item)
+                self.flush(True)
+                self.results.end()
+            else:
+                self.done.append(item)
+            self.current = None
+            now = clock()
+            if now - self.polled_ns > POLL_AFTER_NS:
+                self.polled_ns = now
+                self._poll()
+
+    def _rest(self):
+        """Nothing is pending: everything goes out, and the thread waits for more. False: it is over."""
+        self.flush(True)
+        self.idle_since = time.monotonic()
+        if self.stopping:
+            return False
+        try:
+            if not self.linked.is_set():
+                raise LinkBroken("not linked")
+            with self.rx:
+                if not self.pending:
+                    reader = self.reader
+                    # Waits outside of any frame, so a cancel that comes now finds nothing to give back.
+                    reader.fill()
+                    self._take_frames()
+        except (LinkBroken, Malformed):
+            self._unlink()
+            self.linked.wait()
+        self.runner.around.mark_idle()
+        self.polled_ns = time.perf_counter_ns()
+        return True
+
+    def _poll(self):
+        try:
+            with self.rx:
+                if self.linked.is_set() and self.reader.fill(socket.MSG_DONTWAIT):
+                    self._take_frames()
+        except (LinkBroken, Malformed):
+            self._unlink()
+
+    def _take_frames(self):
+        """Under rx: every whole frame that was read."""
+        while True:
+            frame = self.reader.take()
+            if frame is None:
+                return
+            kind = frame.get("t")
+            if kind == "tasks":
+                self._take_tasks(frame)
+            elif kind == "mark":
+                self._take_mark(frame["durable"])
+            elif kind == "functions":
+                for definition in frame["defs"]:
+                    self._take_function(definition)
+            elif kind == "drain" or kind == "bye":
+                self.stopping = True
+
+    def _take_function(self, definition):
+        fn = Function(definition)
+        self.functions[fn.digest] = self.runner.known(fn)
+        if len(self.functions) > MAX_FUNCTIONS:
+            self.functions.popitem(last=False)
+
+    def _take_mark(self, durable):
+        unmarked = self.unmarked
+        while unmarked and unmarked[0][1] <= durable:
+            unmarked.popleft()
+
+    def _take_tasks(self, frame):
+        n = frame["n"]
+        ids, args = frame["ids"], frame["args"]
+        ends = struct.unpack("<%dI" % n, frame["ends"])
+        functions = [self.functions.get(digest) for digest in frame["fns"]]
+        indexes = frame.get("fn")
+        indexes = struct.unpack("<%dH" % n, indexes) if indexes is not None else None
+        codecs = frame["codecs"]
+        one_codec = codecs if isinstance(codecs, int) else None
+        attempts = frame.get("attempts")
+        attempts = struct.unpack("<%dI" % n, attempts) if attempts is not None else None
+        opts = frame.get("opts")
+        if opts:
+            # Map keys are strings or integers, as the peer's encoder likes.
+            opts = {int(key): value for key, value in opts.items()}
+        came = time.perf_counter_ns()
+        append = self.pending.append
+        fn = functions[0]
+        start = 0
+        for i in range(n):
+            end = ends[i]
+            append(
+                Task(
+                    ids[16 * i : 16 * i + 16],
+                    fn if indexes is None else functions[indexes[i]],
+                    codecs[i] if one_codec is None else one_codec,
+                    args[start:end],
+                    1 if attempts is None else attempts[i],
+                    opts.get(i) if opts else None,
+                    came,
+                )
+            )
+            start = end
+
+    def _collect(self):
+        """Under tx: moves finished results into a frame in custody. Returns the frame, if any."""
+        items = []
+        done = self.done
+        size = 0
+        while len(items) < 4096 and size < 1024 * 1024:
+            try:
+                item = done.popleft()
+            except IndexError:
+                break
+            items.append(item)
+            size += len(item[9])
+        if not items:
+            return None
+        data = results_frame(items)
+        self.sent += len(items)
+        self.unmarked.append((len(items), self.sent, data))
+        return data
+
+    def flush(self, by_main):
+        """Sends what is finished. Only main clears the results file, as only main writes into it."""
+        try:
+            with self.tx:
+                while True:
+                    data = self._collect()
+                    if data is None:
+                        break
+                    if self.linked.is_set():
+                        self._send_on(self.reader.sock, data)
+        except LinkBroken:
+            self._unlink()
+        if by_main:
+            self.results.clear()
+            self.flushed_ns = time.perf_counter_ns()
+
+
+# ---------------------------------------------------------------------------------------------- outcomes
+
+
+class Failure(Exception):
+    """A task's end that is no success: a reason and what people read."""
+
+    def __init__(self, reason, kind, message, trace=None, **detail):
+        super().__init__(message)
+        self.reason = reason
+        self.detail = dict(detail)
+        self.detail["error"] = {"type": kind, "message": message[:MAX_MESSAGE_CHARS]}
+        if trace:
+            self.detail["error"]["traceback"] = tail_text(trace, MAX_TRACEBACK_BYTES)
+
+
+def tail_text(text, limit):
+    """The last `limit` bytes of a text, cut at a character."""
+    raw = text.encode("utf-8", "replace")
+    return text if len(raw) <= limit else raw[-limit:].decode("utf-8", "ignore")
+
+
+def decode_arguments(codec, raw):
+    """(args, kwargs) of a call. Raises Failure."""
+    try:
+        if codec == JSON:
+            if raw == b"[[],{}]":
+                return (), {}
+            value = json.loads(raw)
+        elif codec == MSGPACK:
+            value = unpack(bytes(raw))
+        elif codec == PICKLE:
+            value = pickle.loads(raw)
+        else:
+            raise Failure(R_ARGUMENTS, "ArgumentsInvalid", "codec %d is not known to this worker" % codec)
+    except Failure:
+        raise
+    except RecursionError:
+        raise Failure(R_ARGUMENTS, "ArgumentsInvalid", "the arguments are nested too deep") from None
+    except ImportError as error:
+        raise missing_module(error, "the pickled arguments") from None
+    except BaseException as error:
+        raise Failure(
+            R_ARGUMENTS, "ArgumentsInvalid", "the arguments cannot be decoded: %s: %s" % (type(error).__name__, error)
+        ) from None
+    if type(value) not in (list, tuple) or len(value) != 2:
+        raise Failure(R_ARGUMENTS, "ArgumentsInvalid", "the arguments are not [args, kwargs]")
+    args, kwargs = value
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
+        raise Failure(R_ARGUMENTS, "ArgumentsInvalid", "the arguments are not [list, map]")
+    return args, kwargs
+
+
+_encode_json = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def encode_result(codec, value):
+    """The result's bytes, in the codec of the arguments. Raises Failure."""
+    try:
+        if codec == JSON:
+            if value is None:
+                return b"null"
+            return _encode_json(value).encode("utf-8")
+        if codec == MSGPACK:
+            return pack(value)
+        return pickle_result(value)
+    except Failure:
+        raise
+    except RecursionError:
+        why = "it is nested too deep"
+    except Unpackable as error:
+        why = str(error)
+    except UnicodeEncodeError:
+        why = "a string holds half a surrogate pair, which is not text"
+    except ValueError as error:
+        if "JSON compliant" in str(error):
+            why = "JSON has no NaN or Infinity: return None or a string for them, or submit with the msgpack codec"
+        else:
+            why = str(error)
+    except TypeError as error:
+        if codec == JSON and "bytes" in str(error):
+            why = "JSON has no bytes: return text (base64), or submit with the msgpack or pickle codec"
+        elif codec == JSON:
+            why = "%s: return plain values (numbers, text, lists, dicts), or submit with the pickle codec" % error
+        else:
+            why = str(error)
+    except BaseException as error:
+        why = "%s: %s" % (type(error).__name__, error)
+    raise Failure(R_RESULT, "ResultInvalid", "the result cannot be sent: %s" % why)
+
+
+def pickle_result(value):
+    try:
+        return pickle.dumps(value, protocol=min(5, pickle.HIGHEST_PROTOCOL))
+    except Exception:
+        try:
+            import cloudpickle
+        except ImportError:
+            raise
+        return cloudpickle.dumps(value, protocol=min(5, pickle.HIGHEST_PROTOCOL))
+
+
+def missing_module(error, what):
+    name = getattr(error, "name", None) or "?"
+    return Failure(
+        R_ENVIRONMENT,
+        type(error).__name__,
+        "%s need the module %s, which Python %d.%d at %s lacks. Install it there: %s -m pip install %s"
+        % (what, name, sys.version_info[0], sys.version_info[1], sys.executable, sys.executable, name.split(".")[0]),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- around a task
+
+
+class Output:
+    """Standard output and error: files, so that C code and child processes are caught as well (W5)."""
+
+    def __init__(self, folder):
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self.fds = []
+        for target, name in ((1, "stdout"), (2, "stderr")):
+            fd = os.open(os.path.join(folder, name), flags, 0o600)
+            os.dup2(fd, target)
+            os.set_inheritable(target, True)
+            # What the interpreter said as it started belongs to no task.
+            os.ftruncate(fd, 0)
+            self.fds.append(fd)
+        self.out = self._text(1, "backslashreplace")
+        self.err = self._text(2, "backslashreplace")
+        sys.stdout = sys.__stdout__ = self.out
+        sys.stderr = sys.__stderr__ = self.err
+        self._flush_c = None
+        try:
+            import ctypes
+
+            self._flush_c = ctypes.CDLL(None).fflush
+        except (ImportError, OSError, AttributeError):
+            pass
+
+    @staticmethod
+    def _text(fd, errors):
+        raw = io.FileIO(fd, "w", closefd=False)
+        return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors=errors, line_buffering=False)
+
+    def take(self, ran_ns):
+        """What the task wrote, as parts of its detail; None for nothing, which costs two system calls."""
+        for stream in (self.out, self.err):
+            try:
+                stream.flush()
+            except (ValueError, OSError):
+                # A function closed it, or the disk is full; later tasks still get theirs.
+                self._reopen()
+        if sys.stdout is not self.out:
+            sys.stdout = self.out
+        if sys.stderr is not self.err:
+            sys.stderr = self.err
+        if ran_ns > SCRATCH_AFTER_NS and self._flush_c is not None:
+            self._flush_c(None)
+        out, err = self.fds
+        if ran_ns < MEASURE_AFTER_NS and not os.lseek(out, 0, 1) and not os.lseek(err, 0, 1):
+            return None
+        detail = None
+        for fd, name in ((out, "stdout"), (err, "stderr")):
+            size = os.fstat(fd).st_size
+            if size:
+                detail = detail or {}
+                detail[name] = read_tail(fd, size).decode("utf-8", "replace")
+                detail[name + "Bytes"] = size
+                os.ftruncate(fd, 0)
+            os.lseek(fd, 0, 0)
+        return detail
+
+    def _reopen(self):
+        for target, fd in ((1, self.fds[0]), (2, self.fds[1])):
+            try:
+                os.fstat(target)
+            except OSError:
+                os.dup2(fd, target)
+        self.out = self._text(1, "backslashreplace")
+        self.err = self._text(2, "backslashreplace")
+        sys.stdout, sys.stderr = self.out, self.err
+
+
+def read_tail(fd, size):
+    start = max(0, size - MAX_OUTPUT_TAIL_BYTES)
+    return os.pread(fd, size - start, start)
+
+
+class Surroundings:
+    """Environment, working directory and measures of a task, put back after it (W5)."""
+
+    def __init__(self, folder):
+        self.scratch = os.path.join(folder, "scratch")
+        os.makedirs(self.scratch, exist_ok=True)
+        self._open_scratch()
+        self._environ = os.environ._data
+        self._base = dict(self._environ)
+        self._cpu_ns = time.process_time_ns()
+        self._at_ns = time.perf_counter_ns()
+        # An interpreter that a wrapper script became has the script's children on its account.
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._children_s = usage.ru_utime + usage.ru_stime
+        self._children_kb = usage.ru_maxrss
+        self._peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._can_reset_peak = True
+
+    def _open_scratch(self):
+        self._fd = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(self._fd)
+
+    def enter(self, task):
+        """Before a call. The cheap part is always done; the rest only for tasks that ask."""
+        os.fchdir(self._fd)
+        opts = task.opts
+        if task.fn.vars:
+            os.environ.update(task.fn.vars)
+        if opts:
+            env = opts.get("env")
+            if env:
+                os.environ.update(env)
+            cwd = opts.get("cwd")
+            if cwd:
+                try:
+                    os.chdir(cwd)
+                except OSError as error:
+                    raise Failure(
+                        R_ENVIRONMENT, type(error).__name__, "the working directory %s cannot be used: %s" % (cwd, error)
+                    ) from None
+
+    def leave(self, ran_ns):
+        if self._environ != self._base:
+            for name in [name for name in self._environ if name not in self._base]:
+                os.unsetenv(name)
+                del self._environ[name]
+            for name, value in self._base.items():
+                if self._environ.get(name) != value:
+                    os.putenv(name, value)
+                    self._environ[name] = value
+        if ran_ns > SCRATCH_AFTER_NS:
+            self._sweep()
+
+    def _sweep(self):
+        try:
+            if not os.listdir(self._fd):
+                return
+            for entry in os.scandir(self.scratch):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+        except OSError:
+            # The function removed or locked its own folder: a fresh one, and the link below says which.
+            try:
+                os.close(self._fd)
+                shutil.rmtree(self.scratch, ignore_errors=True)
+                os.makedirs(self.scratch, exist_ok=True)
+                self._open_scratch()
+            except OSError:
+                os._exit(70)
+
+    def measure(self, started_ns, ended_ns):
+        """(cpu microseconds, peak KiB). Below 200 us the CPU time is the run time: asking costs as much."""
+        ran_ns = ended_ns - started_ns
+        if ran_ns < MEASURE_AFTER_NS:
+            return ran_ns // 1000, self._peak_kb
+        cpu_ns = time.process_time_ns()
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        children_s = usage.ru_utime + usage.ru_stime
+        # Since the last look this thread was busy until the task began.
+        used_ns = cpu_ns - self._cpu_ns - max(0, min(started_ns - self._at_ns, cpu_ns - self._cpu_ns))
+        used_ns += int((children_s - self._children_s) * 1e9)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if usage.ru_maxrss > self._children_kb:
+            self._children_kb = usage.ru_maxrss
+            peak = max(peak, usage.ru_maxrss)
+        self._children_s = children_s
+        if peak > self._peak_kb + 1024 and self._can_reset_peak:
+            try:
+                with open("/proc/self/clear_refs", "wb", 0) as refs:
+                    refs.write(b"5")
+            except OSError:
+                self._can_reset_peak = False
+        if self._can_reset_peak:
+            self._peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._cpu_ns = cpu_ns
+        self._at_ns = time.perf_counter_ns()
+        return max(0, used_ns) // 1000, peak
+
+    def mark_idle(self):
+        self._cpu_ns = time.process_time_ns()
+        self._at_ns = time.perf_counter_ns()
+
+
+def duration(us):
+    """Microseconds as the wire has them (P5): from 2^31 on, milliseconds with bit 31 set."""
+    return us if us < 0x80000000 else 0x80000000 | min(us // 1000, 0x7FFFFFFF)
+
+
+class Runner:
+    """What both runtimes share: arguments in, result out, everything around a call."""
+
+    def __init__(self, worker):
+        config = worker.config
+        self.worker = worker
+        self.payloads = config["payloads"]
+        self.output = Output(config["dir"])
+        self.around = Surroundings(config["dir"])
+        self.temporaries = 0
+
+    def known(self, fn):
+        """The record to use for a definition that came: the compiled one where it was known before."""
+        return fn
+
+    def run(self, task):
+        """One task, whatever it does. Returns the item for the results frame."""
+        around = self.around
+        detail = None
+        state, reason = SUCCEEDED, R_NONE
+        codec = task.codec & 127
+        data = b""
+        started = time.perf_counter_ns()
+        try:
+            if task.fn is None:
+                raise Failure(R_FUNCTION, "FunctionUnknown", "the worker has no definition of this function")
+            around.enter(task)
+            raw = self._payload(task) if task.codec & REFERENCE else task.args
+            codec, data = self.execute(task, codec, raw)
+            if len(data) > MAX_INLINE_BYTES:
+                codec, data = self._spill(codec, data)
+        except Failure as failure:
+            state, reason, detail = FAILED, failure.reason, failure.detail
+            detail.setdefault("worker", self.worker.label)
+            codec, data = JSON, b""
+        ended = time.perf_counter_ns()
+        ran = ended - started
+        written = self.output.take(ran)
+        if written:
+            detail = detail or {}
+            for name, value in written.items():
+                detail.setdefault(name, value)
+        around.leave(ran)
+        cpu_us, peak_kb = around.measure(started, ended)
+        return (
+            task.key,
+            codec,
+            task.attempt,
+            state,
+            reason,
+            duration(max(0, started - task.came_ns) // 1000),
+            duration(ran // 1000),
+            duration(cpu_us),
+            peak_kb,
+            data,
+            detail,
+        )
+
+    def _payload(self, task):
+        path = (task.opts or {}).get("argsFile")
+        try:
+            size = struct.unpack("<Q", task.args[32:40])[0]
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if os.fstat(fd).st_size != size:
+                    raise Failure(R_PAYLOAD, "PayloadMissing", "the arguments' payload file has the wrong size")
+                raw = bytearray(size)
+                view, at = memoryview(raw), 0
+                while at < size:
+                    got = os.readv(fd, [view[at:]])
+                    if got == 0:
+                        raise Failure(R_PAYLOAD, "PayloadMissing", "the arguments' payload file is too short")
+                    at += got
+                return raw
+            finally:
+                os.close(fd)
+        except (OSError, TypeError, struct.error) as error:
+            raise Failure(R_PAYLOAD, "PayloadMissing", "the arguments' payload file is gone: %s" % error) from None
+
+    def _spill(self, codec, data):
+        """A large result goes to a payload file; the reference takes its place."""
+        size = len(data)
+        if size > MAX_PAYLOAD_BYTES:
+            raise Failure(
+                R_TOO_LARGE,
+                "ResultTooLarge",
+                "the result has %d bytes, at most %d. Split it, or write it to a file and return its path"
+                % (size, MAX_PAYLOAD_BYTES),
+            )
+        self.temporaries += 1
+        path = os.path.join(self.payloads, "tmp-%s-%d-%d" % (self.worker.name, os.getpid(), self.temporaries))
+        digest = hashlib.sha256(data).digest()
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                view, at = memoryview(data), 0
+                while at < size:
+                    at += os.write(fd, view[at : at + 0x7FFFF000])
+            finally:
+                os.close(fd)
+            os.rename(path, os.path.join(self.payloads, digest.hex()))
+        except OSError as error:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+            raise Failure(R_ENVIRONMENT, type(error).__name__, "the result cannot be stored: %s" % error) from None
+        return codec | REFERENCE, digest + struct.pack("<Q", size)
+
+    def execute(self, task, codec, raw):
+        raise NotImplementedError
+
+
+# ---------------------------------------------------------------------------------------------- runtime python
+
+
+class PythonRunner(Runner):
+    """Functions: source text compiled once, or pickled by cloudpickle."""
+
+    def __init__(self, worker):
+        super().__init__(worker)
+        self._compiled = collections.OrderedDict()
+
+    def known(self, fn):
+        old = self._compiled.get(fn.digest)
+        return fn if old is None else old
+
+    def execute(self, task, codec, raw):
+        fn = task.fn
+        call = fn.call
+        if call is None:
+            call = self._prepare(fn)
+        args, kwargs = decode_arguments(codec, raw)
+        try:
+            value = call(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                value = asyncio.run(value)
+        except BaseException as error:
+            if self.worker.forked:
+                self._leave_child(error)
+            raise self._user_error(error, call, args, kwargs) from None
+        if self.worker.forked:
+            self._leave_child(None)
+        return codec, encode_result(codec, value)
+
+    def _leave_child(self, error):
+        # A process that the function forked came back from it: its life ends here, as it would in a script.
+        code = 0
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        elif error is not None:
+            traceback.print_exception(type(error), error, error.__traceback__)
+            code = 1
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code & 255)
+
+    def _prepare(self, fn):
+        """Compiles once; a failure is remembered as well, as the same code fails the same way."""
+        if fn.bad is not None:
+            raise Failure(fn.bad.reason, fn.bad.detail["error"]["type"], str(fn.bad), None)
+        try:
+            fn.call = self._load_pickle(fn) if fn.format == "pickle" else self._load_source(fn)
+        except Failure as failure:
+            if failure.reason == R_FUNCTION:
+                fn.bad = failure
+            raise
+        self._compiled[fn.digest] = fn
+        if len(self._compiled) > MAX_FUNCTIONS:
+            digest, _ = self._compiled.popitem(last=False)
+            name = "farloom_%s" % digest.hex()[:12]
+            sys.modules.pop(name, None)
+            linecache.cache.pop("<%s>" % name, None)
+        return fn.call
+
+    def _load_pickle(self, fn):
+        wanted = fn.env.get("python")
+        have = "%d.%d" % sys.version_info[:2]
+        if wanted and wanted != have:
+            raise Failure(
+                R_ENVIRONMENT,
+                "PythonVersionMismatch",
+                "the function was pickled by Python %s and this worker is Python %s, whose bytecode differs. Register "
+                "the function as source, or give the endpoint an interpreter of Python %s" % (wanted, have, wanted),
+            )
+        try:
+            import cloudpickle  # noqa: F401  (pickles by value refer to it)
+        except ImportError as error:
+            raise missing_module(error, "pickled functions") from None
+        try:
+            call = pickle.loads(fn.code)
+        except ImportError as error:
+            raise missing_module(error, "the pickled function") from None
+        except BaseException as error:
+            raise Failure(
+                R_FUNCTION, type(error).__name__, "the pickled function cannot be loaded: %s" % error
+            ) from None
+        if not callable(call):
+            raise Failure(R_FUNCTION, "FunctionInvalid", "what was pickled is a %s, no function" % type(call).__name__)
+        return call
+
+    def _load_source(self, fn):
+        name = "farloom_%s" % fn.digest.hex()[:12]
+        filename = "<%s>" % name
+        try:
+            text = fn.code.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Failure(R_FUNCTION, "UnicodeDecodeError", "the source is not UTF-8") from None
+        try:
+            code = compile(text, filename, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            trace = "".join(traceback.format_exception_only(type(error), error))
+            raise Failure(
+                R_FUNCTION, type(error).__name__, "the source does not parse: %s" % error, trace
+            ) from None
+        linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+        module = types.ModuleType(name)
+        module.__file__ = filename
+        sys.modules[name] = module
+        try:
+            exec(code, module.__dict__)
+        except ImportError as error:
+            sys.modules.pop(name, None)
+            failure = missing_module(error, "the function's imports")
+            failure.detail["error"]["traceback"] = self._trace(error)
+            raise failure from None
+        except BaseException as error:
+            sys.modules.pop(name, None)
+            if self.worker.forked:
+                self._leave_child(error)
+            # Not remembered as bad: what runs at import may depend on the moment.
+            raise Failure(
+                R_USER_ERROR, type(error).__name__, "the module raised as it was loaded: %s" % error, self._trace(error)
+            ) from None
+        call = module.__dict__.get(fn.entry)
+        if not callable(call):
+            names = [n for n, v in module.__dict__.items() if inspect.isfunction(v) and v.__module__ == name]
+            raise Failure(
+                R_FUNCTION,
+                "FunctionInvalid",
+                "the source has no function named %s; it has: %s" % (fn.entry, ", ".join(names[:20]) or "none"),
+            )
+        return call
+
+    def _user_error(self, error, call, args, kwargs):
+        if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            # Raised at the call itself, not within: do the arguments fit?
+            try:
+                inspect.signature(call).bind(*args, **kwargs)
+            except TypeError as why:
+                return Failure(R_ARGUMENTS, "TypeError", "the arguments do not fit the function: %s" % why)
+            except ValueError:
+                pass
+        if isinstance(error, SystemExit):
+            message = "the function called sys.exit(%r); return instead" % (error.code,)
+        else:
+            try:
+                message = str(error)
+            except Exception:
+                message = "(its message cannot be shown)"
+        return Failure(R_USER_ERROR, type(error).__name__, message, self._trace(error))
+
+    @staticmethod
+    def _trace(error):
+        try:
+            tb = error.__traceback__
+            here = __file__
+            while tb is not None and tb.tb_frame.f_code.co_filename == here:
+                tb = tb.tb_next
+            return "".join(traceback.format_exception(type(error), error, tb))
+        except Exception as broken:
+            return "(no traceback: %s)" % type(broken).__name__
+
+
+# ---------------------------------------------------------------------------------------------- runtime command
+
+
+class CommandRunner(Runner):
+    """Programs: an argv whose elements are filled from the arguments, never a shell."""
+
+    PLACE = None
+
+    def __init__(self, worker):
+        super().__init__(worker)
+        import re
+        import subprocess
+
+        self._subprocess = subprocess
+        # `{{` and `}}` stand for the braces themselves.
+        self._place = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*|[0-9]+)\}")
+
+    def _fill(self, template, args, kwargs):
+        def replace(match):
+            whole = match.group(0)
+            if whole == "{{":
+                return "{"
+            if whole == "}}":
+                return "}"
+            name = match.group(1)
+            try:
+                value = args[int(name)] if name.isdigit() else kwargs[name]
+            except (IndexError, KeyError):
+                raise Failure(
+                    R_ARGUMENTS, "ArgumentsInvalid", "the command wants an argument {%s}, which was not given" % name
+                ) from None
+            if isinstance(value, str):
+                text = value
+            elif isinstance(value, bool):
+                text = "true" if value else "false"
+            elif isinstance(value, (int, float)):
+                text = repr(value)
+            else:
+                text = _encode_json(value)
+            if "\0" in text:
+                raise Failure(R_ARGUMENTS, "ArgumentsInvalid", "argument {%s} holds a NUL character" % name)
+            return text
+
+        return self._place.sub(replace, template)
+
+    def execute(self, task, codec, raw):
+        spec = task.fn.command or {}
+        args, kwargs = decode_arguments(codec, raw)
+        argv = [self._fill(part, args, kwargs) for part in spec["argv"]]
+        stdin = spec.get("stdin")
+        stdin = self._fill(stdin, args, kwargs).encode("utf-8") if stdin else b""
+        exit_code, signal_name = self._spawn(argv, stdin)
+        written = self.output.take(MEASURE_AFTER_NS) or {}
+        ok_codes = spec.get("okExitCodes") or [0]
+        if exit_code not in ok_codes:
+            how = "was ended by %s" % signal_name if signal_name else "ended with exit code %d" % exit_code
+            last = written.get("stderr", "").strip().splitlines()
+            detail = dict(written)
+            if signal_name:
+                detail["signal"] = signal_name
+            detail["exitCode"] = exit_code
+            raise Failure(
+                R_EXIT, "NonzeroExit", "%s %s%s" % (argv[0], how, ": " + last[-1] if last else ""), None, **detail
+            )
+        result = {
+            "exitCode": exit_code,
+            "stdout": written.get("stdout", ""),
+            "stderr": written.get("stderr", ""),
+            "files": {},
+        }
+        for template in spec.get("outputs") or []:
+            path = self._fill(template, args, kwargs)
+            result["files"][path] = self._read_output(path)
+        if codec == PICKLE:
+            codec = JSON
+        return codec, encode_result(codec, result)
+
+    def _spawn(self, argv, stdin):
+        """Runs the program in this worker's process group, so that whatever stops the worker stops it too."""
+        subprocess = self._subprocess
+        source = subprocess.DEVNULL
+        spool = None
+        if stdin:
+            # A file, not a pipe: a program that does not read it cannot block anyone.
+            spool = os.open(
+                os.path.join(self.worker.config["dir"], "stdin"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+            )
+            at = 0
+            while at < len(stdin):
+                at += os.write(spool, stdin[at:])
+            os.lseek(spool, 0, 0)
+            source = spool
+        try:
+            child = subprocess.Popen(argv, stdin=source, close_fds=True, restore_signals=True)
+        except (OSError, ValueError) as error:
+            raise Failure(
+                R_ENVIRONMENT,
+                type(error).__name__,
+                "the program %s cannot be started: %s. Install it on the endpoint, or give its full path" % (argv[0], error),
+            ) from None
+        finally:
+            if spool is not None:
+                os.close(spool)
+        code = child.wait()
+        if code >= 0:
+            return code, None
+        try:
+            return 128 - code, signal.Signals(-code).name
+        except ValueError:
+            return 128 - code, "signal %d" % -code
+
+    @staticmethod
+    def _read_output(path):
+        """A file's contents, from the working directory and never from outside of it."""
+        parts = path.split("/")
+        if path.startswith("/") or ".." in parts or not path:
+            raise Failure(R_FUNCTION, "OutputInvalid", "the output %s does not lie in the working directory" % path)
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for i, part in enumerate(parts):
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+                if i < len(parts) - 1:
+                    flags |= os.O_DIRECTORY
+                try:
+                    deeper = os.open(part, flags, dir_fd=fd)
+                except OSError as error:
+                    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                        why = "is reached through a symbolic link or is no folder, which is not followed"
+                    else:
+                        why = "cannot be read: %s" % error.strerror
+                    raise Failure(R_RESULT, "OutputMissing", "the output %s %s" % (path, why)) from None
+                os.close(fd)
+                fd = deeper
+            import stat as stat_module
+
+            info = os.fstat(fd)
+            if not stat_module.S_ISREG(info.st_mode):
+                raise Failure(R_RESULT, "OutputMissing", "the output %s is no plain file" % path)
+            if info.st_size > MAX_PAYLOAD_BYTES // 2:
+                raise Failure(R_TOO_LARGE, "ResultTooLarge", "the output %s has %d bytes" % (path, info.st_size))
+            pieces = []
+            while True:
+                piece = os.read(fd, 1 << 20)
+                if not piece:
+                    break
+                pieces.append(piece)
+        finally:
+            os.close(fd)
+        raw = b"".join(pieces)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            import base64
+
+            return {"base64": base64.b64encode(raw).decode("ascii")}
+
+
+# ---------------------------------------------------------------------------------------------- start
+
+
+def main():
+    config = json.loads(sys.stdin.buffer.read())
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdin = open(0, closefd=False)
+    # A function's imports must not find this worker's own folder.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != here]
+    worker = Worker(config)
+    runner = CommandRunner(worker) if config["runtime"] == "command" else PythonRunner(worker)
+    worker.run(runner)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+/** `farloom functions`: what is registered. */
+import type { FunctionInfo, RegisterSpec } from "@farloom/sdk";
+import type { Command } from "commander";
+import { type Context, take, withClient } from "../context.js";
+import { ago, collect, durationMs, wholeNumber } from "../values.js";
+
+export interface DefinitionFlags {
+  name?: string;
+  entry?: string;
+  runtime?: "python" | "node" | "command";
+  mode?: "at_most_once" | "at_least_once";
+  timeout?: number;
+  retries?: number;
+  description?: string;
+  cores?: number;
+  memoryMb?: number;
+  gpus?: number;
+  env?: string[];
+}
+
+/** The options that say what a function is, for `register` and `run`. */
+export function definitionOptions(command: Command): Command {
+  return command
+    .option("--name <name>", "the function's name (default: the entry's)")
+    .option("--entry <name>", "which function in the file is called (default: the only one, or main)")
+    .option("--runtime <runtime>", "python, node or command (default: by the file's extension)")
+    .option("--mode <mode>", "at_most_once or at_least_once")
+    .option("--timeout <duration>", "run time limit of one call, e.g. 90s, 5m", durationMs)
+    .option("--retries <n>", "how often a failed call is tried again", wholeNumber)
+    .option("--cores <n>", "cores that a call needs", wholeNumber)
+    .option("--memory-mb <n>", "memory that a call needs", wholeNumber)
+    .option("--gpus <n>", "GPUs that a call needs", wholeNumber)
+    .option("--env <NAME=VALUE>", "environment variable of the call; may be repeated", collect(String))
+    .option("--description <text>", "what it does");
+}
+
+/** A registration from the options. */
+export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
+  const { name, entry, runtime, mode, retries, description, cores, memoryMb, gpus } = flags;
+  const resources = { ...(cores && { cores }), ...(memoryMb && { memoryMb }), ...(gpus && { gpus }) };
+  const vars = Object.fromEntries((flags.env ?? []).map(pairOf));
+  return {
+    file,
+    ...(name && { name }),
+    ...(entry && { entry }),
+    ...(runtime && { runtime }),
+    ...(mode && { mode }),
+    ...(flags.timeout !== undefined && { timeoutMs: flags.timeout }),
+    ...(retries !== undefined && { retries }),
+    ...(description && { description }),
+    ...(Object.keys(resources).length > 0 && { resources }),
+    ...(flags.env && { env: { vars } }),
+  };
+}
+
+function pairOf(text: string): [string, string] {
+  const at = text.indexOf("=");
+  return at < 0 ? [text, process.env[text] ?? ""] : [text.slice(0, at), text.slice(at + 1)];
+}
+
+export function addFunctions(program: Command, { output }: Context): void {
+  const functions = program.command("functions").alias("function").description("what is registered");
+  const head = ["NAME", "RUNTIME", "REGISTERED", "DESCRIPTION"];
+  const row = (fn: FunctionInfo) => [fn.ref, fn.runtime, ago(fn.createdAt), shortened(fn.description ?? "")];
+
+  functions
+    .command("list")
+    .description("your functions, the newest first")
+    .option("--limit <n>", "at most so many", wholeNumber, 50)
+    .action((options: { limit: number }, command: Command) =>
+      withClient(command, async (farloom, signal) => {
+        const items = await take(
+          farloom.functions.all({ limit: pageOf(options.limit), signal }),
+          options.limit,
+        );
+        output.list(items, head, row, "No functions yet. Register one: farloom functions register FILE");
+      }),
+    );
+
+  functions
+    .command("search <text>")
+    .description("look into names and descriptions")
+    .option("--limit <n>", "at most so many", wholeNumber, 50)
+    .action((q: string, options: { limit: number }, command: Command) =>
+      withClient(command, async (farloom, signal) => {
+        const items = await take(
+          farloom.functions.all({ q, limit: pageOf(options.limit), signal }),
+          options.limit,
+        );
+        output.list(items, head, row, `Nothing is found for "${q}".`);
+      }),
+    );
+
+  functions
+    .command("show <ref>")
+    .description("one function: owner/name@version, name, or id")
+    .option("--code", "its code alone")
+    .action((ref: string, options: { code?: boolean }, command: Command) =>
+      withClient(command, async (farloom, signal) => {
+        if (options.code) {
+          const path = `/v1/functions/${encodeURIComponent(ref)}/code`;
+          process.stdout.write((await farloom.rest.send({ path, signal })).body);
+          return;
+        }
+        const fn = await farloom.functions.get(ref, { signal });
+        output.result(fn, () =>
+          output.fields([
+            ["name", fn.ref],
+            ["id", fn.id],
+            ["runtime", fn.runtime],
+            ["entry", fn.entry],
+            ["mode", fn.mode],
+            ["time limit", fn.timeoutMs ? `${fn.timeoutMs / 1000} s` : "none"],
+            ["retries", fn.retries],
+            ["resources", compact(fn.resources)],
+            ["environment", compact(fn.env)],
+            ["command", fn.command && JSON.stringify(fn.command.argv)],
+            ["registered", fn.createdAt],
+            ["description", fn.description],
+          ]),
+        );
+      }),
+    );
+
+  definitionOptions(functions.command("register <file>").description("register the file's function")).action(
+    (file: string, options: DefinitionFlags, command: Command) =>
+      withClient(command, async (farloom, signal) => {
+        const fn = await farloom.register(specOf(file, options), { signal });
+        output.result(
+          { ref: fn.ref, id: fn.id },
+          () => `Registered ${output.style("bold", fn.ref)}\n${output.style("dim", fn.id ?? "")}`,
+        );
+      }),
+  );
+
+  functions
+    .command("delete <ref>")
+    .description("remove one version; tasks that were submitted still run")
+    .action((ref: string, _options: object, command: Command) =>
+      withClient(command, async (farloom, signal) => {
+        const fn = await farloom.functions.get(ref, { signal });
+        await farloom.functions.delete(fn.ref, { signal });
+        output.result({ deleted: fn.ref }, () => `Deleted ${fn.ref}.`);
+      }),
+    );
+}
+
+/** Pages no larger than what is asked for. */
+export function pageOf(limit: number): number {
+  return Math.max(1, Math.min(limit, 1000));
+}
+
+function shortened(text: string): string {
+  const line = text.split("\n", 1)[0]!;
+  return line.length > 60 ? `${line.slice(0, 59)}…` : line;
+}
+
+function compact(value: object | undefined): string | undefined {
+  return value === undefined || Object.keys(value).length === 0 ? undefined : JSON.stringify(value);
+}

@@ -1,0 +1,87 @@
+/**
+ * Payload files: arguments and results above 65,536 bytes travel by HTTP under their SHA-256 (PROTOCOL.md section 6).
+ * What the service has already is not sent again.
+ */
+import { createHash } from "node:crypto";
+import { FarloomError, limits } from "@farloom/protocol";
+import { mayRetry } from "./errors.js";
+import type { Rest } from "./rest.js";
+
+/** Transfers at once; each holds its bytes in memory. */
+const MAX_TRANSFERS = 8;
+/** Digests remembered as stored. The service keeps an unused file for 24 hours; we trust it for one. */
+const MAX_REMEMBERED = 4096;
+const REMEMBER_MS = 60 * 60_000;
+
+export class Payloads {
+  readonly #rest: Rest;
+  readonly #stored = new Map<string, number>();
+  readonly #uploads = new Map<string, Promise<void>>();
+  #running = 0;
+  readonly #queue: (() => void)[] = [];
+
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  /** Sees to it that the service has these bytes; returns their digest. */
+  async put(bytes: Buffer, signal?: AbortSignal): Promise<Buffer> {
+    if (bytes.length > limits.MAX_PAYLOAD_BYTES) {
+      throw new FarloomError("PAYLOAD_TOO_LARGE", { limit: limits.MAX_PAYLOAD_BYTES });
+    }
+    const digest = createHash("sha256").update(bytes).digest();
+    const name = digest.toString("hex");
+    const knownUntilMs = this.#stored.get(name);
+    if (knownUntilMs !== undefined && performance.now() < knownUntilMs) return digest;
+    let upload = this.#uploads.get(name);
+    if (upload === undefined) {
+      upload = this.#limited(() => this.#upload(name, bytes, signal)).finally(() =>
+        this.#uploads.delete(name),
+      );
+      this.#uploads.set(name, upload);
+    }
+    await upload;
+    return digest;
+  }
+
+  /** The bytes of a payload file. */
+  async get(digest: Buffer, signal?: AbortSignal): Promise<Buffer> {
+    const response = await this.#limited(() =>
+      this.#rest.send({ path: `/v1/payloads/${digest.toString("hex")}`, signal, timeoutMs: 600_000 }),
+    );
+    return response.body;
+  }
+
+  async #upload(name: string, bytes: Buffer, signal: AbortSignal | undefined): Promise<void> {
+    const path = `/v1/payloads/${name}`;
+    if (!(await this.#has(path, signal))) {
+      await this.#rest.send({ method: "PUT", path, body: bytes, signal, timeoutMs: 600_000 });
+    }
+    if (this.#stored.size >= MAX_REMEMBERED) this.#stored.delete(this.#stored.keys().next().value!);
+    this.#stored.set(name, performance.now() + REMEMBER_MS);
+  }
+
+  async #has(path: string, signal: AbortSignal | undefined): Promise<boolean> {
+    try {
+      await this.#rest.send({ method: "HEAD", path, signal });
+      return true;
+    } catch (error) {
+      if (error instanceof FarloomError && error.status === 404) return false;
+      if (mayRetry(error) || signal?.aborted) throw error;
+      // Any other answer to HEAD is left to PUT, whose answer has a body that says why.
+      return false;
+    }
+  }
+
+  async #limited<T>(transfer: () => Promise<T>): Promise<T> {
+    if (this.#running >= MAX_TRANSFERS) await new Promise<void>((resolve) => this.#queue.push(resolve));
+    else this.#running++;
+    try {
+      return await transfer();
+    } finally {
+      const next = this.#queue.shift();
+      if (next) next();
+      else this.#running--;
+    }
+  }
+}

@@ -1,0 +1,289 @@
+/** The REST API in types: functions, endpoints, tasks, keys. Lists come page by page; `all` walks the pages. */
+import type {
+  CommandSpec,
+  EnvironmentSpec,
+  Mode,
+  Reason,
+  Resources,
+  Runtime,
+  TaskState,
+} from "@farloom/protocol";
+import type { Rest } from "./rest.js";
+
+/** One page of a list. */
+export interface Page<T> {
+  readonly items: T[];
+  /** Where the next page begins; absent on the last one. */
+  readonly nextCursor?: string | null;
+}
+
+export interface PageOptions {
+  readonly cursor?: string | undefined;
+  readonly limit?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What registers a function. Times in milliseconds. */
+export interface FunctionSpec {
+  readonly name: string;
+  readonly runtime: Runtime;
+  readonly code?: string;
+  readonly format?: "source" | "pickle";
+  /** The name in the code that is called. */
+  readonly entry?: string;
+  /** Default: `at_most_once`; `at_least_once` where retries are asked for. */
+  readonly mode?: Mode;
+  readonly timeoutMs?: number;
+  readonly retries?: number;
+  readonly backoffMs?: number;
+  readonly env?: EnvironmentSpec;
+  readonly resources?: Resources;
+  readonly command?: CommandSpec;
+  readonly argsSchema?: unknown;
+  readonly resultSchema?: unknown;
+  readonly description?: string;
+}
+
+export interface FunctionInfo extends Partial<Omit<FunctionSpec, "name">> {
+  /** SHA-256 of the definition, 64 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  readonly version: number;
+  /** `owner/name@version`. */
+  readonly ref: string;
+  readonly createdAt?: string;
+}
+
+export interface EndpointInfo {
+  readonly id: string;
+  readonly name: string;
+  /** An agent has handed in its key. */
+  readonly enrolled?: boolean;
+  readonly connected?: boolean;
+  readonly connectedAt?: string | null;
+  readonly agentInfo?: Readonly<Record<string, unknown>> | null;
+  readonly queued?: number;
+  readonly leased?: number;
+  readonly createdAt?: string;
+}
+
+export interface NewEndpoint extends EndpointInfo {
+  /** One time, shown once: `farloom endpoint enroll` takes it. */
+  readonly enrolmentCode: string;
+  readonly enrolmentExpiresAt?: string;
+  /** To run on the machine that shall be this endpoint. */
+  readonly command?: string;
+}
+
+/** A task as the service shows it; fields are absent where there is nothing to say. */
+export interface TaskInfo {
+  readonly id: string;
+  readonly group: string;
+  readonly state: TaskState;
+  readonly reason?: Reason;
+  readonly function?: string;
+  readonly functionId?: string;
+  readonly endpoint?: string;
+  readonly endpointName?: string;
+  readonly attempt?: number;
+  readonly submittedAt?: string;
+  readonly startedAt?: string;
+  readonly finishedAt?: string;
+  readonly cancelRequested?: boolean;
+  /** Why it is not running yet. */
+  readonly waiting?: { readonly for: string; readonly message: string };
+  readonly result?: unknown;
+  /** Where a large result is. */
+  readonly resultPayload?: { readonly digest: string; readonly sizeBytes: number; readonly codec: string };
+  readonly error?: { readonly type: string; readonly message: string; readonly traceback?: string };
+  readonly stdout?: string;
+  readonly stderr?: string;
+  readonly exitCode?: number;
+  readonly worker?: string;
+  /** Milliseconds: in all, on the road, waiting on the agent, running, on the CPU. */
+  readonly times?: {
+    readonly totalMs: number;
+    readonly roadMs: number;
+    readonly queueMs: number;
+    readonly runMs: number;
+    readonly cpuMs: number;
+  };
+}
+
+/** What cancelling several tasks did. */
+export interface CancelSummary {
+  /** Open tasks that were told to end. */
+  readonly requested: number;
+  readonly finished: number;
+  readonly missing: readonly string[];
+}
+
+export interface KeyInfo {
+  readonly id: string;
+  readonly label: string;
+  readonly scopes: readonly string[];
+  readonly createdAt?: string;
+  readonly expiresAt?: string;
+  readonly revokedAt?: string;
+}
+
+export interface NewKey extends KeyInfo {
+  /** The key itself; shown once. */
+  readonly key: string;
+}
+
+type Signal = { readonly signal?: AbortSignal | undefined };
+
+/** A part of a path; refs hold slashes. */
+const part = encodeURIComponent;
+
+export class FunctionsApi {
+  readonly #rest: Rest;
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  /** Registering the same definition twice gives the same function. */
+  register(spec: FunctionSpec, { signal }: Signal = {}): Promise<FunctionInfo> {
+    return this.#rest.json({ method: "POST", path: "/v1/functions", json: spec, signal, idempotent: true });
+  }
+  list({
+    q,
+    signal,
+    ...page
+  }: PageOptions & { readonly q?: string | undefined } = {}): Promise<Page<FunctionInfo>> {
+    return this.#rest.json({ path: "/v1/functions", query: { q, ...page }, signal });
+  }
+  all(
+    options: Omit<PageOptions, "cursor"> & { readonly q?: string | undefined } = {},
+  ): AsyncGenerator<FunctionInfo> {
+    return allPages((cursor) => this.list({ ...options, cursor }));
+  }
+  get(ref: string, { signal }: Signal = {}): Promise<FunctionInfo> {
+    return this.#rest.json({ path: `/v1/functions/${part(ref)}`, signal });
+  }
+  async delete(ref: string, { signal }: Signal = {}): Promise<void> {
+    await this.#rest.send({ method: "DELETE", path: `/v1/functions/${part(ref)}`, signal });
+  }
+}
+
+export class EndpointsApi {
+  readonly #rest: Rest;
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  create(name: string, { signal }: Signal = {}): Promise<NewEndpoint> {
+    return this.#rest.json({ method: "POST", path: "/v1/endpoints", json: { name }, signal });
+  }
+  /** A new enrolment code; the agent that uses it replaces the one before. */
+  newCode(idOrName: string, { signal }: Signal = {}): Promise<NewEndpoint> {
+    const path = `/v1/endpoints/${part(idOrName)}/enrolment-code`;
+    return this.#rest.json({ method: "POST", path, json: {}, signal });
+  }
+  list({ signal, ...page }: PageOptions = {}): Promise<Page<EndpointInfo>> {
+    return this.#rest.json({ path: "/v1/endpoints", query: { ...page }, signal });
+  }
+  all(options: Omit<PageOptions, "cursor"> = {}): AsyncGenerator<EndpointInfo> {
+    return allPages((cursor) => this.list({ ...options, cursor }));
+  }
+  get(idOrName: string, { signal }: Signal = {}): Promise<EndpointInfo> {
+    return this.#rest.json({ path: `/v1/endpoints/${part(idOrName)}`, signal });
+  }
+  async delete(idOrName: string, { signal }: Signal = {}): Promise<void> {
+    await this.#rest.send({ method: "DELETE", path: `/v1/endpoints/${part(idOrName)}`, signal });
+  }
+}
+
+export interface TaskFilter {
+  readonly state?: string | undefined;
+  readonly endpoint?: string | undefined;
+  readonly function?: string | undefined;
+  readonly group?: string | undefined;
+}
+
+export class TasksApi {
+  readonly #rest: Rest;
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  list({ signal, ...query }: PageOptions & TaskFilter = {}): Promise<Page<TaskInfo>> {
+    return this.#rest.json({ path: "/v1/tasks", query: { ...query }, signal });
+  }
+  all(options: Omit<PageOptions, "cursor"> & TaskFilter = {}): AsyncGenerator<TaskInfo> {
+    return allPages((cursor) => this.list({ ...options, cursor }));
+  }
+  /** With `waitSeconds` the answer comes when the task has ended, or after that time. */
+  get(
+    id: string,
+    { waitSeconds, signal }: Signal & { readonly waitSeconds?: number } = {},
+  ): Promise<TaskInfo> {
+    return this.#rest.json({
+      path: `/v1/tasks/${part(id)}`,
+      query: { wait: waitSeconds },
+      signal,
+      timeoutMs: 60_000 + (waitSeconds ?? 0) * 1000,
+    });
+  }
+  /** The result's bytes as the function gave them, and their media type. */
+  async result(id: string, { signal }: Signal = {}): Promise<{ body: Buffer; contentType: string }> {
+    const response = await this.#rest.send({
+      path: `/v1/tasks/${part(id)}/result`,
+      signal,
+      timeoutMs: 600_000,
+    });
+    return { body: response.body, contentType: response.headers["content-type"] ?? "" };
+  }
+  cancel(id: string, { signal }: Signal = {}): Promise<TaskInfo> {
+    return this.#rest.json({
+      method: "POST",
+      path: `/v1/tasks/${part(id)}/cancel`,
+      json: {},
+      signal,
+      idempotent: true,
+    });
+  }
+  /** Many at once: by ids or by group. */
+  cancelAll(
+    what: { readonly ids?: readonly string[]; readonly group?: string },
+    { signal }: Signal = {},
+  ): Promise<CancelSummary> {
+    return this.#rest.json({
+      method: "POST",
+      path: "/v1/tasks/cancel",
+      json: what,
+      signal,
+      idempotent: true,
+    });
+  }
+}
+
+export class KeysApi {
+  readonly #rest: Rest;
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  create(
+    key: { readonly label: string; readonly scopes?: readonly string[]; readonly expiresInDays?: number },
+    { signal }: Signal = {},
+  ): Promise<NewKey> {
+    return this.#rest.json({ method: "POST", path: "/v1/keys", json: key, signal });
+  }
+  list({ signal, ...page }: PageOptions = {}): Promise<Page<KeyInfo>> {
+    return this.#rest.json({ path: "/v1/keys", query: { ...page }, signal });
+  }
+  async revoke(id: string, { signal }: Signal = {}): Promise<void> {
+    await this.#rest.send({ method: "DELETE", path: `/v1/keys/${part(id)}`, signal });
+  }
+}
+
+async function* allPages<T>(page: (cursor: string | undefined) => Promise<Page<T>>): AsyncGenerator<T> {
+  let cursor: string | undefined;
+  do {
+    const { items, nextCursor } = await page(cursor);
+    yield* items;
+    cursor = nextCursor ?? undefined;
+  } while (cursor !== undefined);
+}
