@@ -61,6 +61,8 @@ import { tasksFrames } from "./scheduler/task-frames.js";
 const LOCAL_NODE = "local";
 /** Unacknowledged results above this stop the handing out of tasks. */
 const MAX_RESULT_BYTES = 64 * 1024 * 1024;
+/** Marks and forgotten results go along with what is urgent, or alone after this: nobody waits for them. */
+const LAZY_MS = 20;
 /** How soon a journal that could not be written is tried again. */
 const RETRY_COMMIT_MS = 1000;
 
@@ -125,7 +127,10 @@ export class Engine implements LinkUser {
 
   #immediate: NodeJS.Immediate | undefined;
   #microtask = false;
+  /** Whether something waits for a commit; what is only forgotten does not. */
+  #urgent = false;
   #stuck = false;
+  #lazyTimer: NodeJS.Timeout | undefined;
   #retryTimer: NodeJS.Timeout | undefined;
   #keptTimer: NodeJS.Timeout | undefined;
   #draining = false;
@@ -169,7 +174,7 @@ export class Engine implements LinkUser {
   // ─── the link ──────────────────────────────────────────────────────────────────────────────────────────
 
   hello(): HelloFrame {
-    this.#flush();
+    this.#flush(true);
     const held: IdKey[] = [];
     for (const task of this.#scheduler.tasks()) {
       if (task.state === "waiting" || task.state === "queued" || task.state === "handed") held.push(task.key);
@@ -264,7 +269,7 @@ export class Engine implements LinkUser {
       return;
     }
     const needs = this.#needsOf(frame);
-    this.#journal.append(RECORD.accepted, bytes);
+    this.#append({ type: RECORD.accepted, payload: bytes });
     this.#apply({ kind: "accepted", frame, atMs: performance.now(), ...(needs ? { needs } : {}) });
     if (frame.opts) {
       for (const index in frame.opts) {
@@ -367,8 +372,11 @@ export class Engine implements LinkUser {
     }
     const done = released.filter((task) => task.state === "done");
     if (done.length === 0) return;
-    this.#append(idsRecord(RECORD.acked, done));
+    // Should it never be written, the results are sent once more, and the service knows them.
+    const { type, payload } = idsRecord(RECORD.acked, done);
+    this.#journal.append(type, payload);
     this.#forget(done);
+    this.#armLazy();
   }
 
   // ─── the node ──────────────────────────────────────────────────────────────────────────────────────────
@@ -443,7 +451,7 @@ export class Engine implements LinkUser {
     this.#scheduler.handle({ kind: "finished", tasks });
     this.#timers.disarm(tasks);
     const batches = encodeSettled(settled);
-    for (const batch of batches) this.#journal.append(RECORD.result, batch.bytes);
+    for (const batch of batches) this.#append({ type: RECORD.result, payload: batch.bytes });
     if (hasReference(frame.codecs)) this.#stage(tasks, false);
     else this.#resultsReady.push(...batches);
   }
@@ -544,6 +552,7 @@ export class Engine implements LinkUser {
 
   #append(record: JournalRecord): void {
     this.#journal.append(record.type, record.payload);
+    this.#urgent = true;
   }
 
   #forget(tasks: readonly HeldTask[]): void {
@@ -566,7 +575,7 @@ export class Engine implements LinkUser {
     queueMicrotask(() => this.#flush());
   }
 
-  #flush(): void {
+  #flush(lazyToo = false): void {
     clearImmediate(this.#immediate);
     this.#immediate = undefined;
     this.#microtask = false;
@@ -576,15 +585,17 @@ export class Engine implements LinkUser {
       const paused = this.#sender.heldBytes > MAX_RESULT_BYTES;
       this.#apply({ kind: "dispatch", atMs: performance.now(), paused });
     }
-    if (!this.#journal.commit()) return this.#retryCommit(); // E1
-    this.#stuck = false;
-    this.#release();
+    if (this.#urgent || lazyToo) {
+      if (!this.#journal.commit()) return this.#retryCommit(); // E1
+      this.#urgent = this.#stuck = false;
+    }
+    this.#release(lazyToo);
     if (this.#journal.isWasteful(() => this.#liveBytes())) this.#compact();
     this.#checkQuiet();
   }
 
   /** Everything staged leaves: the commit covers it. */
-  #release(): void {
+  #release(lazyToo: boolean): void {
     for (const frame of this.#toNode.splice(0)) this.#port.send(frame);
     if (this.#nodeMarked < this.#nodeReceived) {
       this.#nodeMarked = this.#nodeReceived;
@@ -593,18 +604,33 @@ export class Engine implements LinkUser {
     for (const batch of this.#resultsReady.splice(0)) this.#sender.add(batch);
     const session = this.#session;
     if (session === undefined) return;
+    const mayGrant = this.#creditOpen && !this.#draining;
+    const grant = mayGrant ? this.#window.next(this.#scheduler.heldTasks, this.#scheduler.heldBytes) : undefined;
+    const isMarkDue = this.#marked < this.#received;
+    if (this.#toService.length === 0 && this.#sender.isDry && !grant && !(lazyToo && isMarkDue)) {
+      if (isMarkDue) this.#armLazy();
+      if (this.#creditOpen) return;
+    }
     session.together(() => {
-      if (this.#marked < this.#received) {
+      if (isMarkDue) {
         this.#marked = this.#received;
         session.send({ t: "mark", accepted: this.#marked, durable: this.#marked });
       }
       for (const frame of this.#toService.splice(0)) session.send(frame);
       this.#sender.pump();
-      if (this.#sender.isDry) this.#creditOpen = true; // E4
-      if (!this.#creditOpen || this.#draining) return;
-      const grant = this.#window.next(this.#scheduler.heldTasks, this.#scheduler.heldBytes);
       if (grant) session.send({ t: "credit", ...grant });
+      if (this.#sender.isDry && !this.#creditOpen) {
+        this.#creditOpen = true; // E4
+        this.#schedule();
+      }
     });
+  }
+
+  #armLazy(): void {
+    this.#lazyTimer ??= setTimeout(() => {
+      this.#lazyTimer = undefined;
+      this.#flush(true);
+    }, LAZY_MS);
   }
 
   #retryCommit(): void {
@@ -698,11 +724,10 @@ export class Engine implements LinkUser {
   /** Stops at once. Everything accepted is in the journal. */
   close(): void {
     if (this.#closed) return;
-    this.#flush();
+    this.#flush(true);
     this.#ending = this.#closed = true;
     clearImmediate(this.#immediate);
-    clearTimeout(this.#retryTimer);
-    clearTimeout(this.#keptTimer);
+    for (const timer of [this.#lazyTimer, this.#retryTimer, this.#keptTimer]) clearTimeout(timer);
     this.#timers.clear();
     this.#journal.close();
   }

@@ -80,6 +80,12 @@ export class TaskHandle<R = unknown> {
     return (await resultOf(this.#task, this.#deps.payloads)) as R;
   }
 
+  /** Resolves once the service has committed it: from then on it outlives this program. Rejects where it was refused. */
+  async durable(): Promise<void> {
+    await this.#task.whenDurable();
+    if (this.#task.failure) throw this.#task.failure;
+  }
+
   /** The service's record of it. */
   async status(options: { signal?: AbortSignal } = {}): Promise<TaskInfo> {
     const task = this.#task;

@@ -107,6 +107,8 @@ export class Task implements TaskItem {
   detail: OutcomeDetail | undefined = undefined;
   /** What went wrong on this side: refused for good, unreadable, closed. */
   failure: FarloomError | undefined = undefined;
+  /** Whoever waits for nothing but its custody. */
+  onDurable: (() => void) | undefined = undefined;
   #waiters: (() => void)[] | undefined = undefined;
 
   constructor(key: IdKey, encoded: Encoded, sparse: SparseOptions, index: number) {
@@ -195,6 +197,19 @@ export class Task implements TaskItem {
     if (this.isSettled) wake();
     else if (this.#waiters) this.#waiters.push(wake);
     else this.#waiters = [wake];
+  }
+
+  /** Resolves when it is durable, or has ended. */
+  whenDurable(): Promise<void> {
+    if (this.phase === "durable" || this.isSettled) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.onSettled(resolve);
+      const others = this.onDurable;
+      this.onDurable = () => {
+        others?.();
+        resolve();
+      };
+    });
   }
 
   /** The error that its end is, or undefined where it succeeded. Made anew each time, at the place that asks. */

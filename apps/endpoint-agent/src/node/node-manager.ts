@@ -212,11 +212,13 @@ export class NodeManager {
       else this.#bury(record);
     }
     if (expected.length === 0) return;
+    for (const worker of expected) worker.onSettled = () => this.#onArrival();
     const waitMs = this.#options.adoptWaitMs ?? DEFAULT_ADOPT_WAIT_MS;
     const deadline = performance.now() + waitMs;
     for (;;) {
       const leftMs = deadline - performance.now();
-      const missing = expected.filter((worker) => worker.phase === "starting");
+      // One that has died meanwhile was read to its end, and what it ran was charged.
+      const missing = expected.filter((worker) => !worker.settled && worker.phase !== "dead");
       if (missing.length === 0 || this.#phase === "closed") break;
       if (leftMs <= 0) {
         // It may still run its task, which the agent now counts as lost: it must not go on beside a second try.

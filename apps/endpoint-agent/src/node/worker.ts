@@ -108,6 +108,13 @@ export class Worker {
   plannedUs = 0;
   /** When its head began, as far as can be seen from here (monotonic milliseconds). */
   headSinceMs = 0;
+  /**
+   * False for a worker of an earlier agent until its first `credit`, which follows the results that it kept:
+   * until then it sends results of tasks that are not known here, and they count all the same.
+   */
+  settled = true;
+  /** Called when an earlier agent's worker has settled. */
+  onSettled: () => void = () => undefined;
   /** Fed nothing more until it is empty: its turn goes to another lane. */
   yielding = false;
   /** Results received in this session: the position that marks speak of. */
@@ -201,6 +208,7 @@ export class Worker {
   ): Worker {
     const worker = new Worker(record, context.owner, context.place);
     worker.#wasReady = true;
+    worker.settled = false;
     return worker;
   }
 
@@ -357,6 +365,9 @@ export class Worker {
       case "returned":
         return this.#returned(columnToKeys(frame.ids));
       case "credit":
+        if (this.settled) return;
+        this.settled = true;
+        return this.onSettled();
       case "mark":
       case "progress":
       case "need":
@@ -377,7 +388,7 @@ export class Worker {
       const task = this.#takeHeld(key);
       tasks[i] = task;
       if (!task) {
-        strange++;
+        if (this.settled) strange++;
         continue;
       }
       if (task.fn && frame.runUs) learn(task.fn, durationUsOf(frame.runUs, i));
@@ -385,7 +396,10 @@ export class Worker {
     }
     this.received += n;
     this.headSinceMs = performance.now();
-    if (this.held.length === 0) this.yielding = false;
+    if (this.held.length === 0) {
+      this.yielding = false;
+      this.plannedUs = 0;
+    }
     this.#owner.onResults(this, frame, tasks, strange);
   }
 

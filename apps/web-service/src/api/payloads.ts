@@ -50,6 +50,12 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
     );
   });
 
+  const open = (request: FastifyRequest<{ Params: { digest: string } }>, reply: FastifyReply) => {
+    const { digest } = request.params;
+    reply.header("etag", `"${digest}"`).type("application/octet-stream");
+    return payloads.open(ownerIdOf(request), Buffer.from(digest, "hex"));
+  };
+
   app.get(
     "/v1/payloads/:digest",
     {
@@ -60,13 +66,26 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
         params: Params,
         response: { 200: Type.Unknown(), 206: Type.Unknown(), ...problems },
       },
-      // HEAD is the same without the bytes; `sendFile` knows.
-      exposeHeadRoute: true,
+      // The route below; one made from this would read the file to count its bytes.
+      exposeHeadRoute: false,
+    },
+    async (request, reply) => sendFile(request, reply, await open(request, reply)),
+  );
+
+  app.head(
+    "/v1/payloads/:digest",
+    {
+      config: { policy: { scopeOrAgent: "tasks:read" } },
+      schema: {
+        tags,
+        summary: "Whether a payload is there, and its size",
+        params: Params,
+        response: { 200: Type.Null(), ...problems },
+      },
     },
     async (request, reply) => {
-      const { digest } = request.params;
-      reply.header("etag", `"${digest}"`).type("application/octet-stream");
-      return sendFile(request, reply, await payloads.open(ownerIdOf(request), Buffer.from(digest, "hex")));
+      const { sizeBytes } = await open(request, reply);
+      return reply.header("accept-ranges", "bytes").header("content-length", sizeBytes).send(null);
     },
   );
 }
@@ -84,7 +103,6 @@ export function sendFile(request: FastifyRequest, reply: FastifyReply, file: Ope
   }
   if (range) reply.code(206).header("content-range", `bytes ${range.start}-${range.end}/${sizeBytes}`);
   reply.header("content-length", range ? range.end - range.start + 1 : sizeBytes);
-  if (request.method === "HEAD") return reply.send();
   return reply.send(file.stream(range));
 }
 

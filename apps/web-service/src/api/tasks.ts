@@ -309,6 +309,8 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         querystring: Strict({ wait: Wait }),
         response: { 200: Type.Unknown(), ...problems },
       },
+      // One made from this would read the file to count its bytes.
+      exposeHeadRoute: false,
     },
     async (request, reply) => {
       const { id } = request.params;

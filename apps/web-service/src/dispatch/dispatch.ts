@@ -7,7 +7,7 @@
  *   D2  What an agent's hello lists as held is leased, not sent (P15).
  *   D3  A task that is not taken into the ring is in PostgreSQL, and the filler is told after its commit.
  */
-import { type IdKey, keyToUuid, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
+import { type IdKey, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { FunctionRegistry } from "../functions/registry.js";
@@ -16,7 +16,7 @@ import { knownTasks, openTaskKeys, openTasksByIds, pageOpenTasks } from "../stor
 import { taskOwners } from "../store/read-outcomes.js";
 import { endOpen, writeCancelRequests } from "../store/rewrite-tasks.js";
 import type { OpenTask } from "../store/rows.js";
-import { EndpointQueue } from "./endpoint-queue.js";
+import { EndpointQueue, type RingBudget } from "./endpoint-queue.js";
 import { Filler } from "./filler.js";
 import type { TaskEntry } from "./task-entry.js";
 
@@ -56,6 +56,7 @@ export class Dispatch {
   readonly #deps: DispatchDeps;
   readonly #owned = new Map<IdKey, Owned>();
   readonly #filler: Filler;
+  readonly #budget: RingBudget = { entries: 0 };
 
   constructor(deps: DispatchDeps) {
     this.#deps = deps;
@@ -87,7 +88,7 @@ export class Dispatch {
     lease: AgentLease,
     heldKeys: readonly IdKey[],
   ): Promise<{ queue: EndpointQueue; drop: IdKey[] }> {
-    const queue = new EndpointQueue(endpointKey, keyToUuid(endpointKey), claim.epoch, claim.floorSeq);
+    const queue = new EndpointQueue(endpointKey, claim, this.#budget);
     const drop = new Set(heldKeys);
     for (const task of await openTasksByIds(this.#deps.pool, endpointKey, heldKeys)) {
       const entry = await this.#filler.toEntry(queue, task);
@@ -103,6 +104,7 @@ export class Dispatch {
       return { queue, drop: [] };
     }
     this.#owned.set(endpointKey, { queue, lease, pumping: false });
+    before?.queue.close();
     before?.lease.replaced();
     return { queue, drop: [...drop] };
   }
@@ -117,7 +119,10 @@ export class Dispatch {
 
   /** The agent's connection is gone. What it had stays its own: its journal speaks at the next hello. */
   detach(endpointKey: IdKey, lease: AgentLease): void {
-    if (this.#owned.get(endpointKey)?.lease === lease) this.#owned.delete(endpointKey);
+    const owned = this.#owned.get(endpointKey);
+    if (owned?.lease !== lease) return;
+    this.#owned.delete(endpointKey);
+    owned.queue.close();
   }
 
   /** New tasks, perhaps not committed yet. Returns false for each that the ring did not take. */

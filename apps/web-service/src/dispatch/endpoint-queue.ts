@@ -11,13 +11,21 @@
  *   Q4  A task that ends while a page is being read is remembered until the page is in: the page's snapshot may be
  *       older than the commit.
  */
-import type { IdKey } from "@farloom/protocol";
+import { type IdKey, keyToUuid } from "@farloom/protocol";
 import type { TaskEntry } from "./task-entry.js";
 
-/** Entries in the ring: about 100 ms of work for the fastest endpoint. */
-export const RING_ENTRIES = 8192;
-/** Argument bytes in the ring. */
-export const RING_BYTES = 32 * 1024 * 1024;
+/** Entries in one ring: some seconds of work for the fastest endpoint, about 20 MB. */
+export const RING_ENTRIES = 65_536;
+/** Argument bytes in one ring. */
+export const RING_BYTES = 64 * 1024 * 1024;
+/** Entries in all rings together; above it, a ring holds SHARED_RING_ENTRIES at most. */
+export const ALL_RING_ENTRIES = 262_144;
+const SHARED_RING_ENTRIES = 4096;
+
+/** What all rings of this service hold together. */
+export interface RingBudget {
+  entries: number;
+}
 
 export class EndpointQueue {
   readonly endpointKey: IdKey;
@@ -31,15 +39,22 @@ export class EndpointQueue {
   #ring: TaskEntry[] = [];
   #head = 0;
   #bytes = 0;
+  readonly #budget: RingBudget;
   #endedWhilePaging: Set<IdKey> | undefined;
   #pages = 0;
+  #closed = false;
 
-  constructor(endpointKey: IdKey, endpointId: string, epoch: number, cursor: number) {
+  constructor(
+    endpointKey: IdKey,
+    claim: { readonly epoch: number; readonly floorSeq: number },
+    budget: RingBudget = { entries: 0 },
+  ) {
     this.endpointKey = endpointKey;
-    this.endpointId = endpointId;
-    this.epoch = epoch;
-    this.cursor = cursor;
-    this.raisedFloor = cursor;
+    this.endpointId = keyToUuid(endpointKey);
+    this.epoch = claim.epoch;
+    this.cursor = claim.floorSeq;
+    this.raisedFloor = claim.floorSeq;
+    this.#budget = budget;
   }
 
   /** Entries that wait to be sent, ended ones included. */
@@ -48,7 +63,8 @@ export class EndpointQueue {
   }
 
   get full(): boolean {
-    return this.length >= RING_ENTRIES || this.#bytes >= RING_BYTES;
+    const most = this.#budget.entries < ALL_RING_ENTRIES ? RING_ENTRIES : SHARED_RING_ENTRIES;
+    return this.length >= most || this.#bytes >= RING_BYTES;
   }
 
   get leased(): number {
@@ -93,6 +109,7 @@ export class EndpointQueue {
     while (taken.length < count && room > 0 && this.#head < this.#ring.length) {
       const entry = this.#ring[this.#head++]!;
       this.#bytes -= entry.sizeBytes;
+      this.#budget.entries--;
       if (entry.ended || entry.state !== "QUEUED") continue;
       entry.state = "LEASED";
       room -= entry.sizeBytes;
@@ -110,6 +127,15 @@ export class EndpointQueue {
     entry.ended = true;
     if (this.held.get(entry.key) === entry) this.held.delete(entry.key);
     this.#endedWhilePaging?.add(entry.key);
+  }
+
+  /** Nothing is sent from this queue any more. */
+  close(): void {
+    this.#closed = true;
+    this.#budget.entries -= this.length;
+    this.#ring = [];
+    this.#head = 0;
+    this.#bytes = 0;
   }
 
   beginPage(): void {
@@ -130,7 +156,9 @@ export class EndpointQueue {
   }
 
   #push(entry: TaskEntry): void {
+    if (this.#closed) return;
     this.#ring.push(entry);
     this.#bytes += entry.sizeBytes;
+    this.#budget.entries++;
   }
 }

@@ -98,6 +98,9 @@ function codeOf(body: RegisterBody, format: "source" | "pickle"): Buffer {
     if (format !== "source") throw bad("runtime command has no pickled code");
     return Buffer.alloc(0);
   }
+  if (body.code !== undefined && typeof body.code !== "string" && !Buffer.isBuffer(body.code)) {
+    throw bad("code is a text, or bytes where the body is MessagePack");
+  }
   if (format === "pickle" && body.runtime !== "python") throw bad("only runtime python has pickled code");
   if (body.code === undefined || body.code.length === 0) throw bad("code is missing");
   const code = format === "source" ? sourceOf(body.code) : pickleOf(body.code);

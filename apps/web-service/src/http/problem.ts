@@ -9,7 +9,7 @@ import { BODY_LIMIT_BYTES } from "./bodies.js";
 
 /** The body of every error. */
 export interface Problem {
-  /** Where the code is explained, relative to the service. */
+  /** The code as a URN; docs/errors.md explains it. */
   readonly type: string;
   readonly title: string;
   readonly status: number;
@@ -32,7 +32,7 @@ export function registerProblems(app: FastifyInstance): void {
 export function toProblem(error: FarloomError): Problem {
   const { code, status, message, retryable, retryAfterMs } = error;
   return {
-    type: `/docs/errors#${code.toLowerCase()}`,
+    type: `urn:farloom:error:${code}`,
     title: code.toLowerCase().replaceAll("_", " "),
     status,
     code,

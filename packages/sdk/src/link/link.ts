@@ -307,6 +307,7 @@ export class ClientLink {
       if (task.phase !== "sent" || task.position !== this.#released + 1 + i) continue;
       task.phase = "durable";
       freed++;
+      task.onDurable?.();
       task.dropArguments();
       if (task.sends > 1) this.#rewatch.push(task);
       if (task.cancelRequested) this.#cancels.push(task.key);

@@ -714,6 +714,7 @@ class Worker:
         if self.rx.acquire(False):
             # The main thread is not reading: it runs a task. What lies in the socket has not begun either.
             try:
+                self._take_frames()
                 while self.reader.fill(socket.MSG_DONTWAIT):
                     self._take_frames()
             finally:
@@ -774,10 +775,10 @@ class Worker:
             if not self.linked.is_set():
                 raise LinkBroken("not linked")
             with self.rx:
-                if not self.pending:
-                    reader = self.reader
-                    # Waits outside of any frame, so a cancel that comes now finds nothing to give back.
-                    reader.fill()
+                # Frames may have come together with the welcome, or with others that gave no task.
+                self._take_frames()
+                if not self.pending and not self.stopping:
+                    self.reader.fill()
                     self._take_frames()
         except (LinkBroken, Malformed):
             self._unlink()

@@ -1,0 +1,80 @@
+/**
+ * Logs of the parts that run here: whole to a file, and what is a problem told in plain words. A file that has grown
+ * beyond MAX_LOG_BYTES is set aside at the next start, one generation.
+ */
+import { appendFileSync, mkdirSync, renameSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+
+const MAX_LOG_BYTES = 16 * 1024 * 1024;
+/** pino's levels. */
+const WARN = 40;
+
+export interface Problem {
+  readonly level: "warning" | "error";
+  readonly text: string;
+}
+
+/** Makes the file's folder, and sets an overgrown file aside. */
+export function prepareLog(path: string): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  try {
+    if (statSync(path).size > MAX_LOG_BYTES) renameSync(path, `${path}.1`);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+}
+
+/** Appends the stream's lines to the file, and tells of problems. */
+export function followLog(stream: Readable, path: string, onProblem: (problem: Problem) => void): void {
+  const lines = createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY });
+  lines.on("line", (line) => {
+    appendFileSync(path, `${line}\n`, { mode: 0o600 });
+    const problem = problemIn(line);
+    if (problem) onProblem(problem);
+  });
+}
+
+/** What is wrong according to a log line, or undefined where nothing is. */
+export function problemIn(line: string): Problem | undefined {
+  const record = parse(line);
+  // What is no record of the log was written by a part that could not even start.
+  if (record === undefined) return line.trim() === "" ? undefined : { level: "error", text: line };
+  if (typeof record.level !== "number" || record.level < WARN) return undefined;
+  const err = record.err as { message?: string } | undefined;
+  const text = [record.msg, err?.message].filter(Boolean).join(": ");
+  return { level: record.level > WARN ? "error" : "warning", text };
+}
+
+/** A log line for people. */
+export function prettyLine(line: string): string {
+  const record = parse(line);
+  if (record === undefined) return line;
+  const { time, level, msg, pid: _pid, hostname: _host, err, ...fields } = record;
+  const at = typeof time === "number" ? new Date(time).toISOString().slice(11, 23) : "";
+  const name = LEVELS[level as number] ?? String(level);
+  const rest = Object.entries(fields).map(
+    ([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`,
+  );
+  const error = err === undefined ? "" : `: ${(err as { message?: string }).message ?? JSON.stringify(err)}`;
+  return `${at} ${name.padEnd(5)} ${String(msg ?? "")}${error}  ${rest.join(" ")}`.trimEnd();
+}
+
+const LEVELS: Readonly<Record<number, string>> = {
+  10: "trace",
+  20: "debug",
+  30: "info",
+  40: "warn",
+  50: "error",
+  60: "fatal",
+};
+
+function parse(line: string): Record<string, unknown> | undefined {
+  if (!line.startsWith("{")) return undefined;
+  try {
+    return JSON.parse(line) as Record<string, unknown>;
+  } catch {
+    return undefined;
+  }
+}
