@@ -10,7 +10,7 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { clientEnv, freePort, startFabric } from "./lib/fabric.mjs";
+import { clientEnv, startFabric } from "./lib/fabric.mjs";
 import { prepare } from "./lib/prepare.mjs";
 import { ROOT } from "./lib/run.mjs";
 import { bold, dim, StepFailed, say, sayFailure, step } from "./lib/terminal.mjs";
@@ -22,7 +22,7 @@ Installs, builds, starts Farloom in this terminal (web service, PostgreSQL and o
 and runs forty forecasts of Seattle's rain on it. Stays up until Ctrl-C.
 
   --once             end after the job; exit status 0 only if its answer is right
-  --port N           the web service's port (default ${DEFAULT_PORT}; the next free one where it is taken)
+  --port N           the web service's port (default ${DEFAULT_PORT}, or the next free one)
   --state-dir DIR    where the database, the keys and the logs are (default .farloom)
   -h, --help         this
 `;
@@ -35,13 +35,14 @@ function parseOptions() {
     const { values } = parseArgs({
       options: {
         once: { type: "boolean", default: false },
-        port: { type: "string", default: String(DEFAULT_PORT) },
+        port: { type: "string" },
         "state-dir": { type: "string", default: join(ROOT, ".farloom") },
         help: { type: "boolean", default: false, short: "h" },
       },
     });
-    const port = Number(values.port);
-    if (!Number.isInteger(port) || port < 1 || port > 65_435) throw new Error(`"${values.port}" is no port`);
+    const port = values.port === undefined ? undefined : Number(values.port);
+    if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port < 65_536))
+      throw new Error(`"${values.port}" is no port`);
     return { once: values.once, help: values.help, port, stateDir: resolve(values["state-dir"]) };
   } catch (error) {
     process.stderr.write(`npm start: ${error.message}\nTry npm start -- --help\n`);
@@ -77,14 +78,18 @@ function checkAnswer({ models, rmseOfMean }) {
   }
 }
 
-function sayWhatNext({ url, apiKeyFile, logFile }) {
+function sayWhatNext({ url, endpoint, apiKeyFile, stateDir }) {
   const key = relative(process.cwd(), apiKeyFile);
   say(`\n${bold(`Farloom is up: ${url}`)}   ${dim("(Ctrl-C stops it)")}`);
   say(`  API page   ${url}/docs`);
   say(`  API key    ${key}`);
-  say(`  log        ${relative(process.cwd(), logFile)}`);
+  say(`  logs       ${relative(process.cwd(), join(stateDir, "logs"))}`);
   say("\nTry next, in another terminal:");
-  say(`  curl -s ${url}/v1/functions -H "Authorization: Bearer $(cat ${key})"`);
+  say(`  npx farloom run ${relative(process.cwd(), join(stateDir, "hello.py"))} World`);
+  say(`  curl -s "${url}/v1/tasks?wait=60" -H "Authorization: Bearer $(cat ${key})" \\`);
+  say(
+    `    -H "Content-Type: application/json" -d '${JSON.stringify({ function: "hello", endpoint, args: ["curl"] })}'`,
+  );
 }
 
 /** Aborted when the user wants to stop. From here on, Ctrl-C means an orderly end. */
@@ -95,13 +100,14 @@ function listenForStop() {
 }
 
 async function stopFabric(fabric) {
-  await step("Stopped", async () => {
+  await step("Stopping", async () => {
     const { status, left } = await fabric.stop();
     if (left.length > 0) {
       throw new StepFailed("Processes were left behind, and killed.", { detail: left.join("\n") });
     }
     if (status !== 0)
       throw new StepFailed(`The fabric ended with status ${status}. Its log: ${fabric.logFile}`);
+    return "Stopped";
   });
 }
 
@@ -127,12 +133,22 @@ async function main() {
   say(bold("Farloom"));
   await prepare();
   const stopping = listenForStop();
-  const port = await freePort(options.port);
-  const fabric = await step("Web service, PostgreSQL and one endpoint are up", () =>
-    startFabric({ stateDir: options.stateDir, port, stopping }),
-  );
+  const parts = "web service, PostgreSQL and one endpoint";
+  let fabric;
+  await step(`Starting ${parts}`, async () => {
+    fabric = await startFabric({
+      stateDir: options.stateDir,
+      port: options.port,
+      // What is gone after the job is nobody's default.
+      configFile: options.once ? join(options.stateDir, "config.json") : undefined,
+      stopping,
+    });
+    return `Started ${parts}`;
+  });
   try {
-    if (port !== options.port) say(`    Port ${options.port} is taken; this is on ${port}.`);
+    const port = Number(new URL(fabric.url).port);
+    if (options.port === undefined && port !== DEFAULT_PORT)
+      say(`    Port ${DEFAULT_PORT} was taken: this is on ${port}.`);
     say();
     await runJob(fabric, options, stopping);
   } finally {

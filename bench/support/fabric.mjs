@@ -4,7 +4,7 @@
  *
  *   F1  Every process is started under scripts/lib/reaper.py: nothing it starts outlives it, and it does not
  *       outlive this process.
- *   F2  `stop` is idempotent, and tells what had to be killed; an orderly fabric leaves nothing.
+ *   F2  `stop` is idempotent, and tells what had ended by itself or had to be killed; an orderly fabric: nothing.
  *   F3  The fabric has the products' default settings, but for ports, folders and the number of workers. Only
  *       the limit of requests per minute is lifted, as one client here is a whole crowd.
  */
@@ -48,6 +48,8 @@ class Logged {
   #lines = [];
   #waiters = new Set();
   #ended = false;
+  /** How it ended; undefined while it runs. */
+  ending;
 
   constructor(command, args, { env, cwd, stream }) {
     this.run = startContained(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
@@ -55,11 +57,12 @@ class Logged {
       const lines = createInterface({ input: this.run.child[name] });
       lines.on("line", (line) => this.#take(line, name === stream));
     }
-    const onEnd = () => {
+    const onEnd = ({ status }) => {
       this.#ended = true;
+      this.ending = `status ${status}, and its last lines:\n${this.#lines.join("\n")}`;
       for (const waiter of this.#waiters) waiter.end();
     };
-    this.run.ended.then(onEnd, onEnd);
+    this.run.ended.then(onEnd, () => onEnd({ status: -1 }));
   }
 
   #take(text, structured) {
@@ -135,7 +138,7 @@ export class Fabric {
   constructor(root, process) {
     this.root = root;
     this.process = process;
-    /** What had to be killed at a stop; empty is as it should be. */
+    /** What ended before its time, and what had to be killed at a stop; empty is as it should be. */
     this.left = [];
   }
 
@@ -194,14 +197,20 @@ export class Fabric {
 
   async stopAgent(agent) {
     if (!this.#agents.delete(agent)) return;
+    this.#noteEnding(`agent ${agent.name}`, agent.process);
     const { left } = await agent.stop();
     this.left.push(...left);
+  }
+
+  #noteEnding(what, { ending }) {
+    if (ending !== undefined) this.left.push(`${what} had ended by itself, ${ending}`);
   }
 
   /** Agents, then the service, then the folder. */
   stop() {
     this.#stopping ??= (async () => {
       await Promise.all([...this.#agents].map((agent) => this.stopAgent(agent)));
+      this.#noteEnding("the service", this.process);
       const { left } = await this.process.stop();
       this.left.push(...left);
       rmSync(this.root, { recursive: true, force: true, maxRetries: 5 });

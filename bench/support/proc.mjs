@@ -29,8 +29,12 @@ function allProcesses() {
     .filter((stat) => stat !== undefined);
 }
 
-/** Every live process from `root` down, itself included, without what is below `except`. */
-export function processTree(root, { except } = {}) {
+/**
+ * Every live process from `root` down, itself included, without `except` and what is below it.
+ * @param {{except?: number}} [options]
+ */
+export function processTree(root, options = {}) {
+  const { except } = options;
   const all = allProcesses();
   const found = all.filter(({ pid }) => pid === root);
   for (let i = 0; i < found.length; i++) {
@@ -74,7 +78,9 @@ export function idleCpuUs(stats) {
   return total(stats, ({ pid, ownTicks }) => {
     try {
       const threads = readdirSync(`/proc/${pid}/task`);
-      const ns = threads.map((tid) => Number(readFileSync(`/proc/${pid}/task/${tid}/schedstat`, "latin1").split(" ")[0]));
+      const ns = threads.map((tid) =>
+        Number(readFileSync(`/proc/${pid}/task/${tid}/schedstat`, "latin1").split(" ")[0]),
+      );
       return ns.reduce((sum, n) => sum + n, 0) / 1000;
     } catch {
       return ownTicks * TICK_US;

@@ -19,8 +19,11 @@ export function round(value) {
 /**
  * One figure of the report. `value` is the median of the samples, or the best one where `pick` says so: what
  * else runs on a machine only ever makes a batch slower.
+ * @param {number | number[]} samples
+ * @param {{pick?: "median" | "best", note?: string}} [how]
  */
-export function figure(key, label, unit, samples, { pick = "median", note } = {}) {
+export function figure(key, label, unit, samples, how = {}) {
+  const { pick = "median", note } = how;
   const list = [samples].flat();
   const value = pick === "best" ? Math.max(...list) : median(list);
   return {
@@ -55,7 +58,11 @@ export async function sizeBatch(work, { seconds, start = 100, max = 200_000 }) {
   }
 }
 
-/** Items per second in each of `rounds` batches of about `seconds`; `work(n)` ends when the last result is here. */
+/**
+ * Items per second in each of `rounds` batches of about `seconds`; `work(n)` ends when the last result is here.
+ * @param {(n: number) => Promise<unknown>} work
+ * @param {{seconds: number, rounds?: number, start?: number, max?: number}} options
+ */
 export async function ratesOf(work, { seconds, rounds = 3, start, max }) {
   const n = await sizeBatch(work, { seconds, ...(start && { start }), ...(max && { max }) });
   const rates = [];
@@ -63,9 +70,10 @@ export async function ratesOf(work, { seconds, rounds = 3, start, max }) {
   return { n, rates };
 }
 
-/** Milliseconds of each of `calls` calls, one after the other, sorted. */
-export async function latencies(call, calls) {
+/** Milliseconds of each of `calls` calls, one after the other, sorted; fewer where `forMs` is over before. */
+export async function latencies(call, { calls, forMs }) {
   const ms = [];
-  for (let i = 0; i < calls; i++) ms.push((await timedSeconds(call)) * 1000);
+  const until = performance.now() + forMs;
+  while (ms.length < calls && performance.now() < until) ms.push((await timedSeconds(call)) * 1000);
   return ms.sort((a, b) => a - b);
 }

@@ -1,6 +1,5 @@
 /** The embedded fabric, as `farloom dev` runs it: started for a script, and gone with it. */
 import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync, watch } from "node:fs";
-import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { startContained } from "./contain.mjs";
 import { QUIET_ENV, ROOT } from "./run.mjs";
@@ -12,35 +11,25 @@ const READY_MS = 120_000;
 /** Of the log, when the start fails. */
 const TAIL_CHARS = 4_000;
 
-/** Whether a server could listen on the loopback port. */
-function isFree(port) {
-  return new Promise((resolve) => {
-    const probe = createServer();
-    probe.once("error", () => resolve(false));
-    probe.listen({ port, host: "127.0.0.1" }, () => probe.close(() => resolve(true)));
-  });
-}
-
-/** `wanted`, or the next port after it that is free. */
-export async function freePort(wanted) {
-  for (let port = wanted; port < wanted + 100; port++) if (await isFree(port)) return port;
-  throw new StepFailed(`No port from ${wanted} to ${wanted + 99} is free. Choose one with --port.`);
-}
-
 /**
  * Starts it and waits until an endpoint is connected. Resolves with what `farloom dev` says of itself in its
- * ready file, and how to stop it.
+ * ready file, and how to stop it. Without `port` it takes 8722, or the next free one. `configFile` keeps it from
+ * becoming the default of the user's own `farloom`.
  */
-export async function startFabric({ stateDir, port, stopping }) {
+export async function startFabric({ stateDir, port, configFile, stopping }) {
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const readyFile = join(stateDir, "ready.json");
   const logFile = join(stateDir, "dev.log");
   rmSync(readyFile, { force: true });
   const log = createWriteStream(logFile);
-  const args = [CLI, "dev", "--state-dir", stateDir, "--port", String(port), "--ready-file", readyFile];
+  const args = [CLI, "dev", "--state-dir", stateDir, "--ready-file", readyFile];
+  if (port !== undefined) args.push("--port", String(port));
+  // All embedded, whatever databases other projects have put into this environment.
+  const { DATABASE_URL, REDIS_URL, ...env } = QUIET_ENV;
+  if (configFile) env.FARLOOM_CONFIG = configFile;
   const run = startContained(process.execPath, args, {
     cwd: ROOT,
-    env: QUIET_ENV,
+    env,
     stdio: ["ignore", "pipe", "pipe"],
   });
   run.child.stdout.pipe(log, { end: false });

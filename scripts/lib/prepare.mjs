@@ -12,9 +12,9 @@ const NEEDED_PYTHON = [3, 8];
 
 /** Versions, packages and build, as three steps. */
 export async function prepare() {
-  await step("Node and Python", checkVersions);
-  await step("Packages", installPackages);
-  await step("Build", build);
+  await step("Looking for Node and Python", checkVersions);
+  await step("Installing packages (npm ci)", installPackages);
+  await step("Building", build);
 }
 
 function atLeast(version, needed) {
@@ -64,7 +64,7 @@ async function installPackages() {
   if (isInstalled()) return "Packages are installed";
   // The tools that build are development dependencies, whatever NODE_ENV says.
   const { status, output } = await run("npm", ["ci", "--include=dev", "--no-audit", "--no-fund"]);
-  if (status === 0) return "Packages installed (npm ci)";
+  if (status === 0) return "Packages installed";
   // What is wrong comes first; npm's page of usage follows it.
   const detail = output.split("npm error Clean install a project")[0];
   throw new StepFailed("npm ci failed. Is the package registry reachable ('npm ping'), and is there space?", {

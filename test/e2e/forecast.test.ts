@@ -12,7 +12,7 @@ import {
   readPrecipitation,
   rmseOfTrainingMean,
 } from "../../examples/forecast/check.js";
-import { clientEnv, freePort, startFabric } from "../../scripts/lib/fabric.mjs";
+import { clientEnv, startFabric } from "../../scripts/lib/fabric.mjs";
 import { ROOT, run } from "../../scripts/lib/run.mjs";
 
 const RELATIVE_TOLERANCE = 1e-9;
@@ -24,7 +24,7 @@ let fabric: Awaited<ReturnType<typeof startFabric>>;
 
 beforeAll(async () => {
   const stopping = new AbortController().signal;
-  fabric = await startFabric({ stateDir, port: await freePort(18_722), stopping });
+  fabric = await startFabric({ stateDir, port: 0, configFile: join(stateDir, "config.json"), stopping });
 }, START_MS);
 
 afterAll(async () => {

@@ -1,5 +1,5 @@
 /** A real agent process with real workers against a fake service: killed with kill -9 at bad moments, and stopped well. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -47,7 +47,17 @@ afterEach(async () => {
 
 async function start(...options: string[]): Promise<void> {
   const connections = service.hellos.length;
-  const args = ["run", "--state-dir", stateDir, "--workers", "2", "--stop-workers", "--drain-ms", "200", ...options];
+  const args = [
+    "run",
+    "--state-dir",
+    stateDir,
+    "--workers",
+    "2",
+    "--stop-workers",
+    "--drain-ms",
+    "200",
+    ...options,
+  ];
   agent = spawn(process.execPath, [MAIN, ...args], {
     stdio: ["ignore", "inherit", process.env.FARLOOM_TEST_LOG ? "inherit" : "ignore"],
   });
@@ -105,7 +115,11 @@ describe("an agent process", () => {
       await kill9();
       await start();
     }
-    await service.until(() => new Set(service.results.map((r) => r.key)).size === keys.length, "all results", 30_000);
+    await service.until(
+      () => new Set(service.results.map((r) => r.key)).size === keys.length,
+      "all results",
+      30_000,
+    );
     const lost = keys.filter((key) => service.resultOf(key)!.state !== TERMINAL_STATES.SUCCEEDED);
     expect(lost.map((key) => service.resultOf(key)!.state)).toEqual([]);
     for (const key of keys) expect(runs(key)).toBe(1);
@@ -138,6 +152,23 @@ describe("an agent process", () => {
     for (const key of keys) expect(runs(key)).toBe(1);
   });
 
+  it("acknowledges, starts and grants nothing while its journal cannot be written, and loses nothing", async () => {
+    await start();
+    const [first] = submit(1);
+    await service.until(() => service.results.length === 1);
+    const marks = () => service.frames.filter((f) => f.t === "mark").length;
+    await service.until(() => marks() === 1, "the first is marked");
+    // No file of the agent may grow beyond a few bytes: as on a full disk, writes fail.
+    execFileSync("prlimit", ["--pid", String(agent!.pid), "--fsize=64:unlimited"]);
+    const keys = submit(5);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    expect(marks()).toBe(1);
+    expect(keys.map(runs)).toEqual([0, 0, 0, 0, 0]);
+    execFileSync("prlimit", ["--pid", String(agent!.pid), "--fsize=unlimited:unlimited"]);
+    await service.until(() => service.results.length === 6, "the rest");
+    expect([first!, ...keys].map(runs)).toEqual([1, 1, 1, 1, 1, 1]);
+  });
+
   it("drains on SIGTERM: gives back what waits, finishes what runs, exits with 0", async () => {
     await start("--drain-ms", "10000");
     const keys = submit(6, 0.5);
@@ -145,7 +176,9 @@ describe("an agent process", () => {
     agent!.kill("SIGTERM");
     await gone();
     expect(agent!.exitCode).toBe(0);
-    const returned = service.frames.flatMap((f) => (f.t === "returned" ? [f.ids.toString("latin1")] : [])).join("");
+    const returned = service.frames
+      .flatMap((f) => (f.t === "returned" ? [f.ids.toString("latin1")] : []))
+      .join("");
     for (const key of keys) {
       if (service.resultOf(key)) expect(runs(key)).toBe(1);
       else {
@@ -169,7 +202,10 @@ describe("an agent process", () => {
     };
     expect(await ask()).toMatchObject({
       code: 0,
-      answer: { running: true, status: { endpointId: service.endpointId, link: { phase: "open" }, pid: agent!.pid } },
+      answer: {
+        running: true,
+        status: { endpointId: service.endpointId, link: { phase: "open" }, pid: agent!.pid },
+      },
     });
     await kill9();
     expect(await ask()).toMatchObject({ code: 3, answer: { running: false } });

@@ -4,7 +4,8 @@
  *
  *   1. Every process carries the fabric's folder in its environment; `close` finds what still does and fails.
  *   2. What a process writes is kept, and stands in the message of whatever fails because of it.
- *   3. A killed process is known to be dead before anything else is done.
+ *   3. A process that ends by itself fails `close` too.
+ *   4. A killed process is known to be dead before anything else is done.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -29,6 +30,9 @@ class Program {
   readonly lines: string[] = [];
   readonly child: ChildProcess;
   readonly exited: Promise<number | null>;
+  /** How it ended, if nobody asked for that. */
+  crash: string | undefined;
+  #asked = false;
   readonly #title: string;
   readonly #listeners = new Set<() => void>();
 
@@ -49,7 +53,12 @@ class Program {
         for (const look of [...this.#listeners]) look();
       });
     }
-    this.exited = new Promise((resolve) => this.child.once("exit", (code) => resolve(code)));
+    this.exited = new Promise((resolve) =>
+      this.child.once("exit", (code, signal) => {
+        if (!this.#asked) this.crash = `${title} ended by itself with ${signal ?? code}\n${this.tail()}`;
+        resolve(code);
+      }),
+    );
   }
 
   get pid(): number {
@@ -86,12 +95,14 @@ class Program {
 
   /** kill -9; resolves when it is dead. */
   async kill(): Promise<void> {
+    this.#asked = true;
     this.child.kill("SIGKILL");
     await this.exited;
   }
 
   /** SIGTERM; its exit code. */
   async stop(): Promise<number | null> {
+    this.#asked = true;
     this.child.kill("SIGTERM");
     const late = setTimeout(() => this.child.kill("SIGKILL"), STOP_MS);
     const code = await this.exited;
@@ -121,6 +132,9 @@ export class ServiceProcess {
 
   get pid(): number {
     return this.#program.pid;
+  }
+  get crash(): string | undefined {
+    return this.#program.crash;
   }
   /** What it wrote. */
   get lines(): readonly string[] {
@@ -173,6 +187,9 @@ export class AgentProcess {
   get pid(): number {
     return this.#program.pid;
   }
+  get crash(): string | undefined {
+    return this.#program.crash;
+  }
   get lines(): readonly string[] {
     return this.#program.lines;
   }
@@ -208,7 +225,7 @@ export class Fabric {
   readonly home: string;
   readonly keyFile: string;
   readonly #options: FabricOptions;
-  readonly #programs: { stop(): Promise<number | null>; lines: readonly string[] }[] = [];
+  readonly #programs: { stop(): Promise<number | null>; readonly crash: string | undefined }[] = [];
 
   private constructor(database: TestDatabase, options: FabricOptions) {
     this.database = database;
@@ -280,10 +297,12 @@ export class Fabric {
   /** Stops everything, agents first, and throws where a process is left. */
   async close(): Promise<void> {
     for (const program of this.#programs.reverse()) await program.stop();
+    const crashes = this.#programs.flatMap((program) => program.crash ?? []);
     const left = processesWith(this.home);
     for (const { pid } of left) process.kill(pid, "SIGKILL");
     await this.database.drop();
     rmSync(this.home, { recursive: true, force: true });
+    if (crashes.length > 0) throw new Error(crashes.join("\n\n"));
     if (left.length > 0) {
       throw new Error(`processes left behind: ${left.map((p) => `${p.pid} ${p.command}`).join("; ")}`);
     }

@@ -11,8 +11,8 @@ import {
   CODECS,
   decodeFrame,
   encodeFrame,
-  type Frame,
   FRAMES_UP,
+  type Frame,
   type FunctionDefinition,
   functionDigest,
   type HelloFrame,
@@ -83,7 +83,11 @@ export class FakeService {
   def = defineFunction();
   publicKey: Buffer | undefined;
   readonly #server: Server;
-  readonly #wss = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: limits.MAX_FRAME_BYTES });
+  readonly #wss = new WebSocketServer({
+    noServer: true,
+    perMessageDeflate: false,
+    maxPayload: limits.MAX_FRAME_BYTES,
+  });
   readonly #nonces = new Set<string>();
   readonly #tokens = new Set<string>();
   #socket: WebSocket | undefined;
@@ -213,7 +217,9 @@ export class FakeService {
     if (path === "/v1/endpoints/enroll") {
       const { code, publicKey } = JSON.parse(body.toString()) as { code: string; publicKey: string };
       if (code !== "good-code") {
-        return json(401, { error: { code: "ENROLMENT_CODE_INVALID", message: "The enrolment code is unknown." } });
+        return json(401, {
+          error: { code: "ENROLMENT_CODE_INVALID", message: "The enrolment code is unknown." },
+        });
       }
       this.publicKey = Buffer.from(publicKey, "base64");
       return json(201, { endpointId: this.endpointId, name: "cluster", owner: "ada" });
@@ -231,7 +237,8 @@ export class FakeService {
         format: "jwk",
       });
       const good =
-        this.#nonces.delete(nonce) && verify(null, Buffer.from(text), key, Buffer.from(signature, "base64url"));
+        this.#nonces.delete(nonce) &&
+        verify(null, Buffer.from(text), key, Buffer.from(signature, "base64url"));
       if (!good) return json(401, { error: { code: "SIGNATURE_INVALID", message: "no" } });
       const token = randomBytes(16).toString("hex");
       this.#tokens.add(token);

@@ -7,7 +7,9 @@ import { WebSocket } from "ws";
 
 /** Frames kept for a look; beyond, the oldest are let go. */
 const KEPT_FRAMES = 5_000;
-const WAIT_MS = 15_000;
+const WAIT_MS = 10_000;
+/** As the protocol asks of the side that connects (P18). */
+const PING_MS = limits.HEARTBEAT_MS;
 
 export interface PeerOptions {
   /** Of the service: `http://host:port`. */
@@ -36,7 +38,9 @@ export class FramePeer {
       this.#onFrame(decoded.frame);
       this.#changed();
     });
+    const pings = setInterval(() => this.send({ t: "ping", n: 1 }), PING_MS);
     socket.on("close", (code) => {
+      clearInterval(pings);
       this.closedWith = code;
       this.#changed();
     });

@@ -2,6 +2,7 @@
  * An agent's side of the agent–node hop for tests: real node manager, real workers, a port pair between. It
  * answers every result with a durable mark, and waits for outcomes by task.
  */
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,8 +18,8 @@ import {
   type OutcomeDetail,
   reasonName,
   stateName,
-  type TaskItem,
   TaskIdAllocator,
+  type TaskItem,
   type TaskOptions,
 } from "@farloom/protocol";
 import { pino } from "pino";
@@ -44,6 +45,11 @@ export interface Outcome {
   readonly value: unknown;
 }
 
+/** The interpreter itself: a version manager's wrapper takes longer to start than Python. */
+export const PYTHON = execFileSync("python3", ["-c", "import sys; print(sys.executable)"], {
+  encoding: "utf8",
+}).trim();
+
 const ids = new TaskIdAllocator();
 
 /** A Python function from its source; `entry` is the first `def`. */
@@ -58,7 +64,10 @@ export function node(code: string, more: Partial<FunctionDefinition> = {}): Func
 }
 
 /** A command. */
-export function command(spec: FunctionDefinition["command"], more: Partial<FunctionDefinition> = {}): FunctionDefinition {
+export function command(
+  spec: FunctionDefinition["command"],
+  more: Partial<FunctionDefinition> = {},
+): FunctionDefinition {
   return define({ runtime: "command", command: spec, ...more });
 }
 
@@ -117,7 +126,7 @@ export class NodeHarness {
     this.manager = new NodeManager({
       log: pino({ level: process.env.FARLOOM_TEST_LOG ?? "silent" }),
       workers: 1,
-      runtimes: { python: { default: "python3" } },
+      runtimes: { python: { default: PYTHON } },
       killGraceMs: 500,
       ...options,
       stateDir: this.stateDir,
@@ -140,7 +149,8 @@ export class NodeHarness {
     const items: (TaskItem & { readonly digest: Buffer })[] = calls.map((call) => {
       const value = [call.args ?? [], call.kwargs ?? {}];
       const codec = call.rawCodec ?? CODECS[call.codec ?? "json"];
-      const source = call.raw ?? (call.codec === "msgpack" ? encodeValue(value) : Buffer.from(JSON.stringify(value)));
+      const source =
+        call.raw ?? (call.codec === "msgpack" ? encodeValue(value) : Buffer.from(JSON.stringify(value)));
       return {
         key: ids.next(),
         source,
@@ -161,7 +171,11 @@ export class NodeHarness {
   }
 
   /** Sends one call and waits for its end. */
-  async call(fn: FunctionDefinition, args: unknown[] = [], more: Omit<Call, "fn" | "args"> = {}): Promise<Outcome> {
+  async call(
+    fn: FunctionDefinition,
+    args: unknown[] = [],
+    more: Omit<Call, "fn" | "args"> = {},
+  ): Promise<Outcome> {
     const [key] = this.send({ fn, args, ...more });
     return (await this.ends([key!]))[0]!;
   }

@@ -34,7 +34,9 @@ export async function readAgentInfo(config: AgentConfig, bootId: string): Promis
 /** `3.11.2`, or undefined where the interpreter does not run. */
 export async function pythonVersion(python: string): Promise<string | undefined> {
   try {
-    const { stdout } = await promisify(execFile)(python, ["-I", "-S", "-c", PROBE], { timeout: PROBE_TIMEOUT_MS });
+    const { stdout } = await promisify(execFile)(python, ["-I", "-S", "-c", PROBE], {
+      timeout: PROBE_TIMEOUT_MS,
+    });
     return stdout.trim();
   } catch {
     return undefined;

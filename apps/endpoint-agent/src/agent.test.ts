@@ -37,7 +37,12 @@ describe("the road", () => {
     await start();
     const [key] = service.sendTasks([{ args: Buffer.from("[[42],{}]") }]);
     await service.until(() => service.results.length === 1);
-    expect(service.results[0]).toMatchObject({ key, state: TERMINAL_STATES.SUCCEEDED, attempt: 1, held: false });
+    expect(service.results[0]).toMatchObject({
+      key,
+      state: TERMINAL_STATES.SUCCEEDED,
+      attempt: 1,
+      held: false,
+    });
     expect(service.results[0]!.data.toString()).toBe("[[42],{}]");
     expect(lastMark()).toEqual({ t: "mark", accepted: 1, durable: 1 });
   });
@@ -140,7 +145,9 @@ describe("identity and resumption of ids", () => {
     expect(service.results.slice(3).map((r) => [r.key, r.held])).toEqual(keys.map((key) => [key, true]));
     await service.until(() => service.roomTasks > 0, "credit");
     const second = service.frames.slice(service.frames.lastIndexOf(service.hellos[1]!));
-    expect(second.findIndex((f) => f.t === "results")).toBeLessThan(second.findIndex((f) => f.t === "credit"));
+    expect(second.findIndex((f) => f.t === "results")).toBeLessThan(
+      second.findIndex((f) => f.t === "credit"),
+    );
     service.markAll();
     await service.until(() => agent.status().unackedResults === 0);
   });
@@ -208,7 +215,9 @@ describe("cancel, time limits and drain", () => {
     await service.until(() => node.given.length === 1);
     const drained = agent.drain(5000);
     await service.until(() => service.frames.some((f) => f.t === "returned"));
-    expect(service.frames.find((f) => f.t === "returned")).toMatchObject({ ids: Buffer.from(queued!, "latin1") });
+    expect(service.frames.find((f) => f.t === "returned")).toMatchObject({
+      ids: Buffer.from(queued!, "latin1"),
+    });
     expect(service.frames.findIndex((f) => f.t === "drain")).toBeGreaterThan(0);
     node.finish(node.given);
     await drained;
@@ -236,7 +245,11 @@ describe("a restart", () => {
     await first.agent.close();
     const second = await start({ answers: false, held: [a!] });
     await service.until(() => service.results.length === 1);
-    expect(service.results[0]).toMatchObject({ key: b, state: TERMINAL_STATES.LOST, reason: REASONS.agent_lost });
+    expect(service.results[0]).toMatchObject({
+      key: b,
+      state: TERMINAL_STATES.LOST,
+      reason: REASONS.agent_lost,
+    });
     expect(second.node.given.map((t) => t.key)).toEqual([c]);
     second.node.finish([first.node.given[0]!, ...second.node.given]);
     await service.until(() => service.results.length === 3);
@@ -317,7 +330,10 @@ describe("payload files", () => {
     await start();
     service.sendTasks([{ args: reference, codec }]);
     await service.until(() => service.results.length === 1);
-    expect(service.results[0]).toMatchObject({ state: TERMINAL_STATES.FAILED, reason: REASONS.payload_missing });
+    expect(service.results[0]).toMatchObject({
+      state: TERMINAL_STATES.FAILED,
+      reason: REASONS.payload_missing,
+    });
   });
 
   it("sends a result's file up before the result", async () => {

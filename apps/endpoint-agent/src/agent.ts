@@ -69,7 +69,12 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     const agentInfo = await readAgentInfo(config, bootId);
     const tokens = new SessionTokens(serviceUrl, identity.endpointId, key);
     const store = new PayloadStore(paths.payloads, config.payloadCacheBytes);
-    const transfer = new PayloadTransfer({ serviceUrl, store, token: (signal) => tokens.get(signal), log: logger });
+    const transfer = new PayloadTransfer({
+      serviceUrl,
+      store,
+      token: (signal) => tokens.get(signal),
+      log: logger,
+    });
     undo.push(() => transfer.close());
     const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
     undo.push(() => journal.close());
@@ -93,7 +98,18 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     await node.start();
     undo.push(() => node.close({ stopWorkers: config.stopWorkers }));
     const link = new LinkSupervisor({ serviceUrl, tokens, user: engine, log: logger });
-    const parts = { config, identity, serviceUrl, agentInfo, engine, node, link, transfer, lock, log: logger };
+    const parts = {
+      config,
+      identity,
+      serviceUrl,
+      agentInfo,
+      engine,
+      node,
+      link,
+      transfer,
+      lock,
+      log: logger,
+    };
     const agent = new RunningAgent(parts);
     agent.control = await ControlSocket.listen(paths.controlSocket, () => agent.status());
     link.start();
@@ -172,7 +188,9 @@ class RunningAgent implements Agent {
 }
 
 /** What the agent of a state folder says of itself; `running` is false where none runs. */
-export async function agentStatus(stateDir: string): Promise<
+export async function agentStatus(
+  stateDir: string,
+): Promise<
   | { readonly running: true; readonly status: AgentStatus }
   | { readonly running: false; readonly pid: number | undefined; readonly identity: Identity | undefined }
 > {

@@ -19,27 +19,23 @@
  */
 import {
   type AgentInfo,
-  buildResults,
   CAPABILITIES,
   columnToKeys,
-  encodeFrame,
   errorMessage,
   type Frame,
-  type FunctionDefinition,
   type HelloFrame,
   type IdKey,
   keyAt,
   keysToColumn,
   limits,
   type MarkFrame,
-  REASONS,
   type ResultsFrame,
   type TasksFrame,
-  TERMINAL_STATES,
   type WelcomeFrame,
 } from "@farloom/protocol";
 import type { Logger } from "pino";
-import { type FunctionKey, type FunctionsCache, functionKey } from "./functions-cache.js";
+import { type FunctionsCache, functionKey } from "./functions-cache.js";
+import { FunctionsDesk } from "./functions-desk.js";
 import { type JournalRecord, RECORD } from "./journal/format.js";
 import type { Journal, Replay } from "./journal/journal.js";
 import { idsRecord, liveRecords, replayRecords } from "./journal/snapshot.js";
@@ -47,25 +43,21 @@ import type { DownFrame, EndReason, LinkSession } from "./link/connection.js";
 import { CreditWindow } from "./link/credit-window.js";
 import type { LinkUser } from "./link/supervisor.js";
 import type { FramePort } from "./node/port.js";
-import type { TransferOutcome } from "./payloads/payload-transfer.js";
 import { hasReference, type TaskFiles } from "./payloads/task-files.js";
 import { KeptResults } from "./results/kept-results.js";
-import { batchesOf, type ResultBatch, ResultSender, resultBytes } from "./results/result-sender.js";
-import { encodeSettled, type Settled, settle } from "./results/settle.js";
-import { functionOf, type HeldTask, ownResult } from "./scheduler/held-task.js";
+import { Outcomes } from "./results/outcomes.js";
+import { ResultSender, resultBytes } from "./results/result-sender.js";
+import { idColumns, settle } from "./results/settle.js";
+import type { HeldState, HeldTask } from "./scheduler/held-task.js";
 import { QueueTimers } from "./scheduler/queue-timers.js";
 import { Scheduler, type SchedulerEffect, type SchedulerEvent } from "./scheduler/scheduler.js";
 import { tasksFrames } from "./scheduler/task-frames.js";
+import { Turn } from "./turn.js";
 
 /** The one node of a local block. */
 const LOCAL_NODE = "local";
 /** Unacknowledged results above this stop the handing out of tasks. */
 const MAX_RESULT_BYTES = 64 * 1024 * 1024;
-/** Marks and forgotten results go along with what is urgent, or alone after this: nobody waits for them. */
-const LAZY_MS = 20;
-/** How soon a journal that could not be written is tried again. */
-const RETRY_COMMIT_MS = 1000;
-
 export interface EngineOptions {
   readonly journal: Journal;
   readonly replay: Replay;
@@ -93,13 +85,15 @@ export class Engine implements LinkUser {
   readonly #log: Logger;
   readonly #journal: Journal;
   readonly #port: FramePort;
-  readonly #functions: FunctionsCache;
+  readonly #functions: FunctionsDesk;
+  readonly #turn: Turn;
   readonly #files: TaskFiles;
   readonly #scheduler = new Scheduler();
   readonly #sender = new ResultSender();
   readonly #kept = new KeptResults();
   readonly #window: CreditWindow;
   readonly #timers: QueueTimers;
+  readonly #outcomes: Outcomes;
 
   #session: LinkSession | undefined;
   /** Positions in this session of the service, and what of them has been marked. */
@@ -112,26 +106,14 @@ export class Engine implements LinkUser {
   #nodeReceived = 0;
   #nodeMarked = 0;
   #nodeHello: HelloFrame | undefined;
-  readonly #nodeFunctions = new Set<FunctionKey>();
 
   /** What waits for the commit. */
   #toNode: Frame[] = [];
   #toService: Frame[] = [];
-  #resultsReady: ResultBatch[] = [];
 
-  /** Tasks that lack a definition, by function; and functions that the node asked for and that are not here. */
-  readonly #lacking = new Map<FunctionKey, HeldTask[]>();
-  readonly #nodeLacks = new Set<FunctionKey>();
-  /** Finished tasks whose result file is on its way up. */
-  readonly #uploading = new Set<HeldTask>();
-
-  #immediate: NodeJS.Immediate | undefined;
-  #microtask = false;
   /** Whether something waits for a commit; what is only forgotten does not. */
   #urgent = false;
   #stuck = false;
-  #lazyTimer: NodeJS.Timeout | undefined;
-  #retryTimer: NodeJS.Timeout | undefined;
   #keptTimer: NodeJS.Timeout | undefined;
   #draining = false;
   #ending = false;
@@ -143,12 +125,26 @@ export class Engine implements LinkUser {
     this.#log = options.log;
     this.#journal = options.journal;
     this.#port = options.port;
-    this.#functions = options.functions;
+    this.#turn = new Turn((lazyToo) => this.#flush(lazyToo));
+    this.#functions = new FunctionsDesk({
+      cache: options.functions,
+      toService: (frame) => this.#toService.push(frame),
+      toNode: (frame) => this.#toNode.push(frame),
+      onReady: (task) => this.#apply({ kind: "ready", task }),
+      log: options.log,
+    });
     this.#files = options.files;
     this.#window = new CreditWindow(options.windowTasks, options.windowBytes);
     this.#timers = new QueueTimers((task) => {
       this.#apply({ kind: "expired", task });
-      this.#schedule();
+      this.#turn.atEnd();
+    });
+    this.#outcomes = new Outcomes({
+      scheduler: this.#scheduler,
+      files: options.files,
+      append: (record) => this.#append(record),
+      onFinished: (tasks) => this.#timers.disarm(tasks),
+      onReady: () => this.#turn.atEnd(),
     });
     this.#restore(options.replay);
     this.#port.onFrame((frame) => this.#fromNode(frame));
@@ -156,14 +152,20 @@ export class Engine implements LinkUser {
       if (this.#ending) return;
       this.#log.error({ node: LOCAL_NODE, reason }, "the node manager is gone");
       this.#apply({ kind: "node_lost", node: LOCAL_NODE });
-      this.#schedule();
+      this.#turn.atEnd();
     });
   }
 
   get status(): EngineStatus {
-    const { waiting, queued, handed, done, kept } = this.#scheduler.counts;
+    const count = (state: HeldState): number => this.#scheduler.count(state);
     return {
-      tasks: { waiting, queued, handed, done, kept },
+      tasks: {
+        waiting: count("waiting"),
+        queued: count("queued"),
+        handed: count("handed"),
+        done: count("done"),
+        kept: count("kept"),
+      },
       unackedResults: this.#sender.unacked,
       journalBytes: this.#journal.sizeBytes,
       journalWritable: !this.#stuck,
@@ -179,8 +181,7 @@ export class Engine implements LinkUser {
     for (const task of this.#scheduler.tasks()) {
       if (task.state === "waiting" || task.state === "queued" || task.state === "handed") held.push(task.key);
     }
-    for (const task of this.#uploading) held.push(task.key);
-    for (const batch of this.#resultsReady) for (const task of batch.tasks) held.push(task.key);
+    for (const task of this.#outcomes.pending()) held.push(task.key);
     const { software, agentInfo } = this.#options;
     return {
       t: "hello",
@@ -207,8 +208,8 @@ export class Engine implements LinkUser {
       if (task.running && task.state === "handed") running.push(task.key);
     if (running.length > 0)
       this.#toService.push({ t: "progress", ids: keysToColumn(running), kind: "started" });
-    if (this.#lacking.size > 0) this.#toService.push(this.#need([...this.#lacking.keys()]));
-    this.#schedule();
+    this.#functions.serviceCame();
+    this.#turn.atEnd();
   }
 
   closed(_reason: EndReason): void {
@@ -220,7 +221,7 @@ export class Engine implements LinkUser {
   }
 
   writable(): void {
-    this.#schedule();
+    this.#turn.atEnd();
   }
 
   frame(frame: DownFrame, bytes: Buffer): void {
@@ -229,7 +230,7 @@ export class Engine implements LinkUser {
         this.#takeTasks(frame, bytes);
         break;
       case "functions":
-        for (const def of frame.defs) this.#takeFunction(def);
+        for (const def of frame.defs) this.#functions.arrived(def);
         break;
       case "mark":
         // Applied at the turn's end: several become one, and an `unknown` right behind is still in time (P14).
@@ -254,7 +255,7 @@ export class Engine implements LinkUser {
       case "pong":
         return;
     }
-    this.#schedule();
+    this.#turn.atEnd();
   }
 
   #takeTasks(frame: TasksFrame, bytes: Buffer): void {
@@ -281,7 +282,7 @@ export class Engine implements LinkUser {
 
   /** How many things each task of a batch waits for, or undefined where none waits. */
   #needsOf(frame: TasksFrame): ((i: number) => number) | undefined {
-    const lacks = frame.fns.map((digest) => (this.#functions.has(functionKey(digest)) ? 0 : 1));
+    const lacks = this.#functions.lacksOf(frame);
     if (!lacks.includes(1) && !hasReference(frame.codecs)) return undefined;
     return (i) => {
       const lack = lacks[frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i)]!;
@@ -291,44 +292,13 @@ export class Engine implements LinkUser {
   }
 
   #meetNeeds(task: HeldTask): void {
-    const key = functionKey(functionOf(task));
-    if (!this.#functions.has(key)) {
-      const waiting = this.#lacking.get(key);
-      if (waiting) waiting.push(task);
-      else {
-        this.#lacking.set(key, [task]);
-        this.#toService.push(this.#need([key]));
-      }
-    }
+    this.#functions.await(task);
     void this.#files.fetchArguments(task)?.then((outcome) => {
       if (this.#closed) return;
       if (outcome.ok) this.#apply({ kind: "ready", task });
-      else if (task.state === "waiting") this.#fail(task, outcome.message);
-      this.#schedule();
+      else if (task.state === "waiting") this.#outcomes.failForPayload(task, outcome.message);
+      this.#turn.atEnd();
     });
-  }
-
-  #takeFunction(def: FunctionDefinition): void {
-    const key = functionKey(def.digest);
-    try {
-      this.#functions.put(def);
-    } catch (error) {
-      this.#log.error(
-        { err: error, function: def.digest.toString("hex") },
-        "a function's definition cannot be written; its tasks wait",
-      );
-      return;
-    }
-    if (this.#nodeLacks.delete(key)) {
-      this.#nodeFunctions.add(key);
-      this.#toNode.push({ t: "functions", defs: [def] });
-    }
-    for (const task of this.#lacking.get(key) ?? []) this.#apply({ kind: "ready", task });
-    this.#lacking.delete(key);
-  }
-
-  #need(keys: readonly FunctionKey[]): Frame {
-    return { t: "need", functions: keys.map((key) => Buffer.from(key, "latin1")) };
   }
 
   /** P14 */
@@ -352,7 +322,7 @@ export class Engine implements LinkUser {
     if (gone.length > 0) {
       this.#append(idsRecord(RECORD.acked, gone));
       this.#forget(gone);
-      this.#schedule();
+      this.#turn.atEnd();
     }
     const nextMs = this.#kept.nextExpiryMs;
     if (nextMs === undefined) return;
@@ -373,10 +343,9 @@ export class Engine implements LinkUser {
     const done = released.filter((task) => task.state === "done");
     if (done.length === 0) return;
     // Should it never be written, the results are sent once more, and the service knows them.
-    const { type, payload } = idsRecord(RECORD.acked, done);
-    this.#journal.append(type, payload);
+    for (const ids of idColumns(done)) this.#journal.append(RECORD.acked, ids);
     this.#forget(done);
-    this.#armLazy();
+    this.#turn.lazily();
   }
 
   // ─── the node ──────────────────────────────────────────────────────────────────────────────────────────
@@ -387,7 +356,7 @@ export class Engine implements LinkUser {
         // The results that its workers kept follow; only with its first credit is it clear what is missing.
         this.#nodeHello = frame;
         this.#nodeReceived = this.#nodeMarked = 0;
-        this.#nodeFunctions.clear();
+        this.#functions.nodeCame();
         return;
       case "credit":
         this.#meetNode();
@@ -409,7 +378,7 @@ export class Engine implements LinkUser {
         if (this.#session) this.#toService.push(frame);
         break;
       case "need":
-        for (const digest of frame.functions) this.#giveFunction(functionKey(digest));
+        for (const digest of frame.functions) this.#functions.give(functionKey(digest));
         break;
       case "problem":
         this.#log.warn({ node: LOCAL_NODE, code: frame.code, reason: frame.message }, "the node complains");
@@ -417,7 +386,7 @@ export class Engine implements LinkUser {
       default:
         return;
     }
-    this.#scheduleSoon();
+    this.#turn.soon();
   }
 
   #meetNode(): void {
@@ -428,78 +397,13 @@ export class Engine implements LinkUser {
     this.#apply({ kind: "node_up", node: LOCAL_NODE, held, whole: hello.whole === true });
   }
 
-  #giveFunction(key: FunctionKey): void {
-    const def = this.#functions.get(key);
-    if (def) this.#toNode.push({ t: "functions", defs: [def] });
-    else {
-      this.#nodeLacks.add(key);
-      this.#toService.push(this.#need([key]));
-    }
-  }
-
   #takeResults(frame: ResultsFrame): void {
     this.#nodeReceived += frame.n;
     const settled = settle(frame, this.#scheduler);
-    if (settled) this.#finished(settled);
+    if (settled) this.#outcomes.finished(settled);
   }
 
-  // ─── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
-
-  /** Finished tasks: to the journal, and staged for the service once their files are there. */
-  #finished(settled: Settled): void {
-    const { tasks, frame } = settled;
-    this.#scheduler.handle({ kind: "finished", tasks });
-    this.#timers.disarm(tasks);
-    const batches = encodeSettled(settled);
-    for (const batch of batches) this.#append({ type: RECORD.result, payload: batch.bytes });
-    if (hasReference(frame.codecs)) this.#stage(tasks, false);
-    else this.#resultsReady.push(...batches);
-  }
-
-  /** Stages results whose frames are to be built, those with files after these have been sent. */
-  #stage(tasks: readonly HeldTask[], held: boolean): void {
-    const ready: HeldTask[] = [];
-    for (const task of tasks) {
-      const sent = this.#files.sendResult(task);
-      if (sent === undefined) ready.push(task);
-      else {
-        this.#uploading.add(task);
-        void sent.then((outcome) => this.#uploaded(task, outcome));
-      }
-    }
-    this.#resultsReady.push(...batchesOf(ready, held));
-  }
-
-  #uploaded(task: HeldTask, outcome: TransferOutcome): void {
-    if (this.#closed) return;
-    this.#uploading.delete(task);
-    if (outcome.ok) this.#resultsReady.push(...batchesOf([task], false));
-    else {
-      task.result = undefined;
-      this.#fail(task, outcome.message);
-    }
-    this.#schedule();
-  }
-
-  /** The outcome of a task whose payload is gone. */
-  #fail(task: HeldTask, message: string): void {
-    const error = { type: "PayloadMissing", message };
-    const { FAILED } = TERMINAL_STATES;
-    this.#finishHere([task], { state: FAILED, reason: REASONS.payload_missing, error });
-  }
-
-  /** Outcomes that the agent itself gives. */
-  #finishHere(tasks: readonly HeldTask[], outcome: OwnOutcome): void {
-    const now = performance.now();
-    const open = tasks.filter((task) => task.result === undefined);
-    for (let from = 0; from < open.length; from += limits.MAX_BATCH_ITEMS) {
-      const part = open.slice(from, from + limits.MAX_BATCH_ITEMS);
-      const items = part.map((task) => ownResult(task, outcome, now));
-      const frame = buildResults(items, 0, items.length);
-      for (const [i, task] of part.entries()) task.result = { frame, index: i };
-      this.#finished({ tasks: part, frame });
-    }
-  }
+  // ─── decisions ─────────────────────────────────────────────────────────────────────────────────────────
 
   /** Carries out what the scheduler decides. What leaves the process is staged until the commit (E1). */
   #apply(event: SchedulerEvent): void {
@@ -509,18 +413,21 @@ export class Engine implements LinkUser {
   #carryOut(effect: SchedulerEffect): void {
     switch (effect.do) {
       case "hand":
-        this.#append(idsRecord(RECORD.started, effect.tasks));
-        for (const frame of tasksFrames(effect.tasks)) this.#stageTasks(frame);
+        for (const frame of tasksFrames(effect.tasks)) {
+          this.#append({ type: RECORD.started, payload: frame.ids });
+          this.#functions.beforeTasks(frame);
+          this.#toNode.push(frame);
+        }
         return;
       case "wait":
         for (const task of effect.tasks) this.#meetNeeds(task);
         return;
       case "answer":
         this.#kept.take(effect.task.key);
-        this.#resultsReady.push(...batchesOf([effect.task], true));
+        this.#outcomes.stage([effect.task], true);
         return;
       case "finish":
-        this.#finishHere(effect.tasks, effect);
+        this.#outcomes.finishHere(effect.tasks, effect);
         return;
       case "cancel_on_node":
         this.#toNode.push({ t: "cancel", ids: keysToColumn(effect.keys) });
@@ -540,16 +447,6 @@ export class Engine implements LinkUser {
     }
   }
 
-  #stageTasks(frame: TasksFrame): void {
-    for (const digest of frame.fns) {
-      const key = functionKey(digest);
-      if (this.#nodeFunctions.has(key)) continue;
-      this.#nodeFunctions.add(key);
-      this.#giveFunction(key);
-    }
-    this.#toNode.push(frame);
-  }
-
   #append(record: JournalRecord): void {
     this.#journal.append(record.type, record.payload);
     this.#urgent = true;
@@ -563,22 +460,8 @@ export class Engine implements LinkUser {
 
   // ─── the turn ──────────────────────────────────────────────────────────────────────────────────────────
 
-  /** The turn's end, after all sockets have been read. */
-  #schedule(): void {
-    this.#immediate ??= setImmediate(() => this.#flush());
-  }
-
-  /** Right behind the node's own batch, which has gathered a turn already. */
-  #scheduleSoon(): void {
-    if (this.#microtask) return;
-    this.#microtask = true;
-    queueMicrotask(() => this.#flush());
-  }
-
   #flush(lazyToo = false): void {
-    clearImmediate(this.#immediate);
-    this.#immediate = undefined;
-    this.#microtask = false;
+    this.#turn.begins();
     if (this.#closed) return;
     this.#applyServiceMark();
     if (!this.#stuck) {
@@ -586,7 +469,11 @@ export class Engine implements LinkUser {
       this.#apply({ kind: "dispatch", atMs: performance.now(), paused });
     }
     if (this.#urgent || lazyToo) {
-      if (!this.#journal.commit()) return this.#retryCommit(); // E1
+      if (!this.#journal.commit()) {
+        this.#stuck = true; // E1
+        this.#turn.again();
+        return;
+      }
       this.#urgent = this.#stuck = false;
     }
     this.#release(lazyToo);
@@ -601,14 +488,16 @@ export class Engine implements LinkUser {
       this.#nodeMarked = this.#nodeReceived;
       this.#port.send({ t: "mark", accepted: this.#nodeMarked, durable: this.#nodeMarked });
     }
-    for (const batch of this.#resultsReady.splice(0)) this.#sender.add(batch);
+    for (const batch of this.#outcomes.takeReady()) this.#sender.add(batch);
     const session = this.#session;
     if (session === undefined) return;
     const mayGrant = this.#creditOpen && !this.#draining;
-    const grant = mayGrant ? this.#window.next(this.#scheduler.heldTasks, this.#scheduler.heldBytes) : undefined;
+    const grant = mayGrant
+      ? this.#window.next(this.#scheduler.heldTasks, this.#scheduler.heldBytes)
+      : undefined;
     const isMarkDue = this.#marked < this.#received;
     if (this.#toService.length === 0 && this.#sender.isDry && !grant && !(lazyToo && isMarkDue)) {
-      if (isMarkDue) this.#armLazy();
+      if (isMarkDue) this.#turn.lazily();
       if (this.#creditOpen) return;
     }
     session.together(() => {
@@ -621,29 +510,15 @@ export class Engine implements LinkUser {
       if (grant) session.send({ t: "credit", ...grant });
       if (this.#sender.isDry && !this.#creditOpen) {
         this.#creditOpen = true; // E4
-        this.#schedule();
+        this.#turn.atEnd();
       }
     });
   }
 
-  #armLazy(): void {
-    this.#lazyTimer ??= setTimeout(() => {
-      this.#lazyTimer = undefined;
-      this.#flush(true);
-    }, LAZY_MS);
-  }
-
-  #retryCommit(): void {
-    this.#stuck = true;
-    this.#retryTimer ??= setTimeout(() => {
-      this.#retryTimer = undefined;
-      this.#flush();
-    }, RETRY_COMMIT_MS);
-  }
-
   #liveBytes(): number {
     let bytes = 0;
-    for (const task of this.#scheduler.tasks()) bytes += 64 + task.sizeBytes + (task.result ? resultBytes(task) : 0);
+    for (const task of this.#scheduler.tasks())
+      bytes += 64 + task.sizeBytes + (task.result ? resultBytes(task) : 0);
     return bytes;
   }
 
@@ -675,15 +550,15 @@ export class Engine implements LinkUser {
       else if (task.state === "done") finished.push(task);
       if (task.state === "waiting" || task.state === "queued") this.#timers.arm(task);
     }
-    this.#stage(finished, true);
+    this.#outcomes.stage(finished, true);
     if (replay.bootId !== undefined && replay.bootId !== this.#options.bootId) {
       // Workers did not survive the boot, and nobody can say what of it had started.
       this.#apply({ kind: "node_lost", node: LOCAL_NODE });
     }
     this.#journal.compact(liveRecords(this.#scheduler));
     this.#expireKept();
-    const { counts } = this.#scheduler;
-    if (this.#scheduler.heldTasks + counts.kept > 0) this.#log.info({ ...counts }, "resumed from the journal");
+    const { tasks } = this.status;
+    if (this.#scheduler.heldTasks + tasks.kept > 0) this.#log.info({ ...tasks }, "resumed from the journal");
   }
 
   /**
@@ -693,10 +568,11 @@ export class Engine implements LinkUser {
   async drain(withinMs: number): Promise<{ readonly unfinished: number }> {
     if (!this.#draining) {
       this.#draining = true;
-      if (this.#session) this.#toService.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
+      if (this.#session)
+        this.#toService.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
       this.#apply({ kind: "drain" });
       this.#toNode.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
-      this.#schedule();
+      this.#turn.atEnd();
     }
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, withinMs);
@@ -704,16 +580,17 @@ export class Engine implements LinkUser {
         clearTimeout(timer);
         resolve();
       };
-      this.#schedule();
+      this.#turn.atEnd();
     });
     this.#onQuiet = undefined;
-    return { unfinished: this.#scheduler.counts.handed };
+    return { unfinished: this.#scheduler.count("handed") };
   }
 
   #checkQuiet(): void {
-    if (this.#onQuiet === undefined || this.#scheduler.counts.handed > 0) return;
+    if (this.#onQuiet === undefined || this.#scheduler.count("handed") > 0) return;
     // Without a connection nothing can be sent: the journal keeps it for the next start.
-    if (this.#session === undefined || (this.#sender.unacked === 0 && this.#uploading.size === 0)) this.#onQuiet();
+    if (this.#session === undefined || (this.#sender.unacked === 0 && !this.#outcomes.isUploading))
+      this.#onQuiet();
   }
 
   /** The node is about to be closed by us: its end says nothing about its tasks, which the journal keeps. */
@@ -726,14 +603,13 @@ export class Engine implements LinkUser {
     if (this.#closed) return;
     this.#flush(true);
     this.#ending = this.#closed = true;
-    clearImmediate(this.#immediate);
-    for (const timer of [this.#lazyTimer, this.#retryTimer, this.#keptTimer]) clearTimeout(timer);
+    this.#turn.close();
+    this.#outcomes.close();
+    clearTimeout(this.#keptTimer);
     this.#timers.clear();
     this.#journal.close();
   }
 }
-
-type OwnOutcome = Parameters<typeof ownResult>[1];
 
 const NO_IDS = Buffer.alloc(0);
 

@@ -7,7 +7,13 @@
  */
 import { readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { checkDefinition, decodeBounded, encodeValue, type FunctionDefinition, limits } from "@farloom/protocol";
+import {
+  checkDefinition,
+  decodeBounded,
+  encodeValue,
+  type FunctionDefinition,
+  limits,
+} from "@farloom/protocol";
 
 const MAX_KEPT = 2000;
 

@@ -103,7 +103,8 @@ async function runEnroll(values: Values): Promise<number> {
   const config = resolveConfig(optionsOf(values));
   if (config.serviceUrl === undefined) return usage("enroll needs --service URL");
   const file = values["code-file"];
-  const code = values.code ?? (file === undefined ? undefined : readFileSync(file === "-" ? 0 : file, "utf8").trim());
+  const code =
+    values.code ?? (file === undefined ? undefined : readFileSync(file === "-" ? 0 : file, "utf8").trim());
   if (!code) return usage("enroll needs --code or --code-file");
   const { serviceUrl, stateDir } = config;
   const { name } = values;
@@ -134,7 +135,10 @@ async function runAgentProcess(config: AgentConfig): Promise<number> {
   });
   agent = await startAgent(config, log);
   const { endpointId, name, service } = agent.status();
-  log.info({ endpoint: endpointId, name, service, stateDir: config.stateDir, workers: config.workers }, "agent started");
+  log.info(
+    { endpoint: endpointId, name, service, stateDir: config.stateDir, workers: config.workers },
+    "agent started",
+  );
   await ended;
   log.info("agent stopped");
   return 0;

@@ -5,7 +5,6 @@
  */
 import type { Server } from "node:http";
 import { FarloomError } from "@farloom/protocol";
-import helmet from "@fastify/helmet";
 import rateLimit from "@fastify/rate-limit";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import fastify, {
@@ -32,6 +31,7 @@ import { registerDocs } from "./http/docs.js";
 import type { Metrics } from "./http/metrics.js";
 import { enforcePolicies } from "./http/policy.js";
 import { registerProblems } from "./http/problem.js";
+import { registerSecurityHeaders } from "./http/security-headers.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
 import type { PayloadStore } from "./payloads/store.js";
@@ -84,7 +84,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerProblems(app);
   registerValidation(app);
   registerBodies(app);
-  await app.register(helmet);
+  registerSecurityHeaders(app);
   enforcePolicies(app, identity, config.failedAuthPerMinute);
   await app.register(rateLimit, {
     max: config.rateLimitPerMinute,

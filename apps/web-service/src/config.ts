@@ -23,6 +23,11 @@ export interface Config {
   readonly stateDir: string;
   /** How long finished tasks and their results are kept. FARLOOM_RETENTION_DAYS; default 7. */
   readonly retentionDays: number;
+  /**
+   * How often tasks and outcomes are looked for whose hints between replicas were lost, in milliseconds; a replica that
+   * is alone looks four times more rarely. FARLOOM_SWEEP_MS; default 15,000.
+   */
+  readonly sweepMs: number;
   /** FARLOOM_LOG_LEVEL; default info. */
   readonly logLevel: LogLevel;
   /** The Ed25519 key of tokens, PKCS #8 PEM, shared by all replicas. FARLOOM_SIGNING_KEY_FILE; undefined: made in the state folder. */
@@ -77,6 +82,7 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
     redisUrl: url(text(options.redisUrl, "REDIS_URL"), "REDIS_URL", ["redis:", "rediss:"]),
     stateDir: resolve(text(options.stateDir, "FARLOOM_STATE_DIR") ?? defaultStateDir(env)),
     retentionDays: int(options.retentionDays, "FARLOOM_RETENTION_DAYS", { fallback: 7, min: 1, max: 36_500 }),
+    sweepMs: int(options.sweepMs, "FARLOOM_SWEEP_MS", { fallback: 15_000, min: 100, max: 3_600_000 }),
     logLevel: logLevel(text(options.logLevel, "FARLOOM_LOG_LEVEL") ?? "info"),
     signingKeyFile: text(options.signingKeyFile, "FARLOOM_SIGNING_KEY_FILE"),
     bootstrapKeyFile: text(options.bootstrapKeyFile, "FARLOOM_BOOTSTRAP_KEY_FILE"),

@@ -112,6 +112,8 @@ async function start(
 
   // The road
   const deliver = new Deliver(pool);
+  let isAlone = true;
+  let sweep: Sweep | undefined;
   const bus = await joinHintBus({
     pool,
     databaseUrl,
@@ -128,7 +130,11 @@ async function start(
         void guard(deliver.finishedElsewhere(keys), "a hint of outcomes");
       },
     },
-    onAlone: (alone) => sweep.setAlone(alone),
+    // The first beat may tell of others (a replica that was killed a moment ago) before there is a sweep.
+    onAlone: (alone) => {
+      isAlone = alone;
+      sweep?.setAlone(alone);
+    },
   });
   undo.push(() => bus.close());
   const guard = (work: Promise<unknown>, what: string): Promise<unknown> =>
@@ -181,8 +187,9 @@ async function start(
     schedule,
   });
   const starts = new StartsWriter(pool, log);
-  const sweep = new Sweep({ pool: hot, log, dispatch, deliver });
-  undo.push(() => sweep.close());
+  sweep = new Sweep({ pool: hot, log, dispatch, deliver, sweepMs: config.sweepMs });
+  sweep.setAlone(isAlone);
+  undo.push(() => sweep?.close());
   const background = await createBackground(
     {
       pool,

@@ -103,10 +103,14 @@ export class Output {
     process.stderr.write(`${this.#onStderr("red", "error:")} ${message}\n`);
     if (error instanceof TaskFailedError) {
       if (error.remoteTraceback) process.stderr.write(`${error.remoteTraceback.trimEnd()}\n`);
-      if (error.stderr)
-        process.stderr.write(`${this.#onStderr("dim", "its standard error:")}\n${error.stderr.trimEnd()}\n`);
+      this.#captured("standard output", error.stdout);
+      this.#captured("standard error", error.stderr);
     }
     if (hint) process.stderr.write(`${this.#onStderr("cyan", "hint:")} ${hint}\n`);
+  }
+
+  #captured(name: string, text: string | undefined): void {
+    if (text) process.stderr.write(`${this.#onStderr("dim", `its ${name}:`)}\n${text.trimEnd()}\n`);
   }
 
   #onStderr(style: Style, text: string): string {

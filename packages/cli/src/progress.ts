@@ -9,14 +9,12 @@ export class ProgressBar {
   readonly #active: boolean;
   readonly #startMs = performance.now();
   #drawnMs = 0;
-  #last: GroupProgress | undefined;
 
   constructor(active = process.stderr.isTTY === true) {
     this.#active = active;
   }
 
   update(progress: GroupProgress): void {
-    this.#last = progress;
     const nowMs = performance.now();
     if (!this.#active || nowMs - this.#drawnMs < REDRAW_MS) return;
     this.#drawnMs = nowMs;
@@ -30,8 +28,7 @@ export class ProgressBar {
   }
 
   /** The last word: how many, how fast. */
-  summary(): string {
-    const { done, failed } = this.#last ?? { done: 0, failed: 0 };
+  summary({ done, failed }: GroupProgress): string {
     const seconds = (performance.now() - this.#startMs) / 1000;
     const bad = failed > 0 ? `, ${failed} failed` : "";
     return `${done + failed} tasks in ${seconds.toFixed(1)} s (${rate((done + failed) / seconds)}/s)${bad}`;

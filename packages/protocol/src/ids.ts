@@ -69,7 +69,7 @@ export function uuidToKey(text: string): IdKey | undefined {
 export function newBatchId(nowMs = Date.now(), random?: Uint8Array): Buffer {
   const id = Buffer.allocUnsafe(16);
   if (random) Buffer.from(random).copy(id, 6, 0, 10);
-  else randomFillSync(id, 6, 10);
+  else randomTail(id);
   id.writeUIntBE(nowMs, 0, 6);
   id[6] = (id[6]! & 0x0f) | 0x80;
   id[8] = (id[8]! & 0x3f) | 0x80;
@@ -77,6 +77,19 @@ export function newBatchId(nowMs = Date.now(), random?: Uint8Array): Buffer {
   id[14] = 0;
   id[15] = 0;
   return id;
+}
+
+/** Random bytes drawn in bulk: one call of the system's generator costs as much for 10 bytes as for 4,000. */
+const pool = Buffer.allocUnsafeSlow(4_000);
+let poolAt = pool.length;
+
+function randomTail(id: Buffer): void {
+  if (poolAt === pool.length) {
+    randomFillSync(pool);
+    poolAt = 0;
+  }
+  pool.copy(id, 6, poolAt, poolAt + 10);
+  poolAt += 10;
 }
 
 /** Writes task `index` of the batch at `offset`. */

@@ -1,5 +1,5 @@
 import { REASONS, TERMINAL_STATES } from "@farloom/protocol";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Farloom } from "./client.js";
 import {
   TaskCancelledError,
@@ -9,6 +9,9 @@ import {
   WorkerDiedError,
 } from "./errors.js";
 import { cancelled, FakeService, succeeded } from "./testing/fake-service.js";
+
+// The machine may be busy with other tests.
+vi.setConfig({ testTimeout: 30_000 });
 
 let fake: FakeService;
 let farloom: Farloom;
@@ -23,7 +26,7 @@ afterEach(async () => {
 });
 
 const until = async (what: () => boolean): Promise<void> => {
-  const endMs = performance.now() + 5000;
+  const endMs = performance.now() + 20_000;
   while (!what()) {
     if (performance.now() > endMs) throw new Error(`never: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));

@@ -40,3 +40,12 @@ function parseRetryAfter(value: string | undefined): number | undefined {
   const atMs = Date.parse(value);
   return Number.isNaN(atMs) ? undefined : Math.max(0, atMs - Date.now());
 }
+
+/** Node's connection errors in words; several addresses tried give an AggregateError without a message. */
+export function connectionErrorText(error: Error): string {
+  const first = error instanceof AggregateError ? (error.errors[0] as NodeJS.ErrnoException) : error;
+  const code = (first as NodeJS.ErrnoException).code;
+  if (code === "ECONNREFUSED") return "nothing listens there";
+  if (code === "ENOTFOUND") return "the host name is not known";
+  return first.message || code || "the connection failed";
+}

@@ -9,7 +9,7 @@ import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import { FarloomError, limits } from "@farloom/protocol";
 import { mayRetry } from "./errors.js";
 import { backoffMs, sleep } from "./link/backoff.js";
-import { parseProblem } from "./problem.js";
+import { connectionErrorText, parseProblem } from "./problem.js";
 
 export interface RestOptions {
   readonly url: string;
@@ -119,7 +119,7 @@ export class Rest {
         reject(
           new FarloomError(
             "SERVICE_UNREACHABLE",
-            { url: this.#options.url, detail: describe(cause) },
+            { url: this.#options.url, detail: connectionErrorText(cause) },
             { cause },
           ),
         );
@@ -160,13 +160,4 @@ function queryString(query: RestRequest["query"]): string {
   const pairs = Object.entries(query).filter(([, v]) => v !== undefined);
   if (pairs.length === 0) return "";
   return `?${pairs.map(([k, v]) => `${encodeURIComponent(k)}=${encodeURIComponent(String(v))}`).join("&")}`;
-}
-
-/** Node's connection errors in words; several addresses tried give an AggregateError without a message. */
-function describe(error: Error): string {
-  const first = error instanceof AggregateError ? (error.errors[0] as NodeJS.ErrnoException) : error;
-  const code = (first as NodeJS.ErrnoException).code;
-  if (code === "ECONNREFUSED") return "nothing listens there";
-  if (code === "ENOTFOUND") return "the host name is not known";
-  return first.message || code || "the connection failed";
 }

@@ -1,7 +1,10 @@
 import { REASONS, TERMINAL_STATES } from "@farloom/protocol";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Farloom } from "./client.js";
 import { FakeService, succeeded } from "./testing/fake-service.js";
+
+// The machine may be busy with other tests.
+vi.setConfig({ testTimeout: 30_000 });
 
 let fake: FakeService;
 let farloom: Farloom;
@@ -16,7 +19,7 @@ afterEach(async () => {
 });
 
 const until = async (what: () => boolean): Promise<void> => {
-  const endMs = performance.now() + 8000;
+  const endMs = performance.now() + 20_000;
   while (!what()) {
     if (performance.now() > endMs) throw new Error(`never: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
@@ -72,9 +75,17 @@ describe("a cut link", () => {
   test("a map survives cut after cut", async () => {
     const inputs = Array.from({ length: 30_000 }, (_, i): [number] => [i]);
     const group = farloom.function<[number], number>("f").map(inputs);
-    const cutter = setInterval(() => fake.cut(), 40);
+    // Cut by progress and not by time: a loaded machine gets as many cuts as an idle one.
+    let cutAt = 2_000;
+    fake.options.run = (task) => {
+      if (fake.committed.size >= cutAt) {
+        cutAt += 4_000;
+        setImmediate(() => fake.cut());
+      }
+      return fake.echo(task);
+    };
     const values = await group.all();
-    clearInterval(cutter);
+    expect(fake.sessions).toBeGreaterThan(4);
     expect(values).toEqual(inputs.map(([i]) => i));
     expect(fake.creditOverruns).toBe(0);
   });
@@ -191,9 +202,9 @@ describe("a service that is away", () => {
   });
 
   test("pongs keep a quiet link alive", async () => {
-    Object.assign(fake.options, { heartbeatMs: 20, deadAfterMs: 60, run: () => undefined });
+    Object.assign(fake.options, { heartbeatMs: 40, deadAfterMs: 800, run: () => undefined });
     const call = farloom.function("f").call([]);
-    await until(() => fake.framesOf("ping").length >= 8 && fake.committed.size === 1);
+    await until(() => fake.framesOf("ping").length >= 25 && fake.committed.size === 1);
     expect(fake.sessions).toBe(1);
     fake.finish([...fake.committed.keys()][0]!, one);
     expect(await call).toBe(1);
@@ -202,7 +213,7 @@ describe("a service that is away", () => {
   test("silence is noticed, and the link dialled again", async () => {
     Object.assign(fake.options, { heartbeatMs: 20, deadAfterMs: 60, silent: true, run: () => undefined });
     const call = farloom.function("f").call([]);
-    await until(() => fake.sessions === 2);
+    await until(() => fake.sessions >= 2);
     fake.options.silent = false;
     fake.finish([...fake.committed.keys()][0]!, one);
     expect(await call).toBe(1);

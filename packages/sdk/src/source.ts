@@ -78,7 +78,13 @@ export function entryIn(code: string, runtime: Runtime, preferred: readonly (str
   for (const name of preferred) if (name !== undefined && found.includes(name)) return name;
   const open = found.filter((name) => !name.startsWith("_"));
   if (open.length === 1) return open[0]!;
-  if (open.length === 0) throw invalid("the code defines no function at its top level");
+  if (open.length === 0) {
+    throw invalid(
+      runtime === "node"
+        ? "the module exports no function: export function name(…) { … }"
+        : "the code defines no function at its top level",
+    );
+  }
   throw invalid(`the code defines ${open.join(", ")}; say which one is called with entry`);
 }
 

@@ -278,7 +278,10 @@ function readSegments(segments: readonly Segment[], log: Logger): Replay {
           `${segment.path} has journal format ${header.version ?? "unknown"}, and this agent reads ${JOURNAL_VERSION}: let the version that wrote it finish its tasks, or move the folder aside to give them up`,
         );
       }
-      log.warn({ segment: segment.path, sizeBytes: bytes.length }, "a journal segment has no whole header; skipped");
+      log.warn(
+        { segment: segment.path, sizeBytes: bytes.length },
+        "a journal segment has no whole header; skipped",
+      );
       cutBytes += bytes.length;
       continue;
     }

@@ -41,7 +41,8 @@ export function* liveRecords(scheduler: Scheduler): Generator<JournalRecord> {
   }
   const handed = open.filter((task) => task.state === "handed");
   if (handed.length > 0) yield idsRecord(RECORD.started, handed);
-  for (const batch of batchesOf([...finished, ...kept], false)) yield { type: RECORD.result, payload: batch.bytes };
+  for (const batch of batchesOf([...finished, ...kept], false))
+    yield { type: RECORD.result, payload: batch.bytes };
   if (kept.length > 0) yield idsRecord(RECORD.kept, kept);
 }
 

@@ -11,8 +11,8 @@ import {
   decodeFrame,
   encodeFrame,
   errorMessage,
-  type Frame,
   FRAMES_DOWN,
+  type Frame,
   Heartbeat,
   limits,
   type WelcomeFrame,
@@ -76,9 +76,9 @@ export class Connection implements LinkSession {
     url: string,
     token: string,
     signal: AbortSignal,
-  ): Promise<{ readonly ok: true; readonly connection: Connection } | { readonly ok: false } & EndReason> {
+  ): Promise<{ readonly ok: true; readonly connection: Connection } | ({ readonly ok: false } & EndReason)> {
     return new Promise((resolve) => {
-      const ws = new WebSocket(url, [FARLOOM_SUBPROTOCOL], {
+      const ws = new WebSocket(url, [limits.SUBPROTOCOL], {
         headers: { authorization: `Bearer ${token}` },
         perMessageDeflate: false,
         maxPayload: limits.MAX_FRAME_BYTES,
@@ -180,19 +180,15 @@ export class Connection implements LinkSession {
   #receive(data: Buffer, isBinary: boolean): void {
     if (this.#ended) return;
     this.#heartbeat?.heard();
-    if (!isBinary) return this.#invalid("a text message"); // P1
-    const decoded = decodeFrame(data, FRAMES_DOWN.agent);
-    if (!decoded.ok) {
-      if (decoded.code === "FRAME_UNKNOWN") {
-        const message = errorMessage("FRAME_UNKNOWN", { detail: decoded.reason });
-        return this.send({ t: "problem", code: "FRAME_UNKNOWN", message }); // P3
-      }
-      return this.#invalid(decoded.reason);
-    }
-    const { frame } = decoded;
-    if (frame.t === "ping") return this.send({ t: "pong", n: frame.n });
-    if (frame.t === "pong") return;
-    this.#listener?.onFrame(frame, data);
+    const decoded = isBinary ? decodeFrame(data, FRAMES_DOWN.agent) : TEXT_MESSAGE;
+    if (decoded.ok) {
+      const { frame } = decoded;
+      if (frame.t === "ping") this.send({ t: "pong", n: frame.n });
+      else if (frame.t !== "pong") this.#listener?.onFrame(frame, data);
+    } else if (decoded.code === "FRAME_UNKNOWN") {
+      const message = errorMessage("FRAME_UNKNOWN", { detail: decoded.reason });
+      this.send({ t: "problem", code: "FRAME_UNKNOWN", message }); // P3
+    } else this.#invalid(decoded.reason);
   }
 
   /** The peer broke the contract (P3). */
@@ -214,7 +210,8 @@ export class Connection implements LinkSession {
   }
 }
 
-const FARLOOM_SUBPROTOCOL = "farloom.v1";
+/** P1 */
+const TEXT_MESSAGE = { ok: false, code: "FRAME_INVALID", reason: "a text message" } as const;
 const SEND_OPTIONS = { binary: true } as const;
 
 function refusalOf(status: number, body: Buffer): EndReason {

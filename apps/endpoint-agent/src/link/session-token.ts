@@ -41,7 +41,9 @@ export class SessionTokens {
       json: {},
       signal,
     });
-    const signature = signChallenge(this.#key, this.#serviceUrl, this.#endpointId, nonce).toString("base64url");
+    const signature = signChallenge(this.#key, this.#serviceUrl, this.#endpointId, nonce).toString(
+      "base64url",
+    );
     const askedAtMs = performance.now();
     const { token, expiresInMs } = await httpJson<{ token: string; expiresInMs: number }>(
       new URL(`${base}/session`, this.#serviceUrl),

@@ -307,7 +307,10 @@ export class Dispatcher implements WorkerOwner {
   #feedLane(lane: Lane, activeBefore: number): number {
     let active = activeBefore;
     const open: Worker[] = [];
+    const now = performance.now();
     for (const worker of lane.workers) {
+      // Its head takes longer than was planned: nothing more goes behind it.
+      if (worker.held.length > 0 && now - worker.headSinceMs >= STALE_MS) continue;
       if (worker.feedable && worker.plannedUs < AHEAD_US && worker.held.length < MAX_HELD) open.push(worker);
     }
     open.sort((a, b) => a.held.length - b.held.length);

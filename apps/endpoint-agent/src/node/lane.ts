@@ -73,7 +73,10 @@ export class Lane {
   /** A worker's process ended; `refill`: whether another takes its place without being asked. */
   lost(worker: Worker, death: Death): void {
     this.workers.delete(worker);
-    if (!death.atStart) return this.#fill();
+    if (!death.atStart) {
+      this.#fill();
+      return;
+    }
     this.#failures++;
     const trouble = describe(this.program, death);
     this.#options.log.warn(

@@ -228,7 +228,6 @@ export class NodeManager {
             "an old worker did not dial; it is ended",
           );
           worker.kill();
-          this.#whole = false;
         }
         break;
       }
@@ -240,6 +239,7 @@ export class NodeManager {
         };
       });
     }
+    if (expected.some((worker) => !worker.settled)) this.#whole = false;
     this.#onArrival = () => undefined;
     this.#log.info(
       { workers: expected.length, held: this.#dispatcher.tasks.size },
@@ -265,11 +265,14 @@ export class NodeManager {
         for (const definition of frame.defs) this.#define(definition);
         return;
       case "tasks":
-        return this.#tasks(frame);
+        this.#tasks(frame);
+        return;
       case "cancel":
-        return this.#dispatcher.cancel(columnToKeys(frame.ids));
+        this.#dispatcher.cancel(columnToKeys(frame.ids));
+        return;
       case "mark":
-        return this.#marked(frame.durable);
+        this.#marked(frame.durable);
+        return;
       case "drain":
         void this.drain().then(() => this.#port.send({ t: "bye", code: "DRAINING", message: "drained" }));
         return;

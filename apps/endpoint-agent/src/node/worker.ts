@@ -232,7 +232,10 @@ export class Worker {
 
   /** A connection of this worker came, its secret checked. */
   attach(hello: HelloFrame, link: WorkerLink): void {
-    if (this.phase === "dead") return link.destroy();
+    if (this.phase === "dead") {
+      link.destroy();
+      return;
+    }
     const listener = {
       onBad: (reason: string) => this.#misbehaved(reason),
       onClose: () => this.#unlinked(link),
@@ -361,13 +364,16 @@ export class Worker {
   #receive(frame: WorkerFrame): void {
     switch (frame.t) {
       case "results":
-        return this.#results(frame);
+        this.#results(frame);
+        return;
       case "returned":
-        return this.#returned(columnToKeys(frame.ids));
+        this.#returned(columnToKeys(frame.ids));
+        return;
       case "credit":
         if (this.settled) return;
         this.settled = true;
-        return this.onSettled();
+        this.onSettled();
+        return;
       case "mark":
       case "progress":
       case "need":
@@ -375,7 +381,8 @@ export class Worker {
       case "bye":
         return;
       case "hello":
-        return this.#misbehaved("a second hello");
+        this.#misbehaved("a second hello");
+        return;
     }
   }
 
@@ -446,7 +453,10 @@ export class Worker {
     }
     if (link !== this.#main || this.phase === "dead") return;
     this.#main = undefined;
-    if (this.#exit) return this.#die();
+    if (this.#exit) {
+      this.#die();
+      return;
+    }
     if (this.phase === "ready") this.phase = "unlinked";
     this.#later(RELINK_MS, () => {
       if (this.phase === "unlinked") this.kill();
@@ -459,7 +469,9 @@ export class Worker {
     if (this.phase === "dead") return;
     if (processStartTime(this.record.pid) !== this.record.startTime) {
       this.#exit = { code: null, signal: null };
-      return this.#main ? this.#later(LAST_WORDS_MS, () => this.#die()) : this.#die();
+      if (this.#main) this.#later(LAST_WORDS_MS, () => this.#die());
+      else this.#die();
+      return;
     }
     if (this.phase === "unlinked" || this.#stop?.signalled || this.yielding || this.#bad !== undefined) {
       this.#later(20, () => this.#pollGone());
@@ -468,7 +480,10 @@ export class Worker {
 
   #exited(code: number | null, signal: string | null): void {
     this.#exit = { code, signal };
-    if (!this.#main) return this.#die();
+    if (!this.#main) {
+      this.#die();
+      return;
+    }
     // The socket closes by itself once it is read to the end (3).
     this.#later(LAST_WORDS_MS, () => this.#die());
   }

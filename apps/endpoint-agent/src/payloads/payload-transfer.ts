@@ -10,7 +10,7 @@ import { createReadStream, createWriteStream, rmSync } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { FarloomError, limits } from "@farloom/protocol";
 import type { Logger } from "pino";
-import { failureOf, HttpFailure, http, isOk, sleep } from "../http.js";
+import { failureOf, type HttpFailure, http, isOk, sleep } from "../http.js";
 import { Backoff } from "../link/backoff.js";
 import type { PayloadStore } from "./payload-store.js";
 
@@ -56,10 +56,7 @@ export class PayloadTransfer {
     this.#stop.abort();
   }
 
-  #once(
-    name: string,
-    attempt: (signal: AbortSignal) => Promise<TransferOutcome>,
-  ): Promise<TransferOutcome> {
+  #once(name: string, attempt: (signal: AbortSignal) => Promise<TransferOutcome>): Promise<TransferOutcome> {
     const running = this.#running.get(name);
     if (running) return running;
     const transfer = this.#persist(name, attempt).finally(() => this.#running.delete(name));
@@ -82,7 +79,10 @@ export class PayloadTransfer {
         if (error instanceof FarloomError && ++mismatches >= MAX_MISMATCHES) {
           return { ok: false, message: error.message };
         }
-        this.#options.log.warn({ err: error, transfer: name }, "a payload transfer failed; it is tried again");
+        this.#options.log.warn(
+          { err: error, transfer: name },
+          "a payload transfer failed; it is tried again",
+        );
       } finally {
         this.#giveSlot();
       }
@@ -95,7 +95,10 @@ export class PayloadTransfer {
     const { store } = this.#options;
     if (store.sizeOf(hex) === sizeBytes) return { ok: true };
     if (sizeBytes > limits.MAX_PAYLOAD_BYTES) {
-      return { ok: false, message: new FarloomError("PAYLOAD_TOO_LARGE", { limit: limits.MAX_PAYLOAD_BYTES }).message };
+      return {
+        ok: false,
+        message: new FarloomError("PAYLOAD_TOO_LARGE", { limit: limits.MAX_PAYLOAD_BYTES }).message,
+      };
     }
     const url = this.#url(hex);
     const response = await http(url, {
@@ -123,7 +126,8 @@ export class PayloadTransfer {
         { signal },
       );
       const actual = hash.digest("hex");
-      if (actual !== hex || received !== sizeBytes) throw new FarloomError("PAYLOAD_MISMATCH", { digest: hex, actual });
+      if (actual !== hex || received !== sizeBytes)
+        throw new FarloomError("PAYLOAD_MISMATCH", { digest: hex, actual });
       store.adopt(hex);
     } catch (error) {
       rmSync(part, { force: true });

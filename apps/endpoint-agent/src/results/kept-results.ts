@@ -20,7 +20,10 @@ const BOUNDS: KeptBounds = {
 
 export class KeptResults {
   readonly #bounds: KeptBounds;
-  readonly #kept = new Map<IdKey, { readonly task: HeldTask; readonly bytes: number; readonly untilMs: number }>();
+  readonly #kept = new Map<
+    IdKey,
+    { readonly task: HeldTask; readonly bytes: number; readonly untilMs: number }
+  >();
   #bytes = 0;
 
   constructor(bounds: KeptBounds = BOUNDS) {

@@ -7,13 +7,7 @@
  *
  * Bound: results of held tasks; the engine hands no more down while `heldBytes` exceeds its limit.
  */
-import {
-  batchLength,
-  buildResults,
-  encodeFrame,
-  Outbox,
-  type ResultsFrame,
-} from "@farloom/protocol";
+import { batchLength, buildResults, encodeFrame, Outbox, type ResultsFrame } from "@farloom/protocol";
 import type { LinkSession } from "../link/connection.js";
 import { type HeldTask, toResultItem } from "../scheduler/held-task.js";
 
@@ -82,10 +76,7 @@ export class ResultSender {
   }
 
   /** The service's mark; returns what it covers, or why the mark is wrong. */
-  mark(mark: {
-    readonly accepted: number;
-    readonly durable: number;
-  }): HeldTask[] | { readonly bad: string } {
+  mark(mark: { readonly accepted: number; readonly durable: number }): HeldTask[] | { readonly bad: string } {
     const released = this.#outbox.mark(mark);
     if (Array.isArray(released)) for (const task of released) this.#heldBytes -= resultBytes(task);
     return released;
@@ -123,8 +114,12 @@ export function resultBytes(task: HeldTask): number {
   if (detail) {
     const { error, stdout, stderr } = detail;
     // UTF-8 takes at most three bytes for a UTF-16 unit.
-    bytes += 3 * ((error?.message.length ?? 0) + (error?.traceback?.length ?? 0) + (stdout?.length ?? 0) + (stderr?.length ?? 0));
+    bytes +=
+      3 *
+      ((error?.message.length ?? 0) +
+        (error?.traceback?.length ?? 0) +
+        (stdout?.length ?? 0) +
+        (stderr?.length ?? 0));
   }
   return bytes;
 }
-

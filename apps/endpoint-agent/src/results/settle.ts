@@ -2,7 +2,17 @@
  * Matches a node's results with the tasks in custody. First outcome wins: a result of a task that is unknown or
  * has one already is left out. Where nothing is left out or renamed, the frame goes on as it came.
  */
-import { buildResults, durationToWire, durationUsOf, encodeFrame, keyAt, type ResultsFrame, u32Of } from "@farloom/protocol";
+import {
+  buildResults,
+  durationToWire,
+  durationUsOf,
+  encodeFrame,
+  type IdKey,
+  keyAt,
+  keysToColumn,
+  type ResultsFrame,
+  u32Of,
+} from "@farloom/protocol";
 import { type HeldTask, toResultItem } from "../scheduler/held-task.js";
 import type { Scheduler } from "../scheduler/scheduler.js";
 import { batchesOf, type ResultBatch } from "./result-sender.js";
@@ -50,6 +60,30 @@ export function encodeSettled({ tasks, frame }: Settled): readonly ResultBatch[]
   return bytes.length > SPLIT_FRAME_BYTES && tasks.length > 1
     ? [...batchesOf(tasks, false)]
     : [{ bytes, tasks }];
+}
+
+/** The ids of finished tasks; the column of a results frame where they are all of it, in its order. */
+export function idColumns(tasks: readonly HeldTask[]): Buffer[] {
+  const columns: Buffer[] = [];
+  const loose: IdKey[] = [];
+  for (let i = 0; i < tasks.length; ) {
+    const frame = tasks[i]!.result?.frame;
+    if (frame !== undefined && isWhole(tasks, i, frame)) {
+      columns.push(frame.ids);
+      i += frame.n;
+    } else loose.push(tasks[i++]!.key);
+  }
+  if (loose.length > 0) columns.push(keysToColumn(loose));
+  return columns;
+}
+
+function isWhole(tasks: readonly HeldTask[], from: number, frame: ResultsFrame): boolean {
+  if (from + frame.n > tasks.length) return false;
+  for (let i = 0; i < frame.n; i++) {
+    const result = tasks[from + i]!.result;
+    if (result?.frame !== frame || result.index !== i) return false;
+  }
+  return true;
 }
 
 /** The node counts a task's wait from when it got it; the wait before that is added here. */

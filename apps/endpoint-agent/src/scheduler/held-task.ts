@@ -63,10 +63,7 @@ export function codecOf(task: HeldTask): number {
 }
 
 export function argumentsOf(task: HeldTask): Buffer {
-  return task.frame.args.subarray(
-    startOf(task.frame.ends, task.index),
-    endOf(task.frame.ends, task.index),
-  );
+  return task.frame.args.subarray(startOf(task.frame.ends, task.index), endOf(task.frame.ends, task.index));
 }
 
 /** The task as an item for a new batch. */

@@ -21,7 +21,7 @@ import {
   TERMINAL_STATES,
   u32Of,
 } from "@farloom/protocol";
-import type { HeldTask } from "./held-task.js";
+import type { HeldState, HeldTask } from "./held-task.js";
 
 export type SchedulerEvent =
   /** A batch came. `needs` says how many things task i waits for; absent: none waits. */
@@ -92,7 +92,8 @@ export class Scheduler {
   readonly #nodes = new Map<string, NodeState>();
   #queue: HeldTask[] = [];
   #head = 0;
-  #counts = { waiting: 0, queued: 0, handed: 0, done: 0, kept: 0, gone: 0 };
+  /** By `indexOf(state)`. */
+  readonly #counts = [0, 0, 0, 0, 0, 0];
   #heldBytes = 0;
   #draining = false;
 
@@ -105,14 +106,14 @@ export class Scheduler {
     return this.#tasks.values();
   }
 
-  get counts(): Readonly<Record<HeldTask["state"], number>> {
-    return this.#counts;
+  count(state: HeldState): number {
+    return state === "gone" ? 0 : this.#counts[indexOf(state)]!;
   }
 
   /** Tasks that count against the credit window: all but kept ones. */
   get heldTasks(): number {
-    const { waiting, queued, handed, done } = this.#counts;
-    return waiting + queued + handed + done;
+    const [waiting, queued, handed, done] = this.#counts;
+    return waiting! + queued! + handed! + done!;
   }
 
   /** Argument bytes of those. */
@@ -285,17 +286,17 @@ export class Scheduler {
   }
 
   #dispatch(atMs: number): readonly SchedulerEffect[] {
-    if (this.#counts.queued === 0) {
+    if (this.#counts[QUEUED]! === 0) {
       this.#queue.length = 0;
       this.#head = 0;
       return NONE;
     }
     const effects: SchedulerEffect[] = [];
-    while (this.#counts.queued > 0) {
+    while (this.#counts[QUEUED]! > 0) {
       const node = this.#roomiest();
       if (node === undefined) break;
       // With several nodes, no more than a fair share at once, so that a burst is spread.
-      const share = Math.ceil(this.#counts.queued / this.#nodes.size);
+      const share = Math.ceil(this.#counts[QUEUED]! / this.#nodes.size);
       const tasks = this.#take(node, Math.min(node.credit.room, share, limits.MAX_BATCH_ITEMS), atMs);
       if (tasks.length === 0) break;
       effects.push({ do: "hand", node: node.name, tasks });
@@ -318,7 +319,7 @@ export class Scheduler {
       bytes += task.sizeBytes;
       this.#set(task, "handed");
       task.node = node.name;
-      task.waitedUs = Math.max(0, (atMs - task.queuedAtMs) * 1000);
+      task.waitedUs = Math.max(0, Math.round((atMs - task.queuedAtMs) * 1000));
       taken.push(task);
     }
     if (this.#head > 1024 && this.#head * 2 > this.#queue.length) {
@@ -359,20 +360,39 @@ export class Scheduler {
     if (this.#tasks.get(task.key) === task) this.#tasks.delete(task.key);
   }
 
-  #set(task: HeldTask, state: HeldTask["state"]): void {
-    if (isHeld(task.state) !== isHeld(state)) this.#heldBytes += isHeld(state) ? task.sizeBytes : -task.sizeBytes;
-    if (task.state !== "gone") this.#counts[task.state]--;
+  #set(task: HeldTask, state: HeldState): void {
+    const from = indexOf(task.state);
+    const to = indexOf(state);
+    if (from < KEPT !== to < KEPT) this.#heldBytes += to < KEPT ? task.sizeBytes : -task.sizeBytes;
+    this.#counts[from]!--;
+    this.#counts[to]!++;
     task.state = state;
-    if (state !== "gone") this.#counts[state]++;
+  }
+}
+
+const QUEUED = 1;
+/** From here on a state does not count against the credit window. */
+const KEPT = 4;
+
+function indexOf(state: HeldState): number {
+  switch (state) {
+    case "waiting":
+      return 0;
+    case "queued":
+      return QUEUED;
+    case "handed":
+      return 2;
+    case "done":
+      return 3;
+    case "kept":
+      return KEPT;
+    case "gone":
+      return 5;
   }
 }
 
 function isFinished(task: HeldTask): boolean {
   return task.state === "done" || task.state === "kept";
-}
-
-function isHeld(state: HeldTask["state"]): boolean {
-  return state !== "gone" && state !== "kept";
 }
 
 function finish(tasks: readonly HeldTask[], state: number, reason: number): SchedulerEffect {

@@ -52,7 +52,11 @@ export function readIdentity(paths: StatePaths): Identity | undefined {
 
 /** The signature over a challenge of the service at `serviceUrl`. */
 export function signChallenge(key: KeyObject, serviceUrl: string, endpointId: string, nonce: string): Buffer {
-  return sign(null, Buffer.from(`farloom-agent-v1\n${new URL(serviceUrl).host}\n${endpointId}\n${nonce}`), key);
+  return sign(
+    null,
+    Buffer.from(`farloom-agent-v1\n${new URL(serviceUrl).host}\n${endpointId}\n${nonce}`),
+    key,
+  );
 }
 
 function writeWhole(path: string, text: string): void {

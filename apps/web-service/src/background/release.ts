@@ -32,13 +32,16 @@ const TOLERANCE_MS = 50;
 /** A job that finds its tasks not yet due comes again no sooner than this. */
 const MIN_DELAY_MS = 20;
 
+/** A released task takes its place at the end of the queue: an owner has read past the place it was drawn for. */
+const RELEASE = "UPDATE task SET not_before = NULL, seq = nextval('task_seq_seq')";
+
 const RELEASE_IDS = `
-  UPDATE task SET not_before = NULL
+  ${RELEASE}
    WHERE id = ANY($1::uuid[]) AND not_before <= now() + $2 * interval '1 millisecond'
   RETURNING id, endpoint_id`;
 
 const RELEASE_OVERDUE = `
-  UPDATE task SET not_before = NULL
+  ${RELEASE}
    WHERE id = ANY(ARRAY(
      SELECT id FROM task WHERE not_before <= now() ORDER BY not_before LIMIT $1 FOR UPDATE SKIP LOCKED))
   RETURNING id, endpoint_id`;

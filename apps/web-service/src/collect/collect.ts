@@ -4,7 +4,8 @@
  *
  *   C1  A result is taken only for a task that this owner holds, or that PostgreSQL says is open.
  *   C2  The statement itself checks epoch, endpoint and attempt; what it did not write is looked up, never guessed.
- *   C3  A result that came before its task's INSERT has committed waits for it; without a commit it is `unknown` (P14).
+ *   C3  A result that came before its task's INSERT has committed waits for it, whatever it says: another attempt
+ *       too is written to the row. Without a commit it is `unknown` (P14).
  *   C4  Failures go through the task machine, which says whether they are an end or another attempt.
  */
 import {
@@ -151,8 +152,11 @@ export class Collect {
     if (!early) return;
     this.#early.delete(entry);
     entry.early = undefined;
-    if (entry.committed) this.#commit([early.row], early.receipt);
-    else {
+    if (entry.committed) {
+      const rows: OutcomeRow[] = [];
+      this.#decide(early.row, early.receipt, rows);
+      if (rows.length > 0) this.#commit(rows, early.receipt);
+    } else {
       early.receipt.unknown.push(entry.key);
       early.receipt.done(1);
     }
@@ -196,18 +200,24 @@ export class Collect {
       receipt.done(1); // of an attempt that is over, or sent twice
       return;
     }
+    if (entry.committed) this.#decide(row, receipt, rows);
+    else {
+      entry.early = row;
+      this.#early.set(entry, { row, receipt });
+    }
+  }
+
+  /** An end, which goes to `rows`, or another attempt (C4). */
+  #decide(row: OutcomeRow, receipt: Receipt, rows: OutcomeRow[]): void {
+    const { entry, queue, state } = row;
     if (state !== TERMINAL_STATES.SUCCEEDED) {
-      const next = this.#another(entry, state, reasonName(reason));
+      const next = this.#another(entry, state, reasonName(row.reason));
       if (next !== undefined) {
         this.#deps.reattempts.add(queue, entry, next, () => receipt.done(1));
         return;
       }
     }
-    if (entry.committed) rows.push(row);
-    else {
-      entry.early = row;
-      this.#early.set(entry, { row, receipt });
-    }
+    rows.push(row);
   }
 
   /** Delay of another attempt in milliseconds, or undefined where this is the end (C4). */
@@ -274,13 +284,18 @@ export class Collect {
   async #reconcile(units: OutcomeUnit[]): Promise<void> {
     const keys = units.flatMap((unit) => unit.rows.map((row) => row.key));
     const standing = new Map((await standingOutcomes(this.#deps.pool, keys)).map((item) => [item.key, item]));
+    const current = new Map<EndpointQueue, boolean>();
     for (const unit of units) {
       const rows: OutcomeRow[] = [];
       for (const row of unit.rows) {
         const item = standing.get(row.key);
-        if (item) rows.push({ ...row, ...item });
-        else if (!(await isEpochCurrent(this.#deps.pool, row.endpointKey, row.epoch)))
-          unit.receipt.stale = true;
+        if (item) {
+          rows.push({ ...row, ...item });
+          continue;
+        }
+        if (!current.has(row.queue))
+          current.set(row.queue, await isEpochCurrent(this.#deps.pool, row.endpointKey, row.epoch));
+        if (!current.get(row.queue)) unit.receipt.stale = true;
       }
       unit.rows = rows;
     }

@@ -20,6 +20,9 @@ import { EndpointQueue, type RingBudget } from "./endpoint-queue.js";
 import { Filler } from "./filler.js";
 import type { TaskEntry } from "./task-entry.js";
 
+/** Before rows are read again that PostgreSQL did not give. */
+const REREAD_MS = 500;
+
 /** The agent's connection, as dispatch sees it. */
 export interface AgentLease {
   readonly epoch: number;
@@ -142,8 +145,8 @@ export class Dispatch {
     }
     const { queue } = owned;
     // A page may have stepped over them, if another INSERT with higher numbers committed first.
-    if (!queue.backlog || firstSeq <= queue.cursor) for (const entry of entries) queue.add(entry);
-    else this.#filler.wake(queue, true);
+    if (firstSeq <= queue.cursor) for (const entry of entries) queue.add(entry);
+    else if (!entries.every((entry) => queue.offer(entry))) this.#filler.wake(queue, true);
     this.#schedulePump(owned, endpointKey);
   }
 
@@ -173,11 +176,31 @@ export class Dispatch {
     if (!queue) return;
     queue.beginPage();
     try {
-      await this.#filler.addOpen(queue, await openTasksByIds(this.#deps.pool, endpointKey, keys));
+      const open = await openTasksByIds(this.#deps.pool, endpointKey, keys);
+      const runnable = open.filter((task) => !task.waiting);
+      if (queue.full) queue.backlog = true;
+      // What is beyond the cursor of a backlog comes by its pages, in order and as the ring has room (Q3).
+      await this.#filler.addOpen(
+        queue,
+        queue.backlog ? runnable.filter((task) => task.seq <= queue.cursor) : runnable,
+      );
     } finally {
       queue.endPage();
     }
+    this.#filler.wake(queue, true);
     this.pump(endpointKey);
+  }
+
+  /** Tasks that were submitted again have rows: those say whether and where they are to be queued. */
+  reread(endpointKey: IdKey, keys: readonly IdKey[]): void {
+    if (!this.#owned.has(endpointKey)) {
+      this.#deps.hints.runnable(endpointKey, keys);
+      return;
+    }
+    this.load(endpointKey, keys).catch((err) => {
+      this.#deps.log.warn({ err }, "tasks that were submitted again could not be read; trying again");
+      setTimeout(() => this.reread(endpointKey, keys), REREAD_MS).unref();
+    });
   }
 
   /** Another replica committed tasks for an endpoint that may be owned here. */
@@ -198,7 +221,7 @@ export class Dispatch {
       try {
         const page = await pageOpenTasks(this.#deps.pool, queue.endpointKey, from, 2048, queue.cursor);
         added += await this.#filler.addOpen(queue, page);
-        if (page.length < 2048 || queue.full) break;
+        if (page.length < 2048) break;
         from = page[page.length - 1]!.seq;
       } finally {
         queue.endPage();
@@ -208,7 +231,7 @@ export class Dispatch {
     return added;
   }
 
-  /** Tasks have ended on another replica, by a cancel: what is in hand here is dropped, and agents are asked to stop. */
+  /** Tasks have ended by a cancel, here or on another replica: what is in hand here is dropped, and agents are asked to stop. */
   finishedElsewhere(keys: readonly IdKey[]): void {
     for (const { queue, lease } of this.#owned.values()) {
       const leased: IdKey[] = [];
@@ -285,12 +308,8 @@ export class Dispatch {
   async #end(keys: readonly IdKey[], state: number, reason: number): Promise<void> {
     if (keys.length === 0) return;
     const ended = await endOpen(this.#deps.pool, keys, state, reason);
-    for (const { queue } of this.#owned.values()) {
-      for (const { key } of ended) {
-        const entry = queue.held.get(key);
-        if (entry) queue.forget(entry);
-      }
-    }
+    // One that was sent while the statement ran is stopped.
+    this.finishedElsewhere(ended.map((e) => e.key));
     this.#deps.onEnded(ended.map((e) => ({ ...e, state, reason })));
     this.#deps.hints.finished(ended.map((e) => e.key));
   }

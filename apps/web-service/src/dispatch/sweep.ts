@@ -3,7 +3,7 @@
  * and outcomes that nobody has told. It also raises each endpoint's floor, so that the next owner reads little.
  *
  * What it must look at behind a cursor is bounded: an INSERT that drew its numbers before the cursor passed must
- * have committed within two sweeps, as statements are limited to STATEMENT_TIMEOUT_MS.
+ * have committed SETTLED_MS later, as statements are limited to STATEMENT_TIMEOUT_MS.
  */
 import type { Pool } from "pg";
 import type { Logger } from "pino";
@@ -12,24 +12,34 @@ import { raiseFloor } from "../store/ownership.js";
 import type { Dispatch } from "./dispatch.js";
 import type { EndpointQueue } from "./endpoint-queue.js";
 
-/** With other replicas about, whose hints may be lost. */
-const SWEEP_MS = 15_000;
-/** Alone, only what nobody foresees is to be found. */
-const SWEEP_ALONE_MS = 60_000;
-/** Of every statement of the hot path; shorter than a sweep. */
+/** Alone, only what nobody foresees is to be found: a sweep is this many times rarer. */
+const ALONE_FACTOR = 4;
+/** Of every statement of the hot path. */
 export const STATEMENT_TIMEOUT_MS = 14_000;
+/** After so long nothing commits any more below where a cursor was; the rest is room for slow networks. */
+const SETTLED_MS = 2 * STATEMENT_TIMEOUT_MS;
+/** Outcomes of other replicas are looked for this far back, whatever the interval. */
+const LEAST_LOOKBACK_MS = 45_000;
 
 export interface SweepDeps {
   readonly pool: Pool;
   readonly log: Logger;
   readonly dispatch: Dispatch;
   readonly deliver: Deliver;
+  /** With other replicas about, whose hints may be lost. Configuration: sweepMs. */
+  readonly sweepMs: number;
+}
+
+/** Where a queue's cursor was. */
+interface Stand {
+  readonly atMs: number;
+  readonly cursor: number;
 }
 
 export class Sweep {
   readonly #deps: SweepDeps;
-  /** The cursor of each queue one and two sweeps ago. */
-  readonly #cursors = new WeakMap<EndpointQueue, [number, number]>();
+  /** The cursors of each queue at past sweeps, oldest first: the first is settled, or the oldest known. */
+  readonly #stands = new WeakMap<EndpointQueue, Stand[]>();
   #alone = true;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> = Promise.resolve();
@@ -55,24 +65,32 @@ export class Sweep {
   async run(): Promise<void> {
     const { dispatch, deliver, pool, log } = this.#deps;
     for (const queue of dispatch.queues()) {
-      const [one, two] = this.#cursors.get(queue) ?? [queue.cursor, queue.cursor];
-      if (!queue.backlog) {
-        const found = queue.cursor > two ? await dispatch.rescan(queue, two) : 0;
-        if (found > 0)
-          log.warn({ endpoint: queue.endpointId, found }, "the sweep found tasks that nobody had told of");
-        dispatch.wake(queue);
-      }
-      const floor = Math.min(queue.floor(), two);
+      const settled = this.#settledCursor(queue);
+      const found = queue.cursor > settled ? await dispatch.rescan(queue, settled) : 0;
+      if (found > 0)
+        log.warn({ endpoint: queue.endpointId, found }, "the sweep found tasks that nobody had told of");
+      if (!queue.backlog) dispatch.wake(queue);
+      const floor = Math.min(queue.floor(), settled);
       if (floor > queue.raisedFloor) {
         await raiseFloor(pool, queue.endpointKey, queue.epoch, floor);
         queue.raisedFloor = floor;
       }
-      this.#cursors.set(queue, [queue.cursor, one]);
     }
-    await deliver.sweep(3 * SWEEP_MS);
+    await deliver.sweep(Math.max(LEAST_LOOKBACK_MS, 3 * this.#deps.sweepMs));
+  }
+
+  /** Below this everything has committed that ever will. Remembers where the cursor is now. */
+  #settledCursor(queue: EndpointQueue): number {
+    const nowMs = performance.now();
+    const stands = this.#stands.get(queue) ?? [{ atMs: nowMs, cursor: queue.raisedFloor }];
+    stands.push({ atMs: nowMs, cursor: queue.cursor });
+    while (stands.length > 1 && stands[1]!.atMs <= nowMs - SETTLED_MS) stands.shift();
+    this.#stands.set(queue, stands);
+    return stands[0]!.cursor;
   }
 
   #plan(): void {
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(
       () => {
         this.#running = this.run()
@@ -81,7 +99,7 @@ export class Sweep {
             if (this.#timer) this.#plan();
           });
       },
-      this.#alone ? SWEEP_ALONE_MS : SWEEP_MS,
+      this.#deps.sweepMs * (this.#alone ? ALONE_FACTOR : 1),
     );
     this.#timer.unref();
   }

@@ -4,7 +4,8 @@
  *
  *   I1  Nobody is told that a task is durable before its INSERT has committed (A1).
  *   I2  A first submission may travel while its INSERT commits; one that may be a repetition may not (P11).
- *   I3  An id that is another owner's is refused; an id that is the owner's own is the same task.
+ *   I3  An id that is another owner's, group's or endpoint's is refused; otherwise it is the same task, and what its
+ *       row says (attempt, wait) counts, not what came again.
  *   I4  What waits for its commit is bounded; above the bound a submission is refused before it is taken.
  */
 import { randomUUID } from "node:crypto";
@@ -20,7 +21,7 @@ import type { EndpointRecord } from "../endpoints/registry.js";
 import type { Principal } from "../identity/principal.js";
 import { GroupCommit } from "../store/group-commit.js";
 import { type Inserted, insertTasks } from "../store/insert-tasks.js";
-import { standingOutcomes, taskOwners } from "../store/read-outcomes.js";
+import { standingOutcomes, type TaskOwner, taskOwners } from "../store/read-outcomes.js";
 import type { SubmitItem } from "../tasks/ports.js";
 import type { Groups } from "./groups.js";
 
@@ -52,7 +53,8 @@ interface TaskUnit {
   /** The queue whose ring has all of them already. */
   readonly travelledIn: EndpointQueue | undefined;
   inserted: Inserted;
-  /** More than this unit was in its statement, or not all of it was new. */
+  /** Not all that was in its statement was new: what is open is read from its rows, not taken as it came (I3). */
+  repeated: boolean;
   taken: IdKey[];
   settle(error: Error | undefined): void;
 }
@@ -134,6 +136,7 @@ export class Intake {
         entries,
         travelledIn,
         inserted: { added: 0, firstSeq: 0, lastSeq: 0 },
+        repeated: false,
         taken: [],
         settle: (error) => {
           if (error) {
@@ -179,16 +182,18 @@ export class Intake {
       const repeated: Delivered[] = [];
       for (const entry of unit.entries) {
         const row = owners.get(entry.key);
-        if (row && (row.ownerKey !== entry.ownerKey || row.groupKey !== entry.groupKey)) {
+        if (row && !isSame(row, entry)) {
           unit.taken.push(entry.key);
           this.#drop(entry);
           continue;
         }
         const outcome = outcomes.get(entry.key);
-        if (!outcome) continue;
-        repeated.push({ ...outcome, groupKey: entry.groupKey });
-        this.#drop(entry);
+        if (outcome) {
+          repeated.push({ ...outcome, groupKey: entry.groupKey });
+          this.#drop(entry);
+        } else if (row && row.attempt !== entry.attempt) this.#drop(entry);
       }
+      unit.repeated = true;
       if (repeated.length > 0) this.#deps.onRepeated(repeated);
     }
   }
@@ -216,7 +221,14 @@ export class Intake {
       } else if (!travelled && !queue?.held.has(entry.key)) behind.push(entry);
     }
     if (!queue) this.#deps.onForeign(unit.entries[0]!.groupKey);
-    if (behind.length > 0) this.#deps.dispatch.committed(endpointKey, behind, firstSeq);
+    if (behind.length > 0) {
+      if (unit.repeated)
+        this.#deps.dispatch.reread(
+          endpointKey,
+          behind.map((entry) => entry.key),
+        );
+      else this.#deps.dispatch.committed(endpointKey, behind, firstSeq);
+    }
     this.#deps.dispatch.advance(endpointKey, lastSeq);
     if (cancelled.length > 0) void this.#deps.dispatch.cancel(cancelled);
     for (const [delayMs, keys] of delayed) this.#deps.schedule(endpointKey, keys, delayMs);
@@ -228,6 +240,14 @@ export class Intake {
     entry.ended = true;
     this.#deps.collect.released(entry);
   }
+}
+
+function isSame(row: TaskOwner, entry: TaskEntry): boolean {
+  return (
+    row.ownerKey === entry.ownerKey &&
+    row.groupKey === entry.groupKey &&
+    row.endpointKey === entry.endpointKey
+  );
 }
 
 function isDelayed(options: TaskOptions | undefined): boolean {

@@ -85,7 +85,7 @@ export class PayloadStore {
     if ((await this.touch(ownerId, digest)) !== undefined) return ref;
     const temp = await this.#temp();
     try {
-      await writeAll(temp.file, [bytes]);
+      await writeAll(temp.file, bytes);
       await this.#settle(ownerId, temp, ref);
       return ref;
     } catch (error) {
@@ -188,8 +188,10 @@ interface Temp {
 async function writeHashed(file: FileHandle, stream: Readable): Promise<PayloadRef> {
   const hash = createHash("sha256");
   let sizeBytes = 0;
-  let pending: Buffer[] = [];
-  let pendingBytes = 0;
+  // Chunks are copied together, so that they die young: kept for a while they would make the collector walk the
+  // whole heap for every few uploads.
+  const buffer = freeBuffers.pop() ?? Buffer.allocUnsafeSlow(WRITE_BYTES);
+  let filled = 0;
   const idle = setTimeout(() => stream.destroy(new Error("no bytes came for a minute")), UPLOAD_IDLE_MS);
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
@@ -197,15 +199,18 @@ async function writeHashed(file: FileHandle, stream: Readable): Promise<PayloadR
       sizeBytes += chunk.length;
       if (sizeBytes > limits.MAX_PAYLOAD_BYTES) throw tooLarge();
       hash.update(chunk);
-      pending.push(chunk);
-      pendingBytes += chunk.length;
-      if (pendingBytes < WRITE_BYTES) continue;
-      await writeAll(file, pending);
-      pending = [];
-      pendingBytes = 0;
+      for (let at = 0; at < chunk.length; ) {
+        const n = chunk.copy(buffer, filled, at);
+        at += n;
+        filled += n;
+        if (filled < WRITE_BYTES) continue;
+        await writeAll(file, buffer);
+        filled = 0;
+      }
     }
+    if (filled > 0) await writeAll(file, buffer.subarray(0, filled));
   } catch (error) {
-    if (error instanceof FarloomError) throw error;
+    if (error instanceof FarloomError || isDiskError(error)) throw error;
     throw new FarloomError(
       "REQUEST_INVALID",
       { detail: `the upload was cut off (${(error as Error).message})` },
@@ -213,16 +218,26 @@ async function writeHashed(file: FileHandle, stream: Readable): Promise<PayloadR
     );
   } finally {
     clearTimeout(idle);
+    if (freeBuffers.length < MAX_FREE_BUFFERS) freeBuffers.push(buffer);
   }
-  if (pending.length > 0) await writeAll(file, pending);
   return { digest: hash.digest(), sizeBytes };
 }
 
-async function writeAll(file: FileHandle, chunks: Buffer[]): Promise<void> {
-  const { bytesWritten } = await file.writev(chunks);
-  const wanted = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
-  // A short write happens when the disk is nearly full; the rest then fails with the reason.
-  if (bytesWritten < wanted) await file.writeFile(Buffer.concat(chunks).subarray(bytesWritten));
+/** Buffers of uploads that have ended, for the next ones. */
+const freeBuffers: Buffer[] = [];
+const MAX_FREE_BUFFERS = 16;
+
+/** A full or broken disk is our trouble, not the caller's. */
+function isDiskError(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).syscall === "write";
+}
+
+/** A short write happens when the disk is nearly full; the rest then fails with the reason. */
+async function writeAll(file: FileHandle, bytes: Buffer): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, at, bytes.length - at);
+    at += bytesWritten;
+  }
 }
 
 async function drain(stream: Readable): Promise<void> {

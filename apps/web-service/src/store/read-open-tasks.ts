@@ -10,20 +10,18 @@ import { uuidColumn } from "./pg-columns.js";
 import type { OpenTask } from "./rows.js";
 
 const COLUMNS = `uuid_send(t.id) AS id, t.seq::float8 AS seq, uuid_send(t.owner_id) AS owner_id, t.function_key,
-  uuid_send(t.group_id) AS group_id, t.args, t.codec, t.attempt, t.options::text AS options, t.cancel_requested_at IS NOT NULL AS cancel_requested`;
+  uuid_send(t.group_id) AS group_id, t.args, t.codec, t.attempt, t.options::text AS options, t.cancel_requested_at IS NOT NULL AS cancel_requested, t.not_before IS NOT NULL AS waiting`;
 const OPEN = "NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id)";
 
-// Rows come in binary: arguments as text would be hexadecimal, at several times the cost.
+// Rows come as text: node-postgres reads every field as UTF-8 first, which is the end of any binary value.
 const PAGE = {
   name: "page-open-tasks",
-  binary: true,
   text: `SELECT ${COLUMNS} FROM task t
     WHERE t.endpoint_id = $1 AND t.seq > $2::float8::bigint AND t.seq <= $3::float8::bigint AND t.not_before IS NULL AND ${OPEN}
     ORDER BY t.endpoint_id, t.seq LIMIT $4`,
 };
 const BY_IDS = {
   name: "open-tasks-by-ids",
-  binary: true,
   text: `SELECT ${COLUMNS} FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id WHERE t.endpoint_id = $2 AND ${OPEN}`,
 };
 const KNOWN = {
@@ -42,6 +40,7 @@ interface Row {
   attempt: number;
   options: string | null;
   cancel_requested: boolean;
+  waiting: boolean;
 }
 
 /** Above every `seq` that float8 holds exactly. */
@@ -110,5 +109,6 @@ function toOpenTask(row: Row): OpenTask {
     attempt: row.attempt,
     options: row.options === null ? undefined : (JSON.parse(row.options) as TaskOptions),
     cancelRequested: row.cancel_requested,
+    waiting: row.waiting,
   };
 }

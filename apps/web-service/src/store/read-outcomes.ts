@@ -69,20 +69,40 @@ function toItem(row: Row): ResultItem {
   };
 }
 
-/** Who submitted these tasks, and into which group: for telling a resubmission from a collision. */
+/** Whose a task is. */
+export interface TaskOwner {
+  readonly ownerKey: IdKey;
+  readonly groupKey: IdKey;
+  readonly endpointKey: IdKey;
+  readonly attempt: number;
+}
+
+/** Who submitted these tasks, into which group and for which endpoint: for telling a resubmission from a collision. */
 export async function taskOwners(
   pool: Pool,
   keys: readonly IdKey[],
-): Promise<Map<IdKey, { ownerKey: IdKey; groupKey: IdKey }>> {
-  const { rows } = await pool.query<{ id: Buffer; owner_id: Buffer; group_id: Buffer }>(
-    `SELECT uuid_send(t.id) AS id, uuid_send(t.owner_id) AS owner_id, uuid_send(t.group_id) AS group_id
+): Promise<Map<IdKey, TaskOwner>> {
+  const { rows } = await pool.query<{
+    id: Buffer;
+    owner_id: Buffer;
+    group_id: Buffer;
+    endpoint_id: Buffer;
+    attempt: number;
+  }>(
+    `SELECT uuid_send(t.id) AS id, uuid_send(t.owner_id) AS owner_id, uuid_send(t.group_id) AS group_id,
+            uuid_send(t.endpoint_id) AS endpoint_id, t.attempt
      FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id`,
     [uuidColumn(keys, (k) => k)],
   );
   return new Map(
     rows.map((row) => [
       row.id.toString("latin1"),
-      { ownerKey: row.owner_id.toString("latin1"), groupKey: row.group_id.toString("latin1") },
+      {
+        ownerKey: row.owner_id.toString("latin1"),
+        groupKey: row.group_id.toString("latin1"),
+        endpointKey: row.endpoint_id.toString("latin1"),
+        attempt: row.attempt,
+      },
     ]),
   );
 }

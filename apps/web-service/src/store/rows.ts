@@ -41,4 +41,6 @@ export interface OpenTask {
   readonly attempt: number;
   readonly options: TaskOptions | undefined;
   readonly cancelRequested: boolean;
+  /** It waits for a delay or a backoff. */
+  readonly waiting: boolean;
 }

@@ -18,6 +18,7 @@ import { type LocalState, openState, readSettings, saveSettings } from "../local
 import { untilTold } from "../local/until-told.js";
 import type { Output } from "../output.js";
 import { portNumber } from "../values.js";
+import { runtimeText } from "./endpoint.js";
 
 interface DevFlags {
   stateDir: string;
@@ -148,7 +149,7 @@ function banner(output: Output, { state, ready, agent, isDefault }: BannerParts)
     | undefined;
   const has = [
     info?.workers && `${info.workers} workers`,
-    ...Object.entries(info?.runtimes ?? {}).map((pair) => pair.join(" ")),
+    ...Object.entries(info?.runtimes ?? {}).map(runtimeText),
   ];
   const prefix = isDefault ? "" : `FARLOOM_CONFIG=${near(state.configFile)} `;
   return [

@@ -325,12 +325,17 @@ function infoOf(item: EndpointInfo): { host: string; runtimes: string; workers: 
     runtimes?: Record<string, string>;
     workers?: number;
   };
-  const runtimes = Object.entries(info.runtimes ?? {}).map(([name, version]) => `${name} ${version}`.trim());
+  const runtimes = Object.entries(info.runtimes ?? {}).map(runtimeText);
   return {
     host: info.host ?? "",
     runtimes: runtimes.join(", "),
     workers: info.workers === undefined ? "" : String(info.workers),
   };
+}
+
+/** Commands have no version that would say anything. */
+export function runtimeText([name, version]: readonly [string, string]): string {
+  return name === "command" ? "commands" : `${name} ${version}`.trim();
 }
 
 function stateOf(output: Output, item: EndpointInfo): string {

@@ -143,7 +143,7 @@ async function many(
   } finally {
     bar.clear();
   }
-  output.note(bar.summary());
+  output.note(bar.summary(group.progress));
   return code;
 }
 

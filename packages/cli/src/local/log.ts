@@ -26,6 +26,23 @@ export function prepareLog(path: string): void {
   }
 }
 
+/** The same problem is not told again within this time: a part that dials again and again says one thing. */
+const REPEAT_MS = 30_000;
+/** Texts remembered for that. */
+const MAX_REMEMBERED = 100;
+
+/** Tells a problem once, until REPEAT_MS have passed. */
+export function withoutRepeats(tell: (problem: Problem) => void): (problem: Problem) => void {
+  const toldMs = new Map<string, number>();
+  return (problem) => {
+    const nowMs = performance.now();
+    if (nowMs - (toldMs.get(problem.text) ?? Number.NEGATIVE_INFINITY) < REPEAT_MS) return;
+    if (toldMs.size >= MAX_REMEMBERED) toldMs.clear();
+    toldMs.set(problem.text, nowMs);
+    tell(problem);
+  };
+}
+
 /** Appends the stream's lines to the file, and tells of problems. */
 export function followLog(stream: Readable, path: string, onProblem: (problem: Problem) => void): void {
   const lines = createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY });
@@ -43,7 +60,9 @@ export function problemIn(line: string): Problem | undefined {
   if (record === undefined) return line.trim() === "" ? undefined : { level: "error", text: line };
   if (typeof record.level !== "number" || record.level < WARN) return undefined;
   const err = record.err as { message?: string } | undefined;
-  const text = [record.msg, err?.message].filter(Boolean).join(": ");
+  const text = [record.msg, record.reason, err?.message]
+    .filter((part) => typeof part === "string")
+    .join(": ");
   return { level: record.level > WARN ? "error" : "warning", text };
 }
 

@@ -8,7 +8,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { type App, mainOf } from "./apps.js";
-import { followLog, type Problem, prepareLog } from "./log.js";
+import { followLog, type Problem, prepareLog, withoutRepeats } from "./log.js";
 
 export interface PartOptions {
   /** What it is called in what we say. */
@@ -27,13 +27,15 @@ export interface PartOptions {
 /** EX_CONFIG: starting again with the same settings would fail again. */
 const EXIT_CONFIG = 78;
 /** So many deaths within the window, and it is no accident. */
-const MAX_DEATHS = 5;
+const MAX_DEATHS = 8;
 const WINDOW_MS = 60_000;
+const LONGEST_WAIT_MS = 5_000;
 /** Between SIGTERM and SIGKILL: the service's own limit for a stop is 15 s. */
 const STOP_MS = 20_000;
 
 export class Part {
   readonly #options: PartOptions;
+  readonly #onProblem: (problem: Problem) => void;
   #child: ChildProcess | undefined;
   #deaths: number[] = [];
   #stopping = false;
@@ -43,6 +45,7 @@ export class Part {
 
   constructor(options: PartOptions) {
     this.#options = options;
+    this.#onProblem = withoutRepeats(options.onProblem);
   }
 
   get pid(): number | undefined {
@@ -76,7 +79,8 @@ export class Part {
   }
 
   #spawn(): void {
-    const { app, args, env, logFile, onProblem } = this.#options;
+    const { app, args, env, logFile } = this.#options;
+    const onProblem = this.#onProblem;
     const child = spawn(process.execPath, [mainOf(app), ...args], {
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "pipe", "ipc"],
@@ -106,6 +110,9 @@ export class Part {
       return;
     }
     this.#options.onRestart(how);
-    this.#timer = setTimeout(() => this.#spawn(), 200 * 2 ** (this.#deaths.length - 1));
+    this.#timer = setTimeout(
+      () => this.#spawn(),
+      Math.min(LONGEST_WAIT_MS, 200 * 2 ** (this.#deaths.length - 1)),
+    );
   }
 }

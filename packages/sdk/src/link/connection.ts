@@ -18,7 +18,7 @@ import {
 } from "@farloom/protocol";
 import WebSocket from "ws";
 import { mayRetry, remoteError } from "../errors.js";
-import { parseProblem } from "../problem.js";
+import { connectionErrorText, parseProblem } from "../problem.js";
 
 /** Frames that reach the link; the rest is the connection's own affair. */
 export type LinkFrame = Extract<
@@ -107,7 +107,7 @@ export class Connection {
     });
     socket.on("message", (data: Buffer, isBinary: boolean) => this.#message(data, isBinary));
     socket.on("unexpected-response", (_request, response) => this.#rejected(response));
-    socket.on("error", (error) => this.#end(this.#unreachable(error.message, error)));
+    socket.on("error", (error) => this.#end(this.#unreachable(connectionErrorText(error), error)));
     socket.on("close", (code) => this.#end(this.#closed(code)));
   }
 

@@ -193,6 +193,11 @@ export class ClientSession implements ResultSink {
       });
       return;
     }
+    // One task may overdraw (P9), and none is larger than a frame.
+    if (this.#openBytes > WINDOW_BYTES + limits.MAX_FRAME_BYTES) {
+      this.#socket.end("CREDIT_EXCEEDED", { detail: `${this.#openBytes} bytes of arguments are on their way` });
+      return;
+    }
     if (!frame.endpoint || !frame.group) {
       this.#socket.end("FRAME_INVALID", { detail: "tasks from a client need endpoint and group" });
       return;
@@ -272,9 +277,10 @@ export class ClientSession implements ResultSink {
     }
     if (entries.length === 0) return;
     const { taken } = await this.#deps.intake.take(entries, { again: frame.again === 1 });
+    if (taken.length === 0) return;
+    const places = new Map(columnToKeys(frame.ids).map((key, i) => [key, from + i]));
     for (const key of taken) {
-      const i = columnToKeys(frame.ids).indexOf(key);
-      this.#refuse(from + i, 1, new FarloomError("TASK_ID_TAKEN", { id: keyToUuid(key) }));
+      this.#refuse(places.get(key)!, 1, new FarloomError("TASK_ID_TAKEN", { id: keyToUuid(key) }));
     }
   }
 

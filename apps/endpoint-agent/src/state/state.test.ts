@@ -1,0 +1,118 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { FakeService } from "../../../../test/support/fake-service.js";
+import { resolveConfig } from "../config.js";
+import { enroll } from "../enrolment.js";
+import { processStart, readBootId } from "./boot-id.js";
+import { acquireLock, lockHolder } from "./lock.js";
+import { openStateDir } from "./state-dir.js";
+
+let dir: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), "farloom-state-"));
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+describe("the state folder", () => {
+  it("is made for its user alone, and refused where others can read it", () => {
+    const root = join(dir, "state");
+    openStateDir(root);
+    expect(statSync(root).mode & 0o777).toBe(0o700);
+    chmodSync(root, 0o750);
+    expect(() => openStateDir(root)).toThrow(/mode 750.*chmod 700/);
+  });
+});
+
+describe("the lock", () => {
+  const path = () => join(dir, "agent.lock");
+
+  it("is held by one process, and given back", () => {
+    const lock = acquireLock(path());
+    expect(() => acquireLock(path())).toThrow(`process ${process.pid}`);
+    lock.release();
+    expect(existsSync(path())).toBe(false);
+    acquireLock(path()).release();
+  });
+
+  it("is taken over from a process that was killed with kill -9", async () => {
+    const child = spawn("sleep", ["60"]);
+    const start = processStart(child.pid!);
+    const mine = acquireLock(path());
+    const text = JSON.stringify({ ...mine, pid: child.pid, start });
+    mine.release();
+    writeFileSync(path(), text);
+    expect(lockHolder(path())?.pid).toBe(child.pid);
+    expect(() => acquireLock(path())).toThrow(/an agent runs/);
+    child.kill("SIGKILL");
+    await once(child, "exit");
+    expect(lockHolder(path())).toBeUndefined();
+    acquireLock(path()).release();
+  });
+
+  it("is stale where the pid belongs to another process by now, or another boot", () => {
+    const { host } = acquireLock(path());
+    writeFileSync(path(), JSON.stringify({ pid: process.pid, start: "1", host, bootId: readBootId() }));
+    acquireLock(path()).release();
+    const start = processStart(process.pid);
+    writeFileSync(path(), JSON.stringify({ pid: process.pid, start, host, bootId: "another" }));
+    acquireLock(path()).release();
+  });
+
+  it("is never called stale where it belongs to another host", () => {
+    writeFileSync(path(), JSON.stringify({ pid: 1, start: "1", host: "login-2", bootId: "x" }));
+    expect(() => acquireLock(path())).toThrow(/on login-2/);
+  });
+});
+
+describe("enrolment", () => {
+  it("keeps the private key to itself, and tells the raw public key", async () => {
+    const service = await FakeService.start();
+    try {
+      const stateDir = join(dir, "state");
+      await expect(enroll({ serviceUrl: service.url, code: "bad", stateDir })).rejects.toMatchObject({
+        code: "ENROLMENT_CODE_INVALID",
+        status: 401,
+      });
+      const identity = await enroll({ serviceUrl: `${service.url}/`, code: "good-code", stateDir });
+      expect(identity).toEqual({
+        serviceUrl: service.url,
+        endpointId: service.endpointId,
+        name: "cluster",
+        owner: "ada",
+      });
+      expect(service.publicKey).toHaveLength(32);
+      expect(statSync(join(stateDir, "private-key.pem")).mode & 0o777).toBe(0o600);
+      expect(readFileSync(join(stateDir, "identity.json"), "utf8")).not.toContain("PRIVATE");
+      await expect(enroll({ serviceUrl: service.url, code: "good-code", stateDir })).rejects.toThrow(
+        /enrolled already/,
+      );
+    } finally {
+      await service.close();
+    }
+  });
+});
+
+describe("configuration", () => {
+  it("goes option, environment, agent.toml, default", () => {
+    openStateDir(dir);
+    writeFileSync(join(dir, "agent.toml"), 'workers = 3\npython = "python3.11"\nlog_level = "debug"\n');
+    const config = resolveConfig({ stateDir: dir, workers: 5 }, { FARLOOM_AGENT_PYTHON: "/opt/python" });
+    expect(config).toMatchObject({ workers: 5, python: "/opt/python", logLevel: "debug", killGraceMs: 5000 });
+    expect(Object.isFrozen(config)).toBe(true);
+  });
+
+  it("names where a wrong value came from", () => {
+    expect(() => resolveConfig({ stateDir: dir }, { FARLOOM_AGENT_WORKERS: "many" })).toThrow(
+      "FARLOOM_AGENT_WORKERS is 'many', not a whole number from 1 to 1024",
+    );
+    writeFileSync(join(dir, "agent.toml"), "workers = 0\n");
+    expect(() => resolveConfig({ stateDir: dir }, {})).toThrow("workers in agent.toml is '0'");
+    writeFileSync(join(dir, "agent.toml"), "workers = \n");
+    expect(() => resolveConfig({ stateDir: dir }, {})).toThrow(/agent.toml is not TOML/);
+    expect(() => resolveConfig({ serviceUrl: "ftp://x" }, {})).toThrow(/not of the form/);
+  });
+});

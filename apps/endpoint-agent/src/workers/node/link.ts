@@ -1,0 +1,165 @@
+/**
+ * The Node worker's connection to its node manager: dials, says hello, sends results, and dials again when the
+ * link breaks (P17). It keeps every result until the durable mark covers it (P11).
+ *
+ * Bound: results await marks for as many tasks as there was credit.
+ */
+import { connect, type Socket } from "node:net";
+import {
+  buildResults,
+  decodeFrame,
+  encodeFrame,
+  FRAMES_DOWN,
+  type Frame,
+  type IdKey,
+  keysToColumn,
+  keyToBytes,
+  LengthPrefixReader,
+  limits,
+  type ResultItem,
+  type ResultsFrame,
+} from "@farloom/protocol";
+
+export interface WorkerConfig {
+  readonly socket: string;
+  readonly worker: string;
+  readonly secret: string;
+  readonly runtime: string;
+  readonly dir: string;
+  readonly payloads: string;
+}
+
+/** What the worker holds, for its hello. */
+export interface Holding {
+  readonly held: IdKey[];
+  readonly running: IdKey | undefined;
+  readonly runningMs: number;
+  readonly limitMs: number;
+}
+
+export interface LinkListener {
+  holding(): Holding;
+  /** A new session: definitions come again. */
+  onWelcome(): void;
+  onFrame(frame: Frame): void;
+  /** Nobody answers any more, or the node manager wants no such worker. */
+  onGone(): void;
+}
+
+const FIRST_WAIT_MS = 20;
+const MAX_WAIT_MS = 500;
+
+export class NodeLink {
+  readonly #config: WorkerConfig;
+  readonly #listener: LinkListener;
+  #socket: Socket | undefined;
+  #welcome = false;
+  #unmarked: { readonly upto: number; readonly frame: ResultsFrame }[] = [];
+  #sent = 0;
+  #brokenMs = performance.now();
+  #waitMs = FIRST_WAIT_MS;
+
+  constructor(config: WorkerConfig, listener: LinkListener) {
+    this.#config = config;
+    this.#listener = listener;
+    this.#dial();
+  }
+
+  /** Takes a result into custody, and sends it where there is a link. */
+  result(item: ResultItem): void {
+    const frame = buildResults([item], 0, 1);
+    this.#sent++;
+    this.#unmarked.push({ upto: this.#sent, frame });
+    if (this.#welcome) this.#write(frame);
+  }
+
+  send(frame: Frame): void {
+    if (this.#welcome) this.#write(frame);
+  }
+
+  #write(frame: Frame): void {
+    const body = encodeFrame(frame);
+    const bytes = Buffer.allocUnsafe(4 + body.length);
+    bytes.writeUInt32BE(body.length, 0);
+    body.copy(bytes, 4);
+    this.#socket?.write(bytes);
+  }
+
+  #dial(): void {
+    const socket = connect(this.#config.socket);
+    const reader = new LengthPrefixReader();
+    this.#socket = socket;
+    socket.on("connect", () => {
+      const { held, running, runningMs, limitMs } = this.#listener.holding();
+      this.#write({
+        t: "hello",
+        role: "worker",
+        versions: [...limits.SUPPORTED_VERSIONS],
+        caps: ["ref", "cancel-running"],
+        software: `farloom-worker node/${process.versions.node}`,
+        worker: this.#config.worker,
+        secret: this.#config.secret,
+        pid: process.pid,
+        runtime: this.#config.runtime,
+        held: keysToColumn(held),
+        ...(running === undefined
+          ? {}
+          : { running: keyToBytes(running), runningMs: Math.round(runningMs), limitMs }),
+      });
+    });
+    socket.on("data", (chunk: Buffer) => {
+      const frames = reader.push(chunk);
+      if ("bad" in frames) return void socket.destroy();
+      for (const bytes of frames) {
+        const decoded = decodeFrame(bytes, FRAMES_DOWN.worker);
+        if (decoded.ok) this.#receive(decoded.frame);
+        else if (decoded.code !== "FRAME_UNKNOWN") return void socket.destroy();
+      }
+    });
+    socket.on("error", () => undefined);
+    socket.on("close", () => this.#broken(socket));
+  }
+
+  #receive(frame: Frame): void {
+    if (frame.t === "refuse") {
+      this.#listener.onGone();
+      return;
+    }
+    if (frame.t === "mark") {
+      let n = 0;
+      while (n < this.#unmarked.length && this.#unmarked[n]!.upto <= frame.durable) n++;
+      if (n > 0) this.#unmarked.splice(0, n);
+      return;
+    }
+    if (frame.t !== "welcome") {
+      this.#listener.onFrame(frame);
+      return;
+    }
+    this.#welcome = true;
+    this.#waitMs = FIRST_WAIT_MS;
+    const again = this.#unmarked;
+    this.#unmarked = [];
+    this.#sent = 0;
+    this.#listener.onWelcome();
+    for (const { frame: results } of again) {
+      this.#sent += results.n;
+      this.#unmarked.push({ upto: this.#sent, frame: results });
+      this.#write(results);
+    }
+    this.#write({ t: "credit", tasks: 0xffffffff, bytes: 2 ** 48 });
+  }
+
+  #broken(socket: Socket): void {
+    if (socket !== this.#socket) return;
+    if (this.#welcome) this.#brokenMs = performance.now();
+    this.#welcome = false;
+    const { held } = this.#listener.holding();
+    if (held.length > 0) this.#brokenMs = performance.now();
+    if (performance.now() - this.#brokenMs > limits.WORKER_ORPHAN_MS) {
+      this.#listener.onGone();
+      return;
+    }
+    setTimeout(() => this.#dial(), this.#waitMs);
+    this.#waitMs = Math.min(MAX_WAIT_MS, this.#waitMs * 2);
+  }
+}

@@ -1,0 +1,88 @@
+/** The machine of a run: what it is, and what it can do at all, measured in the same run. */
+import { execFile, spawnSync } from "node:child_process";
+import { closeSync, fdatasyncSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { cpus, platform, release, tmpdir, totalmem } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { figure, percentile } from "./stats.mjs";
+
+const FLOOR = fileURLToPath(new URL("./floor.py", import.meta.url));
+const SYNCS = 300;
+/** As large as a short record of a write-ahead log. */
+const SYNC_BYTES = 512;
+
+function versionOf(command, args) {
+  const found = spawnSync(command, args, { encoding: "utf8" });
+  return /\d+\.\d+(\.\d+)?/.exec(found.stdout ?? "")?.[0] ?? "none";
+}
+
+/** PostgreSQL's version is that of the program that process `postgresPid` runs. */
+export function describeMachine(postgresPid) {
+  const postgres = versionOf(`/proc/${postgresPid}/exe`, ["--version"]);
+  return {
+    cores: cpus().length,
+    cpu: cpus()[0]?.model.trim() || "unknown",
+    memory_gib: Math.round(totalmem() / 2 ** 30),
+    kernel: `${platform()} ${release()}`,
+    node: process.versions.node,
+    python: versionOf("python3", ["--version"]),
+    postgres: postgres === "none" ? postgresVersionFile(postgresPid) : postgres,
+  };
+}
+
+/** Where the program may not be started by us, its cluster still says the major version. */
+function postgresVersionFile(pid) {
+  try {
+    return readFileSync(`/proc/${pid}/cwd/PG_VERSION`, "utf8").trim();
+  } catch {
+    return "unknown";
+  }
+}
+
+/** Milliseconds of a synced write in the folder that the database lies in, too. */
+export function measureSync() {
+  const folder = mkdtempSync(join(tmpdir(), "farloom-sync-"));
+  const file = openSync(join(folder, "file"), "w");
+  const bytes = Buffer.alloc(SYNC_BYTES, 1);
+  const ms = [];
+  for (let i = 0; i < SYNCS; i++) {
+    writeSync(file, bytes);
+    const start = performance.now();
+    fdatasyncSync(file);
+    ms.push(performance.now() - start);
+  }
+  closeSync(file);
+  rmSync(folder, { recursive: true });
+  const p50 = percentile(
+    ms.toSorted((a, b) => a - b),
+    50,
+  );
+  return figure("fdatasync_p50_ms", `fdatasync of ${SYNC_BYTES} B, p50`, "ms", p50);
+}
+
+/** The floor, as figures. */
+export async function measureFloor() {
+  const { stdout } = await promisify(execFile)("python3", [FLOOR]);
+  const { rates, rtt_ms: calls } = JSON.parse(stdout);
+  const label = "Python ProcessPoolExecutor(2)";
+  return [
+    figure("floor_noop_per_s", `${label}, no-ops`, "tasks/s", rates, { pick: "best" }),
+    figure("floor_rtt_p50_ms", `${label}, round trip p50`, "ms", percentile(calls, 50)),
+  ];
+}
+
+/** The share of all cores that something used during one second, 0 to 1. */
+export async function busyShare() {
+  const read = () => {
+    const times = cpus().map((cpu) => cpu.times);
+    const all = times.reduce((sum, t) => sum + t.user + t.nice + t.sys + t.irq + t.idle, 0);
+    return { all, idle: times.reduce((sum, t) => sum + t.idle, 0) };
+  };
+  const before = read();
+  await sleep(1_000);
+  const after = read();
+  const all = after.all - before.all;
+  return all > 0 ? Number((1 - (after.idle - before.idle) / all).toFixed(2)) : 0;
+}

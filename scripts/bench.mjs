@@ -1,0 +1,113 @@
+#!/usr/bin/env node
+/**
+ * `npm run bench`: starts a whole fabric on this machine and measures it. What, how and how to read it:
+ * bench/README.md; the cases: bench/main.mjs.
+ *
+ * Progress goes to stderr; stdout carries the result alone. Ctrl-C stops every process and removes every folder.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const BUILT = [
+  "apps/web-service/dist/main.js",
+  "apps/endpoint-agent/dist/main.js",
+  "packages/sdk/dist/index.js",
+];
+/** Between these lines of a page --write puts the table. */
+const BEGIN = "<!-- bench:begin, made by npm run bench -->";
+const END = "<!-- bench:end -->";
+
+const HELP = `Usage: npm run bench [-- OPTIONS]
+
+Starts a web service, its PostgreSQL and an endpoint with two workers on this machine, and measures them.
+
+  --quick        shorter: under two minutes on a quiet machine; 100,000 queued tasks in place of 1,000,000
+  --only LIST    only these cases, by comma: CASES
+  --json         one JSON object as the last line, in place of the table
+  --markdown     the table as Markdown
+  --write FILE   put the Markdown table into FILE, between its bench:begin and bench:end lines
+  -h, --help     this
+
+Exit status: 0, 1 when a case failed or a process was left behind, 2 for wrong usage.
+`;
+
+/** @returns {never} */
+function usageError(message) {
+  process.stderr.write(`bench: ${message}\nTry --help.\n`);
+  process.exit(2);
+}
+
+function parseOptions() {
+  const flag = /** @type {const} */ ({ type: "boolean", default: false });
+  try {
+    return parseArgs({
+      options: {
+        quick: flag,
+        only: { type: "string", multiple: true },
+        json: flag,
+        markdown: flag,
+        write: { type: "string" },
+        help: { ...flag, short: "h" },
+      },
+    }).values;
+  } catch (error) {
+    return usageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** A fresh clone is built first; otherwise what is there is measured. */
+function ensureBuilt() {
+  if (BUILT.every((file) => existsSync(join(ROOT, file)))) return;
+  process.stderr.write("building …\n");
+  const { status } = spawnSync("npm", ["run", "--silent", "build"], { cwd: ROOT, stdio: ["ignore", 2, 2] });
+  if (status !== 0) {
+    process.stderr.write("bench: the build failed; 'npm start' says more\n");
+    process.exit(1);
+  }
+}
+
+function writeInto(file, table) {
+  const page = readFileSync(file, "utf8");
+  const [begin, end] = [page.indexOf(BEGIN), page.indexOf(END)];
+  if (begin < 0 || end < begin) throw new Error(`${file} lacks the lines ${BEGIN} and ${END}`);
+  writeFileSync(file, `${page.slice(0, begin + BEGIN.length)}\n\n${table}\n\n${page.slice(end)}`);
+}
+
+async function main() {
+  const values = parseOptions();
+  ensureBuilt();
+  const { CASES, runBench, stopAllFabrics } = await import("../bench/main.mjs");
+  const { flatJson, markdownTable, textTable } = await import("../bench/support/report.mjs");
+  if (values.help) {
+    process.stdout.write(HELP.replace("CASES", CASES.join(", ")));
+    return;
+  }
+  const only = (values.only ?? []).flatMap((text) => text.split(",")).filter(Boolean);
+  const unknown = only.find((name) => !CASES.includes(name));
+  if (unknown !== undefined) usageError(`no case "${unknown}"; there are ${CASES.join(", ")}`);
+  if (values.json && values.markdown) usageError("--json and --markdown exclude each other");
+  if (values.write && !readFileSync(values.write, "utf8").includes(BEGIN))
+    usageError(`no ${BEGIN} in the file`);
+
+  for (const signal of /** @type {const} */ (["SIGINT", "SIGTERM", "SIGHUP"])) {
+    process.once(signal, () => {
+      process.stderr.write("\nstopping …\n");
+      void stopAllFabrics().finally(() => process.exit(signal === "SIGINT" ? 130 : 143));
+    });
+  }
+  const report = await runBench({
+    quick: values.quick === true,
+    wants: (name) => only.length === 0 || only.includes(name),
+    progress: (line) => process.stderr.write(`${line}\n`),
+  });
+  if (values.write) writeInto(values.write, markdownTable(report));
+  if (values.json) process.stdout.write(`${JSON.stringify(flatJson(report))}\n`);
+  else process.stdout.write(`${values.markdown ? markdownTable(report) : textTable(report)}\n`);
+  process.exitCode = report.failures.length > 0 ? 1 : 0;
+}
+
+await main();
