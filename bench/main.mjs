@@ -12,9 +12,10 @@ import { memory, noopBatch, noopEcho, noopNode, noopSingle } from "./cases/throu
 import { payloads, sleep10 } from "./cases/work.mjs";
 import { startBenchFabric } from "./support/bench-fabric.mjs";
 import { busyShare, describeMachine, measureFloor, measureSync } from "./support/machine.mjs";
+import { profileArgs } from "./support/profile.mjs";
 import { figure } from "./support/stats.mjs";
 
-export { stopAllFabrics } from "./support/fabric.mjs";
+export { stopEverything } from "./support/fabric.mjs";
 
 /** The first call is measured at every start; this many at least in a full run. */
 const FIRST_CALLS = 3;
@@ -41,9 +42,10 @@ export const CASES = [...SHARED, ...ALONE].map(({ name }) => name).concat("first
 
 /**
  * Runs the cases that `wants` names. A case that fails is reported with its reason, and the rest still run.
- * @param {{quick: boolean, wants: (name: string) => boolean, progress: (line: string) => void}} options
+ * `profile` is a folder for CPU profiles of the shared fabric.
+ * @param {{quick: boolean, profile?: string, wants: (name: string) => boolean, progress: (line: string) => void}} options
  */
-export async function runBench({ quick, wants, progress }) {
+export async function runBench({ quick, profile, wants, progress }) {
   const figures = [];
   const failures = [];
   const starts = [];
@@ -77,7 +79,11 @@ export async function runBench({ quick, wants, progress }) {
 
   const shared = SHARED.filter(({ name }) => wants(name));
   if (shared.length > 0) {
-    const bench = await freshFabric();
+    const profiled = profile && {
+      serviceArgs: profileArgs(profile, "service"),
+      agentArgs: profileArgs(profile, "agent"),
+    };
+    const bench = await freshFabric(profiled);
     try {
       for (const one of shared) await runCase(one, bench);
     } finally {

@@ -7,7 +7,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
@@ -29,6 +29,8 @@ Starts a web service, its PostgreSQL and an endpoint with two workers on this ma
   --only LIST    only these cases, by comma: CASES
   --json         one JSON object as the last line, in place of the table
   --markdown     the table as Markdown
+  --profile DIR  write CPU profiles of service and agent into DIR, and tell the hottest functions (on stderr);
+                 not of the cases endpoints and depth, which have fabrics of their own
   --write FILE   put the Markdown table into FILE, between its bench:begin and bench:end lines
   -h, --help     this
 
@@ -50,6 +52,7 @@ function parseOptions() {
         only: { type: "string", multiple: true },
         json: flag,
         markdown: flag,
+        profile: { type: "string" },
         write: { type: "string" },
         help: { ...flag, short: "h" },
       },
@@ -77,11 +80,26 @@ function writeInto(file, table) {
   writeFileSync(file, `${page.slice(0, begin + BEGIN.length)}\n\n${table}\n\n${page.slice(end)}`);
 }
 
+/** On a signal everything is stopped, and then this process. */
+function stopOnSignal(stopEverything) {
+  const state = { isStopping: false };
+  for (const [signal, status] of Object.entries({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 })) {
+    process.on(signal, () => {
+      if (state.isStopping) return;
+      state.isStopping = true;
+      process.stderr.write("\nstopping …\n");
+      void stopEverything().finally(() => process.exit(status));
+    });
+  }
+  return state;
+}
+
 async function main() {
   const values = parseOptions();
   ensureBuilt();
-  const { CASES, runBench, stopAllFabrics } = await import("../bench/main.mjs");
+  const { CASES, runBench, stopEverything } = await import("../bench/main.mjs");
   const { flatJson, markdownTable, textTable } = await import("../bench/support/report.mjs");
+  const { describeProfiles } = await import("../bench/support/profile.mjs");
   if (values.help) {
     process.stdout.write(HELP.replace("CASES", CASES.join(", ")));
     return;
@@ -93,17 +111,18 @@ async function main() {
   if (values.write && !readFileSync(values.write, "utf8").includes(BEGIN))
     usageError(`no ${BEGIN} in the file`);
 
-  for (const signal of /** @type {const} */ (["SIGINT", "SIGTERM", "SIGHUP"])) {
-    process.once(signal, () => {
-      process.stderr.write("\nstopping …\n");
-      void stopAllFabrics().finally(() => process.exit(signal === "SIGINT" ? 130 : 143));
-    });
-  }
+  const stopped = stopOnSignal(stopEverything);
   const report = await runBench({
     quick: values.quick === true,
+    profile: values.profile && resolve(values.profile),
     wants: (name) => only.length === 0 || only.includes(name),
     progress: (line) => process.stderr.write(`${line}\n`),
+  }).catch((error) => {
+    // Once everything is being stopped, whatever was under way fails; the signal handler ends the process.
+    if (stopped.isStopping) return new Promise(() => {});
+    throw error;
   });
+  if (values.profile) process.stderr.write(`\n${describeProfiles(values.profile)}\n`);
   if (values.write) writeInto(values.write, markdownTable(report));
   if (values.json) process.stdout.write(`${JSON.stringify(flatJson(report))}\n`);
   else process.stdout.write(`${values.markdown ? markdownTable(report) : textTable(report)}\n`);

@@ -44,6 +44,15 @@ export async function registerPython(client, name) {
 export async function startBenchFabric({ agent = true, serviceArgs = [], agentArgs = [] } = {}) {
   const fabric = await startFabric({ nodeArgs: serviceArgs });
   if (!agent) return { fabric, stop: () => fabric.stop() };
+  try {
+    return await withAgent(fabric, agentArgs);
+  } catch (error) {
+    await fabric.stop();
+    throw error;
+  }
+}
+
+async function withAgent(fabric, agentArgs) {
   const identity = await fabric.enrol("main");
   const running = await fabric.startAgent(identity, { workers: WORKERS, nodeArgs: agentArgs });
   const client = newClient(fabric, identity.endpointId);

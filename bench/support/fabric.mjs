@@ -23,11 +23,32 @@ const READY_MS = 120_000;
 /** Kept of a process's log, for the message when it fails. */
 const KEPT_LINES = 20;
 
-/** Every fabric that has not been stopped, for the signal handler. */
-const running = new Set();
+/** Everything that has not ended, for the signal handler. */
+const fabrics = new Set();
+const programs = new Set();
+let isStopping = false;
 
-export async function stopAllFabrics() {
-  await Promise.all([...running].map((fabric) => fabric.stop()));
+/** Folders that are still there; a process that is stopped may write into its own to the last. */
+const folders = new Set();
+process.on("exit", () => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
+/** For the end of this process: stops everything, and lets nothing new start. */
+export async function stopEverything() {
+  isStopping = true;
+  await Promise.allSettled([...fabrics].map((fabric) => fabric.stop()));
+  await Promise.allSettled([...programs].map((program) => program.stop()));
+}
+
+/** Starts a program that nothing of outlives (F1). */
+export function startProgram(command, args, options) {
+  if (isStopping) throw new Error("stopping");
+  const run = startContained(command, args, options);
+  programs.add(run);
+  const onEnd = () => programs.delete(run);
+  run.ended.then(onEnd, onEnd);
+  return run;
 }
 
 /** What a process gets: none of the caller's own Farloom settings. */
@@ -52,7 +73,7 @@ class Logged {
   ending;
 
   constructor(command, args, { env, cwd, stream }) {
-    this.run = startContained(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+    this.run = startProgram(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
     for (const name of ["stdout", "stderr"]) {
       const lines = createInterface({ input: this.run.child[name] });
       lines.on("line", (line) => this.#take(line, name === stream));
@@ -214,7 +235,8 @@ export class Fabric {
       const { left } = await this.process.stop();
       this.left.push(...left);
       rmSync(this.root, { recursive: true, force: true, maxRetries: 5 });
-      running.delete(this);
+      if (!isStopping) folders.delete(this.root);
+      fabrics.delete(this);
       return { left: this.left };
     })();
     return this.#stopping;
@@ -223,7 +245,9 @@ export class Fabric {
 
 /** Starts a service in a new folder, its database made from nothing; resolves once it is ready. */
 export async function startFabric({ nodeArgs = [] } = {}) {
+  if (isStopping) throw new Error("stopping");
   const root = mkdtempSync(join(tmpdir(), "farloom-bench-"));
+  folders.add(root);
   mkdirSync(join(root, "service"), { mode: 0o700 });
   // PostgreSQL runs under a user of its own when this is root: the way to its folder must be open to it.
   chmodSync(root, 0o711);
@@ -241,7 +265,7 @@ export async function startFabric({ nodeArgs = [] } = {}) {
     stream: "stdout",
   });
   const fabric = new Fabric(root, logged);
-  running.add(fabric);
+  fabrics.add(fabric);
   try {
     const database = logged.until("PostgreSQL", ({ msg }) => msg === "embedded PostgreSQL is ready");
     const service = logged.until("web service", ({ msg }) => msg === "the service is ready");

@@ -1,11 +1,11 @@
 /** The machine of a run: what it is, and what it can do at all, measured in the same run. */
-import { execFile, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { closeSync, fdatasyncSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { cpus, platform, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
+import { startProgram } from "./fabric.mjs";
 import { figure, percentile } from "./stats.mjs";
 
 const FLOOR = fileURLToPath(new URL("./floor.py", import.meta.url));
@@ -64,7 +64,13 @@ export function measureSync() {
 
 /** The floor, as figures. */
 export async function measureFloor() {
-  const { stdout } = await promisify(execFile)("python3", [FLOOR]);
+  const run = startProgram("python3", [FLOOR], { stdio: ["ignore", "pipe", "inherit"] });
+  let stdout = "";
+  run.child.stdout.setEncoding("utf8").on("data", (text) => {
+    stdout += text;
+  });
+  const { status } = await run.ended;
+  if (status !== 0) throw new Error(`the floor's program ended with status ${status}`);
   const { rates, rtt_ms: calls } = JSON.parse(stdout);
   const label = "Python ProcessPoolExecutor(2)";
   return [

@@ -33,7 +33,8 @@ async function aptInstall(packages, prefix) {
   const settings = ["env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"];
   const apt = async (...args) => {
     const [command, ...rest] = [...prefix, ...settings, "apt-get", "-qq", ...args];
-    return (await run(command, rest, { env: QUIET_ENV })).status === 0;
+    const { status } = await run(command, rest, { env: QUIET_ENV });
+    return status === 0;
   };
   const install = () => apt("install", "-y", "--no-install-recommends", ...packages);
   return (await install()) || ((await apt("update")) && (await install()));

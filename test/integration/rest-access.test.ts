@@ -2,7 +2,6 @@
 // owner, and by the wrong kind of token. And what is no route of ours stays shut.
 
 import fastify from "fastify";
-import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
 import { enforcePolicies } from "../../apps/web-service/src/http/policy.js";
@@ -194,7 +193,7 @@ describe("every route", () => {
 
 describe("start-up", () => {
   it("fails where a route declares no policy", async () => {
-    const app = fastify({ loggerInstance: pino({ level: "silent" }) });
+    const app = fastify({ logger: false });
     enforcePolicies(app, {} as Identity, 10);
     expect(() => app.get("/v1/forgotten", () => "hello")).toThrow(/GET \/v1\/forgotten declares no policy/);
     await app.close();

@@ -3,6 +3,7 @@
  * answers each with what the test says: at once, later, or never. It runs nothing and keeps no journal.
  */
 import {
+  batchLength,
   buildResults,
   endOf,
   FRAMES_DOWN,
@@ -110,10 +111,11 @@ export class EchoAgent {
   /** Answers these tasks, each with the same reply or with its own. */
   reply(tasks: readonly ReceivedTask[], reply: Reply | ((task: ReceivedTask) => Reply)): void {
     const items = tasks.map((task) => toResult(task, typeof reply === "function" ? reply(task) : reply));
-    for (let at = 0; at < items.length; at += 4096) {
-      const n = Math.min(4096, items.length - at);
+    for (let at = 0; at < items.length; ) {
+      const n = batchLength(items.length, at, (i) => items[i]!.end - items[i]!.start);
       this.sent += n;
       this.peer.send(buildResults(items, at, n));
+      at += n;
     }
     this.#answered += items.length;
     if (this.#window > 0) this.grant(this.#answered + this.#window);

@@ -3,6 +3,9 @@ import { randomBytes } from "node:crypto";
 import pg from "pg";
 import { inject } from "vitest";
 
+/** SQLSTATE of an attempt to end a superuser's process. */
+const INSUFFICIENT_PRIVILEGE = "42501";
+
 export interface TestDatabase {
   /** For a service under test; the same database as `pool`. */
   readonly url: string;
@@ -33,7 +36,7 @@ export async function freshDatabase(options: FreshDatabaseOptions = {}): Promise
     pool,
     async drop() {
       await pool.end();
-      await admin(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+      await dropDatabase(name);
     },
   };
 }
@@ -47,6 +50,19 @@ function urlOf(name: string): string {
 
 function databaseName(url: string): string {
   return new URL(url).pathname.slice(1);
+}
+
+/** An autovacuum worker in it cannot be cut by us; it ends by itself. */
+async function dropDatabase(name: string): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await admin(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+      return;
+    } catch (error) {
+      if ((error as { code?: string }).code !== INSUFFICIENT_PRIVILEGE || attempt === 40) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 250));
+    }
+  }
 }
 
 async function admin(sql: string): Promise<void> {

@@ -28,7 +28,6 @@ import {
   keyAt,
   keysToColumn,
   limits,
-  type MarkFrame,
   type ResultsFrame,
   type TasksFrame,
   type WelcomeFrame,
@@ -41,6 +40,7 @@ import type { Journal, Replay } from "./journal/journal.js";
 import { idsRecord, liveRecords, replayRecords } from "./journal/snapshot.js";
 import type { DownFrame, EndReason, LinkSession } from "./link/connection.js";
 import { CreditWindow } from "./link/credit-window.js";
+import { ServiceStream } from "./link/service-stream.js";
 import type { LinkUser } from "./link/supervisor.js";
 import type { FramePort } from "./node/port.js";
 import { hasReference, type TaskFiles } from "./payloads/task-files.js";
@@ -91,16 +91,9 @@ export class Engine implements LinkUser {
   readonly #scheduler = new Scheduler();
   readonly #sender = new ResultSender();
   readonly #kept = new KeptResults();
-  readonly #window: CreditWindow;
+  readonly #service: ServiceStream;
   readonly #timers: QueueTimers;
   readonly #outcomes: Outcomes;
-
-  #session: LinkSession | undefined;
-  /** Positions in this session of the service, and what of them has been marked. */
-  #received = 0;
-  #marked = 0;
-  #creditOpen = false;
-  #serviceMark: MarkFrame | undefined;
 
   /** Results taken from the node in its session, and marked. */
   #nodeReceived = 0;
@@ -109,7 +102,6 @@ export class Engine implements LinkUser {
 
   /** What waits for the commit. */
   #toNode: Frame[] = [];
-  #toService: Frame[] = [];
 
   /** Whether something waits for a commit; what is only forgotten does not. */
   #urgent = false;
@@ -128,13 +120,16 @@ export class Engine implements LinkUser {
     this.#turn = new Turn((lazyToo) => this.#flush(lazyToo));
     this.#functions = new FunctionsDesk({
       cache: options.functions,
-      toService: (frame) => this.#toService.push(frame),
+      toService: (frame) => this.#service.stage(frame),
       toNode: (frame) => this.#toNode.push(frame),
       onReady: (task) => this.#apply({ kind: "ready", task }),
       log: options.log,
     });
     this.#files = options.files;
-    this.#window = new CreditWindow(options.windowTasks, options.windowBytes);
+    this.#service = new ServiceStream(
+      new CreditWindow(options.windowTasks, options.windowBytes),
+      this.#sender,
+    );
     this.#timers = new QueueTimers((task) => {
       this.#apply({ kind: "expired", task });
       this.#turn.atEnd();
@@ -196,27 +191,19 @@ export class Engine implements LinkUser {
   }
 
   opened(session: LinkSession, _welcome: WelcomeFrame): void {
-    this.#session = session;
-    this.#received = this.#marked = 0;
-    this.#creditOpen = false;
-    this.#serviceMark = undefined;
-    this.#toService = [];
-    this.#window.restart();
-    this.#sender.attach(session);
+    this.#service.open(session);
     const running: IdKey[] = [];
     for (const task of this.#scheduler.tasks())
       if (task.running && task.state === "handed") running.push(task.key);
     if (running.length > 0)
-      this.#toService.push({ t: "progress", ids: keysToColumn(running), kind: "started" });
+      this.#service.stage({ t: "progress", ids: keysToColumn(running), kind: "started" });
     this.#functions.serviceCame();
+    if (this.#draining) this.#beginDrain();
     this.#turn.atEnd();
   }
 
   closed(_reason: EndReason): void {
-    this.#session = undefined;
-    this.#serviceMark = undefined;
-    this.#toService = [];
-    this.#sender.detach();
+    this.#service.close();
     this.#checkQuiet();
   }
 
@@ -233,8 +220,7 @@ export class Engine implements LinkUser {
         for (const def of frame.defs) this.#functions.arrived(def);
         break;
       case "mark":
-        // Applied at the turn's end: several become one, and an `unknown` right behind is still in time (P14).
-        this.#serviceMark = frame;
+        this.#service.marked(frame);
         break;
       case "cancel":
         this.#apply({ kind: "cancel", keys: columnToKeys(frame.ids) });
@@ -259,14 +245,9 @@ export class Engine implements LinkUser {
   }
 
   #takeTasks(frame: TasksFrame, bytes: Buffer): void {
-    this.#received += frame.n;
-    if (!this.#window.received(frame.n, frame.args.length, largestOf(frame))) {
-      const detail = `${this.#received} tasks`;
-      this.#session?.close("CREDIT_EXCEEDED", errorMessage("CREDIT_EXCEEDED", { detail }));
-      return;
-    }
+    if (!this.#service.received(frame)) return;
     if (this.#draining) {
-      this.#toService.push({ t: "returned", ids: frame.ids });
+      this.#service.stage({ t: "returned", ids: frame.ids });
       return;
     }
     const needs = this.#needsOf(frame);
@@ -332,14 +313,7 @@ export class Engine implements LinkUser {
 
   /** E2 */
   #applyServiceMark(): void {
-    const mark = this.#serviceMark;
-    if (mark === undefined) return;
-    this.#serviceMark = undefined;
-    const released = this.#sender.mark(mark);
-    if (!Array.isArray(released)) {
-      this.#session?.close("FRAME_INVALID", errorMessage("FRAME_INVALID", { detail: released.bad }));
-      return;
-    }
+    const released = this.#service.takeReleased();
     const done = released.filter((task) => task.state === "done");
     if (done.length === 0) return;
     // Should it never be written, the results are sent once more, and the service knows them.
@@ -375,7 +349,7 @@ export class Engine implements LinkUser {
             if (task?.state === "handed") task.running = true;
           }
         }
-        if (this.#session) this.#toService.push(frame);
+        this.#service.stage(frame);
         break;
       case "need":
         for (const digest of frame.functions) this.#functions.give(functionKey(digest));
@@ -437,10 +411,10 @@ export class Engine implements LinkUser {
         return;
       case "return": {
         // Without a connection they stay in the journal, for the agent that comes next.
-        if (this.#session === undefined) return;
+        if (!this.#service.isOpen) return;
         const record = idsRecord(RECORD.returned, effect.tasks);
         this.#append(record);
-        this.#toService.push({ t: "returned", ids: record.payload });
+        this.#service.stage({ t: "returned", ids: record.payload });
         this.#forget(effect.tasks);
         return;
       }
@@ -474,6 +448,7 @@ export class Engine implements LinkUser {
         this.#turn.again();
         return;
       }
+      if (this.#stuck) this.#turn.atEnd(); // What was not dispatched meanwhile is now.
       this.#urgent = this.#stuck = false;
     }
     this.#release(lazyToo);
@@ -489,30 +464,14 @@ export class Engine implements LinkUser {
       this.#port.send({ t: "mark", accepted: this.#nodeMarked, durable: this.#nodeMarked });
     }
     for (const batch of this.#outcomes.takeReady()) this.#sender.add(batch);
-    const session = this.#session;
-    if (session === undefined) return;
-    const mayGrant = this.#creditOpen && !this.#draining;
-    const grant = mayGrant
-      ? this.#window.next(this.#scheduler.heldTasks, this.#scheduler.heldBytes)
-      : undefined;
-    const isMarkDue = this.#marked < this.#received;
-    if (this.#toService.length === 0 && this.#sender.isDry && !grant && !(lazyToo && isMarkDue)) {
-      if (isMarkDue) this.#turn.lazily();
-      if (this.#creditOpen) return;
-    }
-    session.together(() => {
-      if (isMarkDue) {
-        this.#marked = this.#received;
-        session.send({ t: "mark", accepted: this.#marked, durable: this.#marked });
-      }
-      for (const frame of this.#toService.splice(0)) session.send(frame);
-      this.#sender.pump();
-      if (grant) session.send({ t: "credit", ...grant });
-      if (this.#sender.isDry && !this.#creditOpen) {
-        this.#creditOpen = true; // E4
-        this.#turn.atEnd();
-      }
+    const wanted = this.#service.release({
+      lazyToo,
+      mayGrant: !this.#draining,
+      heldTasks: this.#scheduler.heldTasks,
+      heldBytes: this.#scheduler.heldBytes,
     });
+    if (wanted === "lazy") this.#turn.lazily();
+    else if (wanted === "next") this.#turn.atEnd();
   }
 
   #liveBytes(): number {
@@ -568,11 +527,8 @@ export class Engine implements LinkUser {
   async drain(withinMs: number): Promise<{ readonly unfinished: number }> {
     if (!this.#draining) {
       this.#draining = true;
-      if (this.#session)
-        this.#toService.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
-      this.#apply({ kind: "drain" });
+      this.#beginDrain();
       this.#toNode.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
-      this.#turn.atEnd();
     }
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, withinMs);
@@ -586,11 +542,16 @@ export class Engine implements LinkUser {
     return { unfinished: this.#scheduler.count("handed") };
   }
 
+  /** Once in each session: tells the service, and gives back what has not started. */
+  #beginDrain(): void {
+    this.#service.stage({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
+    this.#apply({ kind: "drain" });
+  }
+
   #checkQuiet(): void {
     if (this.#onQuiet === undefined || this.#scheduler.count("handed") > 0) return;
     // Without a connection nothing can be sent: the journal keeps it for the next start.
-    if (this.#session === undefined || (this.#sender.unacked === 0 && !this.#outcomes.isUploading))
-      this.#onQuiet();
+    if (!this.#service.isOpen || (this.#sender.unacked === 0 && !this.#outcomes.isUploading)) this.#onQuiet();
   }
 
   /** The node is about to be closed by us: its end says nothing about its tasks, which the journal keeps. */
@@ -612,14 +573,3 @@ export class Engine implements LinkUser {
 }
 
 const NO_IDS = Buffer.alloc(0);
-
-/** The largest arguments of a batch: the one task that may overdraw the credit for bytes. */
-function largestOf(frame: TasksFrame): number {
-  let most = 0;
-  for (let i = 0, before = 0; i < frame.n; i++) {
-    const end = frame.ends.readUInt32LE(4 * i);
-    most = Math.max(most, end - before);
-    before = end;
-  }
-  return most;
-}

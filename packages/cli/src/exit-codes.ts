@@ -1,5 +1,5 @@
 /**
- * Exit codes, stable: scripts rely on them. docs/cli.md has this table.
+ * Exit codes, stable: scripts rely on them. README.md beside this package has this table.
  *
  *     0 done                      4 not authenticated, or the key lacks a scope
  *     1 a task failed, or a       5 the service cannot be reached

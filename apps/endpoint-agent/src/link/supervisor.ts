@@ -9,7 +9,7 @@
  * waiting     a jittered backoff, which starts anew only after a connection that lasted
  * stopped     for good
  */
-import { errorMessage, type HelloFrame, isRetryable, limits, type WelcomeFrame } from "@farloom/protocol";
+import { type HelloFrame, isRetryable, limits, type WelcomeFrame } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { HttpFailure, sleep } from "../http.js";
 import { Backoff } from "./backoff.js";
@@ -162,6 +162,3 @@ const HOPELESS = new Set([
   "SCOPE_MISSING",
   "UNAUTHENTICATED",
 ]);
-
-/** What a stopped agent tells the service. */
-export const STOP_MESSAGE = errorMessage("DRAINING");

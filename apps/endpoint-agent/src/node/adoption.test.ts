@@ -141,9 +141,8 @@ it("a record with another process's number is not touched", async () => {
 });
 
 it("a Node function that awaits survives its agent as well", async () => {
-  // biome-ignore lint/suspicious/noTemplateCurlyInString: the braces belong to the function's own template.
   const code =
-    "import { appendFileSync } from 'node:fs';\nexport async function log(path, word, wait) {\n  appendFileSync(path, `+${word} `);\n  await new Promise((r) => setTimeout(r, wait * 1000));\n  return word;\n}\n";
+    "import { appendFileSync } from 'node:fs';\nexport async function log(path, word, wait) {\n  appendFileSync(path, `+` + word + ` `);\n  await new Promise((r) => setTimeout(r, wait * 1000));\n  return word;\n}\n";
   const agent = await startAgent(code, [[log, "n", 3]], 1, "node");
   await expect.poll(words, { timeout: 20_000 }).toContain("+n");
   await kill9(agent);

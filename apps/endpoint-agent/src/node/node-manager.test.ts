@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   existsSync,
@@ -13,7 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CODEC_REFERENCE, decodeReference, encodeReference } from "@farloom/protocol";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { type Call, NodeHarness, python } from "../../../../test/support/node-harness.js";
+import { type Call, NodeHarness, PYTHON, python } from "../../../../test/support/node-harness.js";
 
 // Real processes on a busy machine.
 vi.setConfig({ testTimeout: 30_000, hookTimeout: 30_000 });
@@ -198,6 +199,26 @@ describe("a failure", () => {
       const end = await node.call(ADD, [], { raw, rawCodec });
       expect([end.state, end.reason]).toEqual(["FAILED", "arguments_invalid"]);
     }
+  });
+
+  it("of pickled code is told from the code's own failures, and pickled calls work", async () => {
+    const dump = (source: string) =>
+      Buffer.from(
+        execFileSync(PYTHON, ["-c", `import cloudpickle, sys; ${source}`], { encoding: "latin1" }),
+        "latin1",
+      );
+    const code = dump(
+      "k = 10; sys.stdout.buffer.write(cloudpickle.dumps(lambda x, n=1: (x * n + k, {1, 2})))",
+    );
+    const raw = dump("sys.stdout.buffer.write(cloudpickle.dumps(((4,), {'n': 3})))");
+    const end = await node.call(python("", { format: "pickle", code }), [], { raw, rawCodec: 3 });
+    expect([end.state, end.codec]).toEqual(["SUCCEEDED", 3]);
+    const back = execFileSync(PYTHON, ["-c", "import pickle, sys; print(pickle.load(sys.stdin.buffer))"], {
+      input: end.bytes,
+    });
+    expect(back.toString().trim()).toBe("(22, {1, 2})");
+    const broken = await node.call(python("", { format: "pickle", code: Buffer.from("no pickle") }));
+    expect(broken.reason).toBe("function_invalid");
   });
 
   it("of a pickle from another Python says which versions", async () => {

@@ -57,6 +57,7 @@ const MAX_DEFINITIONS = 4_096;
 const BYTES_WINDOW = 64 * 1024 * 1024;
 const DEFAULT_KILL_GRACE_MS = 3_000;
 const DEFAULT_ADOPT_WAIT_MS = 3_000;
+const ADOPT_LOOK_MS = 50;
 const DEFAULT_IDLE_RETIRE_MS = 60_000;
 
 /** Results that went up together, and whom to tell when they are durable. */
@@ -147,8 +148,9 @@ export class NodeManager {
     if ((this.#phase as Phase) === "closed") return;
     this.#phase = "running";
     this.#port.onClose((reason) => {
-      this.#log.info({ reason }, "the agent closed its side; the node manager stops");
-      void this.close();
+      // Stopping is not cancelling: whoever owns this manager closes it, and says what becomes of its workers.
+      this.#log.info({ reason }, "the agent closed its side; nothing more is asked for");
+      if (this.#phase === "running") this.#phase = "draining";
     });
     const held = [...this.#dispatcher.tasks.keys()];
     this.#port.send({
@@ -232,7 +234,8 @@ export class NodeManager {
         break;
       }
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, leftMs);
+        // Bounded: it also looks whether one of them has died meanwhile, which nobody tells.
+        const timer = setTimeout(resolve, Math.min(leftMs, ADOPT_LOOK_MS));
         this.#onArrival = () => {
           clearTimeout(timer);
           resolve();
@@ -277,7 +280,7 @@ export class NodeManager {
         void this.drain().then(() => this.#port.send({ t: "bye", code: "DRAINING", message: "drained" }));
         return;
       case "bye":
-        void this.close();
+        if (this.#phase === "running") this.#phase = "draining";
         return;
       default:
         return;

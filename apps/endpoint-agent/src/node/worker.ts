@@ -333,6 +333,11 @@ export class Worker {
     if (!this.#child) this.#pollGone();
   }
 
+  /** For a process that is no child of ours: whether it is still there. */
+  lookIfGone(): void {
+    if (!this.#child) this.#pollGone();
+  }
+
   /** Lets go of a process that shall outlive this agent. */
   release(): void {
     this.phase = "dead";

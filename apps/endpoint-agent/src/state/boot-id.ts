@@ -20,7 +20,9 @@ export function processStart(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     // The name in parentheses may hold spaces; field 22 is the 20th after it.
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    // A zombie has ended; where nobody reaps it, it stays for ever.
+    return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
   } catch {
     try {
       process.kill(pid, 0);

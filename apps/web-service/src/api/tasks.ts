@@ -1,13 +1,11 @@
 /** Submitting tasks, looking at them, waiting for them, cancelling them. */
 import {
   CODEC_REFERENCE,
-  type CodecName,
   codecName,
   decodeReference,
   FarloomError,
   type IdKey,
   keyToUuid,
-  OPEN_STATES,
   stateName,
   type TaskOptions,
   type TaskState,
@@ -17,7 +15,6 @@ import {
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
-import { MAX_BACKOFF_MS, MAX_RETRIES, MAX_TIMEOUT_MS } from "../functions/definition-input.js";
 import { principalOf } from "../http/policy.js";
 import { requireScope } from "../identity/principal.js";
 import { TaskGroups } from "../tasks/groups.js";
@@ -27,132 +24,15 @@ import { MAX_TASKS_PER_REQUEST, Submission, type TaskBody } from "../tasks/submi
 import { idTimeMs, lightView, type TaskView, type ViewOptions, wholeView } from "../tasks/view.js";
 import { MAX_WAIT_S, Waiting } from "../tasks/waiting.js";
 import { sendFile } from "./payloads.js";
-import { Digest, NextCursor, numberCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
+import { NextCursor, numberCursor, PageQuery, problems, Strict, Uuid } from "./schemas.js";
+import { Accepted, Id, STATES, SubmitSchema, Target, View, Wait } from "./task-schemas.js";
 
 const tags = ["tasks"];
-const STATES: readonly string[] = [...OPEN_STATES, ...Object.keys(TERMINAL_STATES)];
 /** Ids in one status request. */
 const MAX_STATUS_IDS = 1_000;
 /** Whole tasks in one reply: with 64 KiB of result each, some 13 MiB. */
 const MAX_WHOLE = 200;
 const MAX_IDEMPOTENCY_KEY = 200;
-/** Delays are kept as 32-bit milliseconds. */
-const MAX_DELAY_MS = 24 * 24 * 3_600_000;
-
-const Options = Strict(
-  {
-    timeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
-    queueTimeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
-    delayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_DELAY_MS })),
-    retries: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_RETRIES })),
-    backoffMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_BACKOFF_MS })),
-    mode: Type.Optional(
-      Type.Unsafe<"at_most_once" | "at_least_once">({
-        type: "string",
-        enum: ["at_most_once", "at_least_once"],
-      }),
-    ),
-    cwd: Type.Optional(Type.String({ maxLength: 4_096 })),
-    env: Type.Optional(
-      Type.Record(Type.String(), Type.String({ maxLength: 32_768 }), { maxProperties: 256 }),
-    ),
-  },
-  { description: "What this call overrides of the function's definition" },
-);
-const Target = Type.String({ minLength: 1, maxLength: 300 });
-const Call = {
-  args: Type.Optional(Type.Array(Type.Unknown(), { description: "Positional arguments" })),
-  kwargs: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: "Named arguments" })),
-  payload: Type.Optional(
-    Strict(
-      {
-        digest: Digest,
-        size: Type.Optional(Type.Integer({ minimum: 0 })),
-        codec: Type.Unsafe<CodecName>({ type: "string", enum: ["json", "msgpack", "pickle"] }),
-      },
-      { description: "Instead of args and kwargs: a payload file that holds the encoded [args, kwargs]" },
-    ),
-  ),
-  options: Type.Optional(Options),
-};
-const SubmitSchema = Strict(
-  {
-    function: Type.Optional(Target),
-    endpoint: Type.Optional(Target),
-    group: Type.Optional(Uuid),
-    ...Call,
-    calls: Type.Optional(Type.Array(Strict(Call), { minItems: 1, maxItems: MAX_TASKS_PER_REQUEST })),
-    tasks: Type.Optional(
-      Type.Array(Strict({ function: Target, endpoint: Target, ...Call }), {
-        minItems: 1,
-        maxItems: MAX_TASKS_PER_REQUEST,
-      }),
-    ),
-  },
-  {
-    description:
-      "One call: function, endpoint, args, kwargs. Many calls of one function: function, endpoint, calls. Anything else: tasks, each with its function and endpoint.",
-  },
-);
-
-const Wait = Type.Number({
-  minimum: 0,
-  maximum: MAX_WAIT_S,
-  default: 0,
-  description: "Seconds to wait for the end",
-});
-const View = Type.Unsafe<TaskView>({
-  type: "object",
-  description: "A task; fields are absent where there is nothing to say",
-  required: ["id", "group", "endpoint", "state", "attempt", "submittedAt"],
-  properties: {
-    id: Type.String(),
-    group: Type.String(),
-    function: Type.String(),
-    functionId: Digest,
-    endpoint: Type.String(),
-    endpointName: Type.String(),
-    state: Type.String({ enum: [...STATES] }),
-    reason: Type.String({ description: "Why it did not succeed" }),
-    attempt: Type.Integer(),
-    submittedAt: Time,
-    startedAt: Time,
-    finishedAt: Time,
-    cancelRequested: Type.Boolean(),
-    waiting: Type.Object({ for: Type.String(), message: Type.String() }),
-    result: Type.Unknown(),
-    resultCodec: Type.String(),
-    resultBytes: Type.Unknown({ description: "The result as it is, in base64 (MessagePack: bytes)" }),
-    resultPayload: Type.Object({ digest: Digest, sizeBytes: Type.Integer(), codec: Type.String() }),
-    error: Type.Object({
-      type: Type.String(),
-      message: Type.String(),
-      traceback: Type.Optional(Type.String()),
-    }),
-    stdout: Type.String(),
-    stderr: Type.String(),
-    times: Type.Object({
-      totalMs: Type.Number(),
-      roadMs: Type.Number({ description: "On the way: service, network, database" }),
-      queueMs: Type.Number({ description: "Waiting on the agent" }),
-      runMs: Type.Number(),
-      cpuMs: Type.Number(),
-    }),
-  },
-});
-const Accepted = Type.Unsafe<Record<string, unknown>>({
-  type: "object",
-  description:
-    "One call: id, group, state; with wait, the task. Several: group, ids in the order of the body; with wait, tasks",
-  properties: {
-    id: Type.String(),
-    ids: Type.Array(Type.String()),
-    group: Type.String(),
-    state: Type.String(),
-    tasks: Type.Array(View),
-  },
-});
-const Id = Type.Object({ id: Uuid });
 
 export function taskRoutes(app: Api, deps: AppDeps): void {
   const { pool, dispatch, functions, endpoints, payloads, intake, config } = deps;

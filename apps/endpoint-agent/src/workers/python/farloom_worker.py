@@ -33,6 +33,7 @@ import asyncio
 import collections
 import datetime
 import errno
+import functools
 import hashlib
 import inspect
 import io
@@ -42,7 +43,6 @@ import mmap
 import os
 import pickle
 import resource
-import select
 import shutil
 import signal
 import socket
@@ -431,7 +431,6 @@ def with_length(frame):
 
 
 _RECORD = struct.Struct("<16sBBBxIIIIIII")
-_BEGUN = struct.Struct("<B3x16s")
 
 
 class ResultsFile:
@@ -478,8 +477,7 @@ class ResultsFile:
         if packed:
             m[end - len(packed) : end] = packed
         self._at = end
-        _LE32.pack_into(m, 0, end - self.HEAD)
-        m[4] = 0
+        _HEAD.pack_into(m, 0, end - self.HEAD, 0)
         return True
 
     def clear(self):
@@ -488,6 +486,7 @@ class ResultsFile:
 
 
 _LE32 = struct.Struct("<I")
+_HEAD = struct.Struct("<IB")
 
 
 def results_frame(items):
@@ -1020,6 +1019,7 @@ class Output:
             # What the interpreter said as it started belongs to no task.
             os.ftruncate(fd, 0)
             self.fds.append(fd)
+        self._written = False
         self.out = self._text(1, "backslashreplace")
         self.err = self._text(2, "backslashreplace")
         sys.stdout = sys.__stdout__ = self.out
@@ -1032,24 +1032,37 @@ class Output:
         except (ImportError, OSError, AttributeError):
             pass
 
-    @staticmethod
-    def _text(fd, errors):
+    def _text(self, fd, errors):
+        output = self
+
+        class Telling(io.BufferedWriter):
+            def write(self, data):
+                output._written = True
+                return super().write(data)
+
         raw = io.FileIO(fd, "w", closefd=False)
-        return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors=errors, line_buffering=False)
+        return io.TextIOWrapper(Telling(raw), encoding="utf-8", errors=errors, line_buffering=False)
 
     def take(self, ran_ns):
-        """What the task wrote, as parts of its detail; None for nothing, which costs two system calls."""
-        for stream in (self.out, self.err):
-            try:
-                stream.flush()
-            except (ValueError, OSError):
-                # A function closed it, or the disk is full; later tasks still get theirs.
-                self._reopen()
+        """What the task wrote, as parts of its detail; None for nothing.
+
+        What a task of a few microseconds writes past sys.stdout, straight to the descriptor, is found with the
+        next longer task: to ask after each would cost two system calls.
+        """
+        try:
+            self.out.flush()
+            self.err.flush()
+        except (ValueError, OSError):
+            # A function closed it, or the disk is full; later tasks still get theirs.
+            self._reopen()
         if sys.stdout is not self.out:
             sys.stdout = self.out
         if sys.stderr is not self.err:
             sys.stderr = self.err
-        if ran_ns > SCRATCH_AFTER_NS and self._flush_c is not None:
+        if ran_ns < SCRATCH_AFTER_NS and not self._written:
+            return None
+        self._written = False
+        if self._flush_c is not None:
             self._flush_c(None)
         out, err = self.fds
         if ran_ns < MEASURE_AFTER_NS and not os.lseek(out, 0, 1) and not os.lseek(err, 0, 1):
@@ -1082,7 +1095,11 @@ def read_tail(fd, size):
 
 
 class Surroundings:
-    """Environment, working directory and measures of a task, put back after it (W5)."""
+    """Environment, working directory and measures of a task, put back after it (W5).
+
+    To ask the kernel after every task where it is would cost more than a short task takes: os.environ, os.chdir
+    and os.fchdir tell when they are used, and after longer tasks everything is looked at anyway.
+    """
 
     def __init__(self, folder):
         self.scratch = os.path.join(folder, "scratch")
@@ -1090,22 +1107,54 @@ class Surroundings:
         self._open_scratch()
         self._environ = os.environ._data
         self._base = dict(self._environ)
+        self._moved = True
+        self._changed = False
+        self._watch_environment()
+        self._watch_directory()
         self._cpu_ns = time.process_time_ns()
         self._at_ns = time.perf_counter_ns()
         # An interpreter that a wrapper script became has the script's children on its account.
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         self._children_s = usage.ru_utime + usage.ru_stime
         self._children_kb = usage.ru_maxrss
-        self._peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self._can_reset_peak = True
 
     def _open_scratch(self):
         self._fd = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fchdir(self._fd)
 
+    def _watch_environment(self):
+        around = self
+
+        class Environment(type(os.environ)):
+            def __setitem__(self, key, value):
+                around._changed = True
+                super().__setitem__(key, value)
+
+            def __delitem__(self, key):
+                around._changed = True
+                super().__delitem__(key)
+
+        os.environ.__class__ = Environment
+
+    def _watch_directory(self):
+        for name in ("chdir", "fchdir"):
+            setattr(os, name, self._telling(getattr(os, name)))
+
+    def _telling(self, original):
+        @functools.wraps(original)
+        def move(path):
+            self._moved = True
+            return original(path)
+
+        return move
+
     def enter(self, task):
-        """Before a call. The cheap part is always done; the rest only for tasks that ask."""
-        os.fchdir(self._fd)
+        """Before a call. Nothing is done where nothing was left behind and nothing is asked for."""
+        if self._moved:
+            os.fchdir(self._fd)
+            self._moved = False
         opts = task.opts
         if task.fn.vars:
             os.environ.update(task.fn.vars)
@@ -1123,7 +1172,7 @@ class Surroundings:
                     ) from None
 
     def leave(self, ran_ns):
-        if self._environ != self._base:
+        if (self._changed or ran_ns > MEASURE_AFTER_NS) and self._environ != self._base:
             for name in [name for name in self._environ if name not in self._base]:
                 os.unsetenv(name)
                 del self._environ[name]
@@ -1131,8 +1180,11 @@ class Surroundings:
                 if self._environ.get(name) != value:
                     os.putenv(name, value)
                     self._environ[name] = value
+        self._changed = False
         if ran_ns > SCRATCH_AFTER_NS:
             self._sweep()
+            if ran_ns > MEASURE_AFTER_NS:
+                self._moved = True
 
     def _sweep(self):
         try:
@@ -1153,11 +1205,8 @@ class Surroundings:
             except OSError:
                 os._exit(70)
 
-    def measure(self, started_ns, ended_ns):
-        """(cpu microseconds, peak KiB). Below 200 us the CPU time is the run time: asking costs as much."""
-        ran_ns = ended_ns - started_ns
-        if ran_ns < MEASURE_AFTER_NS:
-            return ran_ns // 1000, self._peak_kb
+    def measure(self, started_ns):
+        """(CPU microseconds, peak KiB) of a task, its children included."""
         cpu_ns = time.process_time_ns()
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         children_s = usage.ru_utime + usage.ru_stime
@@ -1169,14 +1218,14 @@ class Surroundings:
             self._children_kb = usage.ru_maxrss
             peak = max(peak, usage.ru_maxrss)
         self._children_s = children_s
-        if peak > self._peak_kb + 1024 and self._can_reset_peak:
+        if peak > self.peak_kb + 1024 and self._can_reset_peak:
             try:
                 with open("/proc/self/clear_refs", "wb", 0) as refs:
                     refs.write(b"5")
             except OSError:
                 self._can_reset_peak = False
         if self._can_reset_peak:
-            self._peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self._cpu_ns = cpu_ns
         self._at_ns = time.perf_counter_ns()
         return max(0, used_ns) // 1000, peak
@@ -1234,7 +1283,11 @@ class Runner:
             for name, value in written.items():
                 detail.setdefault(name, value)
         around.leave(ran)
-        cpu_us, peak_kb = around.measure(started, ended)
+        if ran < MEASURE_AFTER_NS:
+            # Asking for the CPU time would cost as much: a short task is taken to have computed all the time.
+            cpu_us, peak_kb = ran // 1000, around.peak_kb
+        else:
+            cpu_us, peak_kb = around.measure(started)
         return (
             task.key,
             codec,
@@ -1326,7 +1379,7 @@ class PythonRunner(Runner):
         args, kwargs = decode_arguments(codec, raw)
         try:
             value = call(*args, **kwargs)
-            if inspect.iscoroutine(value):
+            if type(value) is types.CoroutineType:
                 value = asyncio.run(value)
         except BaseException as error:
             if self.worker.forked:
@@ -1472,8 +1525,6 @@ class PythonRunner(Runner):
 
 class CommandRunner(Runner):
     """Programs: an argv whose elements are filled from the arguments, never a shell."""
-
-    PLACE = None
 
     def __init__(self, worker):
         super().__init__(worker)

@@ -1,0 +1,179 @@
+"""Unit tests of the Python worker's codec and parts. Run: python3 -m unittest discover -s <this folder>."""
+
+import datetime
+import json
+import math
+import os
+import random
+import struct
+import sys
+import tempfile
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+import farloom_worker as fw  # noqa: E402
+
+VECTORS = os.path.join(HERE, "..", "..", "..", "..", "..", "packages", "protocol", "vectors", "frames.json")
+
+
+def revive(value):
+    if isinstance(value, list):
+        return [revive(item) for item in value]
+    if isinstance(value, dict):
+        if set(value) == {"$bin"}:
+            return bytes.fromhex(value["$bin"])
+        return {key: revive(item) for key, item in value.items()}
+    return value
+
+
+def has_wide_integer(value):
+    """JavaScript has one kind of number: above 32 bits its encoder writes a float64 of the same value."""
+    if isinstance(value, dict):
+        return any(map(has_wide_integer, value.values()))
+    if isinstance(value, list):
+        return any(map(has_wide_integer, value))
+    return type(value) is int and value >= 2**32
+
+
+def random_value(rng, depth=0):
+    kind = rng.randrange(12 if depth < 5 else 9)
+    if kind == 0:
+        return None
+    if kind == 1:
+        return rng.random() < 0.5
+    if kind == 2:
+        return rng.randrange(-40, 140)
+    if kind == 3:
+        return rng.choice([-1, 1]) * rng.getrandbits(rng.randrange(1, 63))
+    if kind == 4:
+        return rng.getrandbits(64)
+    if kind == 5:
+        return rng.uniform(-1e300, 1e300)
+    if kind == 6:
+        return "".join(rng.choice("aZ\u00e9\u4e2d\U0001f600\0") for _ in range(rng.choice([0, 3, 31, 32, 300])))
+    if kind == 7:
+        return bytes(rng.getrandbits(8) for _ in range(rng.choice([0, 1, 255, 256, 70000 if depth == 0 else 40])))
+    if kind == 8:
+        return datetime.datetime(2024, 1, 2, 3, 4, 5, rng.randrange(10**6), datetime.timezone.utc)
+    size = rng.choice([0, 1, 5, 15, 16, 40])
+    if kind < 11:
+        return [random_value(rng, depth + 1) for _ in range(size)]
+    return {"k%d" % i: random_value(rng, depth + 1) for i in range(size)}
+
+
+class Codec(unittest.TestCase):
+    def test_golden_vectors_decode_to_the_frame_and_encode_to_the_bytes(self):
+        with open(VECTORS, encoding="utf-8") as file:
+            vectors = json.load(file)
+        self.assertGreater(len(vectors), 10)
+        for vector in vectors:
+            with self.subTest(vector["name"]):
+                frame = revive(vector["frame"])
+                raw = bytes.fromhex(vector["hex"])
+                self.assertEqual(fw.unpack(raw, 16), frame)
+                self.assertEqual(fw.unpack(fw.pack(frame, 16), 16), frame)
+                if not has_wide_integer(frame):
+                    self.assertEqual(fw.pack(frame, 16).hex(), vector["hex"])
+
+    def test_random_values_survive_the_way_there_and_back(self):
+        rng = random.Random(20240607)
+        for _ in range(400):
+            value = random_value(rng)
+            self.assertEqual(fw.unpack(fw.pack(value)), value)
+
+    def test_edges_of_integers_and_floats(self):
+        for exponent in (5, 7, 8, 15, 16, 31, 32, 63):
+            for offset in (-1, 0, 1):
+                for sign in (1, -1):
+                    value = sign * 2**exponent + offset
+                    if -(2**63) <= value < 2**64:
+                        self.assertEqual(fw.unpack(fw.pack(value)), value)
+        self.assertTrue(math.isnan(fw.unpack(fw.pack(float("nan")))))
+        self.assertEqual(fw.unpack(b"\xca" + struct.pack(">f", 0.5)), 0.5)
+        for value in (2**64, -(2**63) - 1, object(), {1, 2}, "\ud800", datetime.datetime(2024, 1, 1)):
+            with self.assertRaises(fw.Unpackable):
+                fw.pack(value)
+
+    def test_malformed_bytes_raise_malformed_and_nothing_else(self):
+        rng = random.Random(7)
+        seeds = [fw.pack(random_value(rng)) for _ in range(60)]
+        for seed in seeds:
+            for _ in range(40):
+                raw = bytearray(seed[: rng.randrange(len(seed) + 1)])
+                for _ in range(rng.randrange(4)):
+                    if raw:
+                        raw[rng.randrange(len(raw))] = rng.getrandbits(8)
+                try:
+                    fw.unpack(bytes(raw))
+                except fw.Malformed:
+                    pass
+        for raw in (b"", b"\xc1", b"\x91", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\x00\x00", b"\xd4\x01\x00", b"\xa1\xff"):
+            with self.assertRaises(fw.Malformed):
+                fw.unpack(raw)
+
+    def test_deep_values_are_refused_both_ways(self):
+        with self.assertRaises(fw.Malformed):
+            fw.unpack(b"\x91" * 100000 + b"\xc0")
+        value = None
+        for _ in range(fw.MAX_VALUE_DEPTH + 1):
+            value = [value]
+        with self.assertRaises(fw.Unpackable):
+            fw.pack(value)
+
+    def test_a_map_key_that_cannot_be_one_is_malformed(self):
+        with self.assertRaises(fw.Malformed):
+            fw.unpack(b"\x81\x90\xc0")
+
+
+class Columns(unittest.TestCase):
+    def test_a_results_frame_is_what_the_columns_say(self):
+        items = [
+            (b"a" * 16, 1, 1, 1, 0, 1, 2, 3, 4, b"null", None),
+            (b"b" * 16, 2, 5, 2, 1, 5, fw.duration(2**31), 7, 8, b"", {"error": {"type": "E", "message": "m"}}),
+        ]
+        frame = fw.unpack(fw.results_frame(items)[4:], 16)
+        self.assertEqual(frame["n"], 2)
+        self.assertEqual(frame["ids"], b"a" * 16 + b"b" * 16)
+        self.assertEqual(frame["ends"], struct.pack("<II", 4, 4))
+        self.assertEqual(frame["attempts"], struct.pack("<II", 1, 5))
+        self.assertEqual(frame["states"], b"\1\2")
+        self.assertEqual(frame["reasons"], b"\0\1")
+        self.assertEqual(list(frame["detail"]), [1])
+        self.assertEqual(frame["runUs"], struct.pack("<II", 2, 0x80000000 | 2147483))
+
+    def test_the_results_file_says_when_it_is_full(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = fw.ResultsFile(os.path.join(folder, "results"), 4096)
+            item = (b"k" * 16, 1, 1, 1, 0, 1, 2, 3, 4, b"x" * 1000, None)
+            self.assertEqual([file.add(item) for _ in range(4)], [True, True, True, False])
+            file.clear()
+            self.assertTrue(file.add(item))
+
+
+class Values(unittest.TestCase):
+    def refused(self, codec, value):
+        with self.assertRaises(fw.Failure) as caught:
+            fw.encode_result(codec, value)
+        return str(caught.exception)
+
+    def test_results_that_cannot_travel_say_what_to_do(self):
+        self.assertIn("msgpack", self.refused(fw.JSON, [float("inf")]))
+        self.assertIn("base64", self.refused(fw.JSON, {"a": b""}))
+        self.assertIn("pickle", self.refused(fw.JSON, {1, 2}))
+        self.assertIn("surrogate", self.refused(fw.JSON, "\ud800"))
+
+    def test_arguments_are_a_list_and_a_map(self):
+        self.assertEqual(fw.decode_arguments(fw.JSON, b"[[],{}]"), ((), {}))
+        self.assertEqual(fw.decode_arguments(fw.MSGPACK, fw.pack([[1], {"a": 2}])), ([1], {"a": 2}))
+        for raw in (b"", b"[]", b"[1,2]", b"[[],[]]", b"{", b"\xff"):
+            with self.assertRaises(fw.Failure):
+                fw.decode_arguments(fw.JSON, raw)
+
+    def test_a_tail_is_cut_at_a_character(self):
+        self.assertEqual(fw.tail_text("x" + "\u00e9" * 10, 5), "\u00e9" * 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
