@@ -11,8 +11,8 @@ import { relative } from "node:path";
 import { parseArgs } from "node:util";
 import { prepare } from "./lib/prepare.mjs";
 import { ROOT } from "./lib/run.mjs";
-import { bringSystemPackages } from "./lib/system-packages.mjs";
 import { bold, say, sayFailure, step } from "./lib/terminal.mjs";
+import { bringTestNeeds } from "./lib/test-needs.mjs";
 import {
   addCounts,
   lint,
@@ -33,7 +33,7 @@ Installs, builds and runs every check and every test. The last line is "N passed
   FILTER           only test files of vitest whose path contains it
   --only PARTS     only these parts, by comma: ${PARTS.join(", ")}
   --fast           only ${FAST_PARTS.join(", ")}: no database, no processes
-  --no-packages    install no Debian packages; tests that need a missing program skip themselves
+  --no-packages    install nothing but npm packages; tests that need more skip themselves
   -h, --help       this
 
 Exit status: 0 when all passed, 1 when something failed or left a process behind, 2 for wrong usage.
@@ -89,10 +89,9 @@ async function part(work) {
 async function runParts() {
   const notes = [];
   const projects = VITEST_PROJECTS.filter((project) => options.parts.has(project));
-  const needsPrograms = projects.some((project) => project !== "unit") && !options["no-packages"];
-  if (needsPrograms) {
-    await step("Programs that tests need", async () => {
-      const { title, notes: missing } = await bringSystemPackages();
+  if (projects.length > 0 && !options["no-packages"]) {
+    await step("What tests need besides", async () => {
+      const { title, notes: missing } = await bringTestNeeds();
       notes.push(...missing);
       return title;
     });

@@ -43,7 +43,7 @@ export async function runOrFail(command, args, { message, ...options }) {
 }
 
 /** The output of a short program, or undefined where it is missing or fails. */
-export function outputOf(command, args) {
-  const { status, stdout, stderr } = spawnSync(command, args, { encoding: "utf8" });
+export function outputOf(command, args, env = QUIET_ENV) {
+  const { status, stdout, stderr } = spawnSync(command, args, { encoding: "utf8", env });
   return status === 0 ? (stdout || stderr).trim() : undefined;
 }

@@ -3,8 +3,9 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { startContained } from "./contain.mjs";
-import { QUIET_ENV, ROOT, runOrFail } from "./run.mjs";
+import { ROOT, runOrFail } from "./run.mjs";
 import { StepFailed } from "./terminal.mjs";
+import { testEnv } from "./test-needs.mjs";
 
 /** Projects of vitest.config.ts. */
 export const VITEST_PROJECTS = ["unit", "integration", "e2e"];
@@ -84,7 +85,7 @@ async function counted(title, limitMs, commandLine) {
     const [command, ...args] = commandLine(countsFile);
     const run = startContained(command, args, {
       cwd: ROOT,
-      env: QUIET_ENV,
+      env: testEnv(),
       stdio: ["ignore", "inherit", "inherit"],
     });
     let late = false;

@@ -219,6 +219,7 @@ export class NodeManager {
     const deadline = performance.now() + waitMs;
     for (;;) {
       const leftMs = deadline - performance.now();
+      for (const worker of expected) if (!worker.settled) worker.lookIfGone();
       // One that has died meanwhile was read to its end, and what it ran was charged.
       const missing = expected.filter((worker) => !worker.settled && worker.phase !== "dead");
       if (missing.length === 0 || this.#phase === "closed") break;

@@ -60,7 +60,8 @@ export function serveLinks(server: Server, routes: readonly LinkRoute<any>[], lo
 }
 
 function refuse(socket: Duplex, error: FarloomError, log: Logger): void {
-  if (error.cause) log.error({ err: error.cause }, "an upgrade failed");
+  // A credential that does not admit is no failure of the service, whatever caused it.
+  if (error.cause && error.status >= 500) log.error({ err: error.cause }, "an upgrade failed");
   const body = JSON.stringify({
     type: "about:blank",
     status: error.status,

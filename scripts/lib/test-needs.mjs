@@ -1,0 +1,105 @@
+/**
+ * What some tests need and npm cannot bring. It is brought where that is allowed without asking; where it is not,
+ * the tests that need it skip themselves, and this says which and how to get them.
+ *
+ * 1. Nothing outside of node_modules is changed but by the system's own package manager.
+ * 2. A service that a Debian package would start stays stopped.
+ */
+import { accessSync, constants, existsSync } from "node:fs";
+import { delimiter, join } from "node:path";
+import { outputOf, QUIET_ENV, ROOT, run } from "./run.mjs";
+
+const CLOUDPICKLE = "3.1.2";
+/** A Python with cloudpickle, where the machine's own has none. */
+const VENV = join(ROOT, "node_modules/.cache/python");
+const VENV_BIN = join(VENV, "bin");
+
+const NEEDS = [
+  {
+    name: "redis-server",
+    isThere: () => isOnPath("redis-server"),
+    debian: "redis-server",
+    tests: "the tests of background jobs on Redis",
+  },
+  {
+    name: "cloudpickle",
+    isThere: () => outputOf("python3", ["-c", "import cloudpickle; print(1)"], testEnv()) !== undefined,
+    bring: makeVenv,
+    debian: "python3-cloudpickle",
+    tests: "the tests of pickled functions",
+  },
+];
+
+/** The environment of tests: with the Python made for them first, where there is one. */
+export function testEnv() {
+  const isMade = existsSync(join(VENV_BIN, "python3"));
+  return isMade ? { ...QUIET_ENV, PATH: `${VENV_BIN}${delimiter}${QUIET_ENV.PATH}` } : QUIET_ENV;
+}
+
+function isOnPath(program) {
+  return (process.env.PATH ?? "").split(delimiter).some((folder) => {
+    try {
+      accessSync(join(folder, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** Whether a command succeeds; one that does not exist does not. */
+async function succeeds(command, args) {
+  try {
+    return (await run(command, args)).status === 0;
+  } catch {
+    return false;
+  }
+}
+
+async function makeVenv() {
+  const pip = ["install", "--quiet", "--disable-pip-version-check", `cloudpickle==${CLOUDPICKLE}`];
+  return (
+    (await succeeds("python3", ["-m", "venv", "--clear", VENV])) &&
+    (await succeeds(join(VENV_BIN, "pip"), pip))
+  );
+}
+
+/** How to become root without asking: the beginning of a command line, or undefined. */
+function rootPrefix() {
+  if (!existsSync("/usr/bin/apt-get")) return undefined;
+  if (process.getuid?.() === 0) return [];
+  return outputOf("sudo", ["-n", "true"]) === undefined ? undefined : ["sudo", "-n"];
+}
+
+async function aptInstall(packages, prefix) {
+  const apt = (...args) => {
+    // RUNLEVEL=1 keeps Debian from starting what it installs (2).
+    const settings = ["env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"];
+    const [command, ...rest] = [...prefix, ...settings, "apt-get", "-qq", ...args];
+    return succeeds(command, rest);
+  };
+  const install = () => apt("install", "-y", "--no-install-recommends", ...packages);
+  return (await install()) || ((await apt("update")) && (await install()));
+}
+
+/** Brings what is missing. Resolves with a title for the step, and a note for each thing that is still missing. */
+export async function bringTestNeeds() {
+  const missing = () => NEEDS.filter((need) => !need.isThere());
+  for (const need of missing()) await need.bring?.();
+  const wanted = missing();
+  const prefix = wanted.length > 0 ? rootPrefix() : undefined;
+  if (prefix !== undefined)
+    await aptInstall(
+      wanted.map(({ debian }) => debian),
+      prefix,
+    );
+  const notes = missing().map(
+    ({ name, debian, tests }) =>
+      `${name} is missing, so ${tests} are skipped. To run them: sudo apt-get install ${debian}`,
+  );
+  const names = NEEDS.map(({ name }) => name).join(", ");
+  return {
+    title: notes.length === 0 ? `What tests need is there (${names})` : "Some of what tests need is missing",
+    notes,
+  };
+}
