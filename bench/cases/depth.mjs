@@ -70,7 +70,8 @@ async function readingWhenEmpty(fabric, endpointId) {
 function spanOf(from, to, tasks) {
   const cost = cpuPerTask(from.cpu, to.cpu, tasks);
   const us = PARTS.filter((part) => part !== "client").reduce((sum, part) => sum + cost[part], 0);
-  return { rate: tasks / ((to.atMs - from.atMs) / 1000), us };
+  const note = ["service", "database", "agent", "workers"].map((part) => `${part} ${cost[part].toFixed(1)}`);
+  return { rate: tasks / ((to.atMs - from.atMs) / 1000), us, note: note.join(", ") };
 }
 
 /** (a) No-ops through the other endpoint, the queue unchanged. */
@@ -108,11 +109,11 @@ async function drain(fabric, identity, { depth, markers }) {
       first: spanOf(tenths[0], tenths[1], depth / 10),
       last: spanOf(tenths[2], empty, depth / 10),
     };
-    for (const [name, { rate, us }] of Object.entries(spans)) {
+    for (const [name, { rate, us, note }] of Object.entries(spans)) {
       const label = `the ${name} tenth of ${text}`;
       figures.push(
         figure(`depth_${depth}_drain_${name}_per_s`, `${label}, drained`, "tasks/s", rate),
-        figure(`depth_${depth}_drain_${name}_cpu_us`, `${label}, CPU without a client`, "µs", us),
+        figure(`depth_${depth}_drain_${name}_cpu_us`, `${label}, CPU without a client`, "µs", us, { note }),
       );
     }
   }

@@ -18,14 +18,13 @@ export const QUIET_ENV = Object.freeze({
 });
 
 /** Runs a program to its end. Resolves with `{ status, output }`, whatever the status; rejects where there is no such program. */
-export function run(command, args, { cwd = ROOT, env = QUIET_ENV, passOn = false } = {}) {
+export function run(command, args, { cwd = ROOT, env = QUIET_ENV } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
     let output = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8").on("data", (text) => {
         output = (output + text).slice(-KEPT_CHARS);
-        if (passOn) process.stdout.write(text);
       });
     }
     child.once("error", reject);

@@ -44,7 +44,7 @@ afterAll(async () => {
 
 /** Runs all of them, calls `disturb` once when a third has ended, and holds the end to the evidence. */
 async function runThrough(name: string, disturb: () => Promise<void>): Promise<void> {
-  const evidence = join(fabric.home, name);
+  const evidence = join(fabric.home, `${name}.evidence`);
   const group = record.map(
     Array.from({ length: TASKS }, (_, i): [number, string] => [i, evidence]),
     { keepResults: false },
@@ -52,10 +52,8 @@ async function runThrough(name: string, disturb: () => Promise<void>): Promise<v
   let disturbed: Promise<void> | undefined;
   let ended = 0;
   const wrong: unknown[] = [];
-  for await (const { task, ok, ...end } of group.asCompleted()) {
-    const value = "value" in end ? end.value : undefined;
-    if (!ok || value !== task.index * task.index)
-      wrong.push({ index: task.index, state: task.state, ...end });
+  for await (const { index, value, error, handle } of group.asCompleted()) {
+    if (value !== index * index) wrong.push({ index, value, state: handle.state, error: error?.message });
     if (++ended === Math.floor(TASKS / 3)) disturbed = disturb();
   }
   await disturbed;
