@@ -5,7 +5,8 @@
  * after the other. Then (a) no-ops go through another endpoint of the same service, the queue behind them unchanged,
  * and (b) the agent of the first endpoint connects and drains its queue. Where the queue is long, marker tasks lie
  * in it at its head, after its first and before its last tenth, so that tenths can be told apart without a client
- * that waits for every result.
+ * that waits for every result. One more lies at its end: only once that has ended is an empty queue believed, as the
+ * service reads a queue by pages.
  */
 import { newClient, noArguments, registerPython, runBatch, WORKERS } from "../support/bench-fabric.mjs";
 import { cpuByPart, cpuPerTask, PARTS, rssMb } from "../support/proc.mjs";
@@ -92,11 +93,12 @@ async function beside({ fabric, noop }, depth) {
   ];
 }
 
-/** (b) The agent comes; `markers` are the ids of the tasks at nought, one and nine tenths. */
+/** (b) The agent comes; `markers` are the ids of the tasks at its end, or at nought, one, nine and ten tenths. */
 async function drain(fabric, identity, { depth, markers }) {
   const agent = await fabric.startAgent(identity, { workers: WORKERS });
   const connected = reading(fabric);
   const tenths = await Promise.all(markers.map((id) => readingAtEnd(fabric, id)));
+  // Before the tail marker has ended, an empty queue may be one whose next page is on its way.
   const empty = await readingWhenEmpty(fabric, identity.endpointId);
   await fabric.stopAgent(agent);
   const text = depth.toLocaleString("en");
@@ -131,6 +133,7 @@ async function atDepth(bench, identity, depth) {
     if (depth >= TENTHS_FROM) markers.push(await queueMarker(fabric, endpointId, noop));
     rates.push(await queueTasks(fabric, endpointId, n));
   }
+  markers.push(await queueMarker(fabric, endpointId, noop));
   const figures = [];
   if (depth > DEPTHS[0]) {
     figures.push(

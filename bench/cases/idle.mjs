@@ -1,7 +1,7 @@
 /** What a fabric costs that does nothing: alone, and with five hundred connected endpoints. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { startEchoProcess } from "../support/echo-process.mjs";
-import { idleCpuUs, processTree, rssMb } from "../support/proc.mjs";
+import { preciseCpuUs, processTree, rssMb } from "../support/proc.mjs";
 import { figure, timedSeconds } from "../support/stats.mjs";
 
 const IDLE_SECONDS = 10;
@@ -11,9 +11,14 @@ const ENDPOINTS = 500;
 
 /** Per cent of one core that each part uses while nobody asks for anything. */
 async function idlePercent(trees, seconds) {
-  const before = trees.map((tree) => idleCpuUs(tree));
+  const before = trees.map((tree) => preciseCpuUs(tree));
   const took = await timedSeconds(() => sleep(seconds * 1000));
-  return trees.map((tree, i) => (idleCpuUs(tree) - before[i]) / took / 10_000);
+  return trees.map((tree, i) => {
+    let us = 0;
+    // What has ended meanwhile reads as less than before, and worked for next to nothing.
+    for (const [pid, now] of preciseCpuUs(tree)) us += Math.max(0, now - before[i].get(pid));
+    return us / took / 10_000;
+  });
 }
 
 export async function idle({ bench, quick }) {

@@ -2,7 +2,7 @@
  * CPU time and memory of processes, from /proc.
  *
  * A part's CPU time is that of its live processes and of all children that they have waited for, so what lived
- * and died in between is counted. /proc/PID/stat counts ticks of 10 ms; where a part is almost idle, `idleCpuUs`
+ * and died in between is counted. /proc/PID/stat counts ticks of 10 ms; where a part is almost idle, `preciseCpuUs`
  * reads the scheduler's nanoseconds instead.
  */
 import { readdirSync, readFileSync } from "node:fs";
@@ -73,19 +73,20 @@ export function cpuPerTask(before, after, tasks) {
   return Object.fromEntries(PARTS.map((part) => [part, (after[part] - before[part]) / tasks]));
 }
 
-/** CPU microseconds of live processes, to the nanosecond where the kernel tells it. */
-export function idleCpuUs(stats) {
-  return total(stats, ({ pid, ownTicks }) => {
-    try {
-      const threads = readdirSync(`/proc/${pid}/task`);
-      const ns = threads.map((tid) =>
-        Number(readFileSync(`/proc/${pid}/task/${tid}/schedstat`, "latin1").split(" ")[0]),
-      );
-      return ns.reduce((sum, n) => sum + n, 0) / 1000;
-    } catch {
-      return ownTicks * TICK_US;
-    }
-  });
+/** CPU microseconds of each live process by its id, to the nanosecond where the kernel tells it. */
+export function preciseCpuUs(stats) {
+  return new Map(stats.map(({ pid }) => [pid, preciseUsOf(pid)]));
+}
+
+function preciseUsOf(pid) {
+  try {
+    const threads = readdirSync(`/proc/${pid}/task`);
+    const nsOf = (tid) => Number(readFileSync(`/proc/${pid}/task/${tid}/schedstat`, "latin1").split(" ")[0]);
+    return threads.reduce((sum, tid) => sum + nsOf(tid), 0) / 1000;
+  } catch {
+    // It has ended, or this kernel keeps no such statistics.
+    return (readStat(pid)?.ownTicks ?? 0) * TICK_US;
+  }
 }
 
 /** Resident memory of one process in MiB. */

@@ -2,14 +2,15 @@
  * Functions that do everything wrong, through REST and the SDK, on a real agent with real workers: each task gets the
  * end that is its due, and the next task on the same endpoint works.
  */
-import type { Reason, TerminalState } from "@farloom/protocol";
+import { keyToUuid, type Reason, TaskIdAllocator, type TerminalState } from "@farloom/protocol";
 import { Farloom, type FarloomError, type TaskError } from "@farloom/sdk";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
 import type { RestClient } from "../support/rest-service.js";
 
 const LIMIT_MS = 60_000;
-const NOWHERE = "00000000-0000-4000-8000-000000000000";
+/** As if it had just been made. */
+const NOWHERE = keyToUuid(new TaskIdAllocator().next());
 
 interface BadCase {
   readonly name: string;
@@ -44,9 +45,17 @@ const CASES: readonly BadCase[] = [
     name: "raises-while-loading",
     code: "raise RuntimeError('at import')\n",
     state: "FAILED",
-    reason: "function_invalid",
+    reason: "user_error",
     error: "TASK_FAILED",
     says: /at import/,
+  },
+  {
+    name: "imports-what-is-missing",
+    code: "import no_such_module\ndef f():\n    return 1\n",
+    state: "FAILED",
+    reason: "environment",
+    error: "TASK_FAILED",
+    says: /no_such_module/,
   },
   {
     name: "raises",
@@ -171,7 +180,7 @@ async function register(name: string, code: string): Promise<void> {
 }
 
 const call = (name: string, args: readonly unknown[], options = {}) =>
-  api.post("/v1/tasks?wait=20", { function: name, endpoint: "bad", args, ...options });
+  api.post("/v1/tasks?wait=20", { function: name, endpoint: "bad", args, options });
 
 describe("a function that", () => {
   for (const bad of CASES) {
@@ -204,7 +213,7 @@ describe("a function that", () => {
     expect(body).toMatchObject({ state: "SUCCEEDED", result: "done" });
     const handle = farloom.function("floods").submit([]);
     expect(await handle.result()).toBe("done");
-    const { stdout } = await handle.outcome();
+    const stdout = handle.outcome?.stdout;
     expect(stdout).toMatch(/line 199999\n$/);
     expect(Buffer.byteLength(stdout!)).toBeLessThanOrEqual(64 * 1024);
   });

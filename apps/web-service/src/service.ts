@@ -232,9 +232,9 @@ async function start(
       {
         path: limits.CLIENT_LINK_PATH,
         admit: (request) => identity.authenticate(request.headers.authorization),
-        open: (ws, principal) =>
+        open: (upgraded, principal) =>
           sessions.add(
-            new ClientSession(ws, principal, {
+            new ClientSession(upgraded, principal, {
               log,
               software: SOFTWARE,
               intake,
@@ -250,9 +250,9 @@ async function start(
       {
         path: limits.AGENT_LINK_PATH,
         admit: (request) => identity.authenticateAgent(request.headers.authorization),
-        open: (ws, who) =>
+        open: (upgraded, who) =>
           sessions.add(
-            new AgentSession(ws, who, {
+            new AgentSession(upgraded, who, {
               pool,
               log,
               replicaId,

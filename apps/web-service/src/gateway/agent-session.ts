@@ -30,14 +30,17 @@ import {
 } from "@farloom/protocol";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
-import type { WebSocket } from "ws";
 import type { Collect } from "../collect/collect.js";
 import type { AgentLease, Dispatch } from "../dispatch/dispatch.js";
 import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
 import type { FunctionRegistry } from "../functions/registry.js";
-import { FrameSocket } from "../link/frame-socket.js";
+import { FrameSocket, type Upgraded } from "../link/frame-socket.js";
 import { claimEndpoint, releaseEndpoint } from "../store/ownership.js";
+
+/** Results that the agent keeps before it hears at once that they are committed, and how long it may wait for fewer. */
+const MARK_RESULTS = 256;
+const MARK_MS = 10;
 
 export interface AgentSessionDeps {
   readonly pool: Pool;
@@ -67,18 +70,18 @@ export class AgentSession implements AgentLease {
   readonly #sentFunctions = new Set<string>();
   #phase: "opening" | "open" | "closed" = "opening";
   #queue: EndpointQueue | undefined;
-  #markScheduled = false;
+  #markTimer: NodeJS.Timeout | undefined;
   #marked: Mark = { accepted: 0, durable: 0 };
   readonly #helloTimer: NodeJS.Timeout;
 
-  constructor(ws: WebSocket, who: { endpointId: string; ownerId: string }, deps: AgentSessionDeps) {
+  constructor(upgraded: Upgraded, who: { endpointId: string; ownerId: string }, deps: AgentSessionDeps) {
     this.endpointId = who.endpointId;
     this.#endpointKey = uuidToKey(who.endpointId)!;
     this.#ownerId = who.ownerId;
     this.#deps = deps;
     this.#log = deps.log.child({ endpoint: who.endpointId });
     this.#socket = new FrameSocket({
-      ws,
+      ...upgraded,
       kinds: FRAMES_UP.service,
       log: this.#log,
       onFrame: (frame) => this.#onFrame(frame),
@@ -108,6 +111,7 @@ export class AgentSession implements AgentLease {
   }
 
   sendTasks(entries: TaskEntry[]): void {
+    this.#sendMark();
     this.#sendFunctions(entries);
     let bytes = 0;
     for (let from = 0; from < entries.length; ) {
@@ -249,7 +253,6 @@ export class AgentSession implements AgentLease {
       },
       stale: () => this.replaced(),
     });
-    this.#scheduleMark();
   }
 
   #onReturned(keys: IdKey[]): void {
@@ -295,22 +298,27 @@ export class AgentSession implements AgentLease {
     }
   }
 
+  /** A mark goes along with the next tasks, or alone after a moment: the agent waits for it with nothing. */
   #scheduleMark(): void {
-    if (this.#markScheduled) return;
-    this.#markScheduled = true;
-    setImmediate(() => {
-      this.#markScheduled = false;
-      const mark = this.#inbox.mark;
-      if (mark.accepted === this.#marked.accepted && mark.durable === this.#marked.durable) return;
-      this.#marked = mark;
-      this.#socket.send({ t: "mark", accepted: mark.accepted, durable: mark.durable });
-    });
+    const { durable } = this.#inbox.mark;
+    if (durable - this.#marked.durable >= MARK_RESULTS) this.#sendMark();
+    else this.#markTimer ??= setTimeout(() => this.#sendMark(), MARK_MS);
+  }
+
+  #sendMark(): void {
+    clearTimeout(this.#markTimer);
+    this.#markTimer = undefined;
+    const mark = this.#inbox.mark;
+    if (mark.durable === this.#marked.durable) return;
+    this.#marked = mark;
+    this.#socket.send({ t: "mark", accepted: mark.accepted, durable: mark.durable });
   }
 
   #onClose(): void {
     const opened = this.#phase === "open";
     this.#phase = "closed";
     clearTimeout(this.#helloTimer);
+    clearTimeout(this.#markTimer);
     this.#deps.dispatch.detach(this.#endpointKey, this);
     if (opened && this.#queue) {
       this.#log.info({ epoch: this.#queue.epoch }, "endpoint disconnected");

@@ -6,13 +6,14 @@ import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
 import type { Logger } from "pino";
-import { type WebSocket, WebSocketServer } from "ws";
+import { WebSocketServer } from "ws";
+import type { Upgraded } from "./frame-socket.js";
 
 export interface LinkRoute<Who> {
   readonly path: string;
   /** Throws FarloomError where the credential does not admit. */
   readonly admit: (request: IncomingMessage) => Promise<Who>;
-  readonly open: (ws: WebSocket, who: Who) => void;
+  readonly open: (upgraded: Upgraded, who: Who) => void;
 }
 
 /** Serves the routes on `server`'s upgrade event. Returns a function that closes the door. */
@@ -40,7 +41,7 @@ export function serveLinks(server: Server, routes: readonly LinkRoute<any>[], lo
       }
       const who = await route.admit(request);
       if (socket.destroyed) return;
-      wss.handleUpgrade(request, socket, head, (ws) => route.open(ws, who));
+      wss.handleUpgrade(request, socket, head, (ws) => route.open({ ws, stream: socket }, who));
     } catch (error) {
       refuse(
         socket,

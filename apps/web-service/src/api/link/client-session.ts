@@ -40,7 +40,6 @@ import {
   TurnBatch,
 } from "@farloom/protocol";
 import type { Logger } from "pino";
-import type { WebSocket } from "ws";
 import type { Deliver, ResultSink } from "../../deliver/deliver.js";
 import type { Dispatch } from "../../dispatch/dispatch.js";
 import { TaskEntry } from "../../dispatch/task-entry.js";
@@ -49,7 +48,7 @@ import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.
 import type { Principal } from "../../identity/principal.js";
 import type { Groups } from "../../intake/groups.js";
 import type { Intake } from "../../intake/intake.js";
-import { FrameSocket } from "../../link/frame-socket.js";
+import { FrameSocket, type Upgraded } from "../../link/frame-socket.js";
 
 /** Tasks, and argument bytes, that one client may have on their way to the database. */
 const WINDOW_TASKS = 16_384;
@@ -86,16 +85,18 @@ export class ClientSession implements ResultSink {
   #open = false;
   #receivedBytes = 0;
   #openBytes = 0;
+  /** What the client was told last. */
+  readonly #credit = { tasks: 0, bytes: 0 };
   #markScheduled = false;
   readonly #timers: NodeJS.Timeout[];
 
-  constructor(ws: WebSocket, principal: Principal, deps: ClientSessionDeps) {
+  constructor(upgraded: Upgraded, principal: Principal, deps: ClientSessionDeps) {
     this.#principal = principal;
     this.#deps = deps;
     this.#log = deps.log.child({ owner: principal.ownerName });
     this.#results = new TurnBatch((items) => this.#flushResults(items));
     this.#socket = new FrameSocket({
-      ws,
+      ...upgraded,
       kinds: FRAMES_DOWN.service,
       log: this.#log,
       onFrame: (frame) => this.#onFrame(frame),
@@ -178,7 +179,7 @@ export class ClientSession implements ResultSink {
       maxFrameBytes: limits.MAX_FRAME_BYTES,
       software: this.#deps.software,
     });
-    this.#socket.send({ t: "credit", tasks: WINDOW_TASKS, bytes: WINDOW_BYTES });
+    this.#sendCredit(WINDOW_TASKS, WINDOW_BYTES);
   }
 
   #onTasks(frame: TasksFrame): void {
@@ -195,7 +196,9 @@ export class ClientSession implements ResultSink {
     }
     // One task may overdraw (P9), and none is larger than a frame.
     if (this.#openBytes > WINDOW_BYTES + limits.MAX_FRAME_BYTES) {
-      this.#socket.end("CREDIT_EXCEEDED", { detail: `${this.#openBytes} bytes of arguments are on their way` });
+      this.#socket.end("CREDIT_EXCEEDED", {
+        detail: `${this.#openBytes} bytes of arguments are on their way`,
+      });
       return;
     }
     if (!frame.endpoint || !frame.group) {
@@ -303,12 +306,17 @@ export class ClientSession implements ResultSink {
       this.#markScheduled = false;
       const mark = this.#inbox.mark;
       this.#socket.send({ t: "mark", accepted: mark.accepted, durable: mark.durable });
-      this.#socket.send({
-        t: "credit",
-        tasks: mark.durable + WINDOW_TASKS,
-        bytes: this.#receivedBytes - this.#openBytes + WINDOW_BYTES,
-      });
+      this.#sendCredit(mark.durable + WINDOW_TASKS, this.#receivedBytes - this.#openBytes + WINDOW_BYTES);
     });
+  }
+
+  /** Only when it has moved by a good part of the window: the client has the rest of it. */
+  #sendCredit(tasks: number, bytes: number): void {
+    const credit = this.#credit;
+    if (tasks - credit.tasks < WINDOW_TASKS / 4 && bytes - credit.bytes < WINDOW_BYTES / 4) return;
+    credit.tasks = tasks;
+    credit.bytes = bytes;
+    this.#socket.send({ t: "credit", tasks, bytes });
   }
 
   async #onWatch(group: Buffer, ids: Buffer | undefined): Promise<void> {
