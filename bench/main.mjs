@@ -13,7 +13,7 @@ import { payloads, sleep10 } from "./cases/work.mjs";
 import { startBenchFabric } from "./support/bench-fabric.mjs";
 import { busyShare, describeMachine, measureFloor, measureSync } from "./support/machine.mjs";
 import { profileArgs } from "./support/profile.mjs";
-import { figure } from "./support/stats.mjs";
+import { figure, median } from "./support/stats.mjs";
 
 export { stopEverything } from "./support/fabric.mjs";
 
@@ -50,8 +50,9 @@ export async function runBench({ quick, profile, wants, progress }) {
   const failures = [];
   const starts = [];
   const left = [];
-  const busy = await busyShare();
-  progress(`machine ${Math.round(busy * 100)} % busy with other things`);
+  /** Looked at between the cases. */
+  const busy = [await busyShare()];
+  progress(`machine ${Math.round(busy[0] * 100)} % busy with other things`);
   const floor = [measureSync(), ...(await measureFloor())];
   for (const one of floor) progress(lineOf(one));
 
@@ -66,6 +67,7 @@ export async function runBench({ quick, profile, wants, progress }) {
   };
 
   const runCase = async ({ name, title, run }, bench) => {
+    busy.push(await busyShare());
     progress(`${name} …`);
     try {
       const found = await run({ bench, quick, freshFabric, progress });
@@ -97,16 +99,31 @@ export async function runBench({ quick, profile, wants, progress }) {
     for (const one of found) progress(lineOf(one));
     figures.push(...found.map((one) => ({ title: "From nothing", ...one })));
   }
+  figures.push(...ratioFigures([...floor, ...figures]));
   if (left.length > 0) failures.push({ name: "cleanup", reason: left.join("\n") });
-  const busyAfter = await busyShare();
+  busy.push(await busyShare());
   return {
     date: new Date().toISOString().slice(0, 10),
     quick,
     machine: machine ?? describeMachine(0),
-    busy_beside: Math.max(busy, busyAfter),
+    busy_beside: median(busy),
     figures: [...floor.map((one) => ({ title: "The floor, in the same run", ...one })), ...figures],
     failures,
   };
+}
+
+/** What carries over to another machine. */
+function ratioFigures(all) {
+  const measured = (name) => all.find(({ key }) => key === name)?.value;
+  return [
+    ["noop_batch_per_s", "floor_noop_per_s", "noop_batch_to_floor", "no-ops by map ÷ the floor's"],
+    ["rtt_p50_ms", "floor_rtt_p50_ms", "rtt_p50_to_floor", "round trip p50 by the SDK ÷ the floor's"],
+  ]
+    .filter(([ours, theirs]) => measured(ours) !== undefined && measured(theirs) !== undefined)
+    .map(([ours, theirs, key, label]) => ({
+      title: "Against the floor",
+      ...figure(key, label, "", measured(ours) / measured(theirs)),
+    }));
 }
 
 function firstCallFigures(starts) {

@@ -79,7 +79,9 @@ export async function measureFloor() {
   ];
 }
 
-/** The share of all cores that something used during one second, 0 to 1. */
+const BUSY_MS = 400;
+
+/** The share of all cores that something uses just now, 0 to 1. Nothing of ours works then. */
 export async function busyShare() {
   const read = () => {
     const times = cpus().map((cpu) => cpu.times);
@@ -87,7 +89,7 @@ export async function busyShare() {
     return { all, idle: times.reduce((sum, t) => sum + t.idle, 0) };
   };
   const before = read();
-  await sleep(1_000);
+  await sleep(BUSY_MS);
   const after = read();
   const all = after.all - before.all;
   return all > 0 ? Number((1 - (after.idle - before.idle) / all).toFixed(2)) : 0;

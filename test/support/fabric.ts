@@ -300,8 +300,8 @@ export class Fabric {
     const crashes = this.#programs.flatMap((program) => program.crash ?? []);
     const left = processesWith(this.home);
     for (const { pid } of left) process.kill(pid, "SIGKILL");
-    await this.database.drop();
     rmSync(this.home, { recursive: true, force: true });
+    await this.database.drop();
     if (crashes.length > 0) throw new Error(crashes.join("\n\n"));
     if (left.length > 0) {
       throw new Error(`processes left behind: ${left.map((p) => `${p.pid} ${p.command}`).join("; ")}`);

@@ -78,10 +78,7 @@ export interface TaskOwner {
 }
 
 /** Who submitted these tasks, into which group and for which endpoint: for telling a resubmission from a collision. */
-export async function taskOwners(
-  pool: Pool,
-  keys: readonly IdKey[],
-): Promise<Map<IdKey, TaskOwner>> {
+export async function taskOwners(pool: Pool, keys: readonly IdKey[]): Promise<Map<IdKey, TaskOwner>> {
   const { rows } = await pool.query<{
     id: Buffer;
     owner_id: Buffer;
