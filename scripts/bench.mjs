@@ -25,7 +25,7 @@ const HELP = `Usage: npm run bench [-- OPTIONS]
 
 Starts a web service, its PostgreSQL and an endpoint with two workers on this machine, and measures them.
 
-  --quick        shorter: under two minutes on a quiet machine; 100,000 queued tasks in place of 1,000,000
+  --quick        shorter: about two minutes on a quiet machine; 100,000 queued tasks in place of 1,000,000
   --only LIST    only these cases, by comma: CASES
   --json         one JSON object as the last line, in place of the table
   --markdown     the table as Markdown

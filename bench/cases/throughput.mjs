@@ -66,7 +66,7 @@ async function submitSingles(fn, n) {
 
 export async function noopSingle({ bench, quick }) {
   const { n, rates } = await ratesOf((count) => submitSingles(bench.noop, count), {
-    seconds: quick ? 1.5 : 3,
+    seconds: quick ? 1 : 3,
     start: 500,
   });
   const label = `no-ops by submit, ${n} one by one, at most ${IN_FLIGHT} in flight`;

@@ -48,7 +48,7 @@ export async function payloads({ bench, quick }) {
         if (value.length !== bytes) throw new Error(`a result of ${value.length} bytes, not ${bytes}`);
       }
     };
-    const { n, rates } = await ratesOf(batch, { seconds: quick ? 1 : 3, start, max: 50_000 });
+    const { n, rates } = await ratesOf(batch, { seconds: quick ? 0.6 : 3, start, max: 50_000 });
     figures.push(figure(key, `${text} in and out, batches of ${n}`, "tasks/s", rates, { pick: "best" }));
   }
   return figures;

@@ -145,6 +145,7 @@ async function start(
     functions,
     log,
     hints: bus.hints,
+    onLeft: (endpointKey) => deliver.trails.endpointLeft(endpointKey),
     onEnded: (ended) =>
       deliver.publish(
         ended.map((e) => ({
@@ -183,7 +184,8 @@ async function start(
     dispatch,
     collect,
     onRepeated: (items) => deliver.publish(items),
-    onForeign: (groupKey) => deliver.markForeign(groupKey),
+    onSubmitted: (groupKey, endpointKey, ownedHere) =>
+      deliver.trails.submitted(groupKey, endpointKey, ownedHere),
     schedule,
   });
   const starts = new StartsWriter(pool, log);

@@ -34,6 +34,7 @@ import { isEpochCurrent } from "../store/ownership.js";
 import { knownTasks, openTasksByIds } from "../store/read-open-tasks.js";
 import { standingOutcomes } from "../store/read-outcomes.js";
 import type { NewOutcome } from "../store/rows.js";
+import { boundDetail } from "./detail.js";
 import type { Reattempts } from "./reattempts.js";
 
 /** A result with the entry it belongs to. */
@@ -194,7 +195,7 @@ export class Collect {
       runUs: durationUsOf(frame.runUs, i),
       cpuUs: durationUsOf(frame.cpuUs, i),
       peakKb: Math.min(u32Of(frame.peakKb, i), 0x7fffffff),
-      detail: frame.detail?.[i],
+      detail: boundDetail(frame.detail?.[i]),
     };
     if (row.attempt !== entry.attempt || entry.early) {
       receipt.done(1); // of an attempt that is over, or sent twice

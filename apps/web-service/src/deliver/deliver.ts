@@ -4,13 +4,17 @@
  *
  *   L1  Only committed outcomes come here (A4).
  *   L2  A watch begins before PostgreSQL is asked for what there is already, so nothing falls between.
- *   L3  An outcome of another replica is a hint away; the sweep asks PostgreSQL again, for the groups that have tasks
- *       elsewhere (`foreign`). A client may hear of an outcome twice, and knows it by its id.
+ *   L3  An outcome of another replica is a hint away; the sweep asks PostgreSQL again, for the groups that may have
+ *       tasks elsewhere (trails.ts).
  */
 import type { IdKey, ResultItem } from "@farloom/protocol";
 import { keyToUuid } from "@farloom/protocol";
 import type { Pool } from "pg";
-import { outcomesByIds, recentOutcomes, standingKeys } from "../store/read-outcomes.js";
+import { outcomesByIds, recentKeys, recentOutcomes, standingKeys } from "../store/read-outcomes.js";
+import { Trails } from "./trails.js";
+
+/** Outcomes read by one statement: their results together are at most 64 MiB. */
+const PAGE_OUTCOMES = 1000;
 
 /** An outcome with the group it belongs to. */
 export interface Delivered extends ResultItem {
@@ -32,8 +36,8 @@ export class Deliver {
   readonly #pool: Pool;
   readonly #watchers = new Map<IdKey, Set<ResultSink>>();
   readonly #waiters = new Map<IdKey, Set<Waiter>>();
-  /** Watched groups with tasks for endpoints that are not owned here. */
-  readonly #foreign = new Set<IdKey>();
+  /** Where the tasks of groups are. */
+  readonly trails = new Trails();
 
   constructor(pool: Pool) {
     this.#pool = pool;
@@ -48,14 +52,7 @@ export class Deliver {
   unwatch(groupKey: IdKey, sink: ResultSink): void {
     const sinks = this.#watchers.get(groupKey);
     sinks?.delete(sink);
-    if (sinks?.size !== 0) return;
-    this.#watchers.delete(groupKey);
-    this.#foreign.delete(groupKey);
-  }
-
-  /** Tasks of this group went to an endpoint that another replica may own. */
-  markForeign(groupKey: IdKey): void {
-    if (this.#watchers.has(groupKey)) this.#foreign.add(groupKey);
+    if (sinks?.size === 0) this.#watchers.delete(groupKey);
   }
 
   /** Outcomes were committed here. */
@@ -63,15 +60,18 @@ export class Deliver {
     const anyWaiter = this.#waiters.size > 0;
     for (const item of items) {
       const sinks = this.#watchers.get(item.groupKey);
-      if (sinks) for (const sink of sinks) sink.push(item);
+      if (sinks) {
+        for (const sink of sinks) sink.push(item);
+        this.trails.tell(item.groupKey, item.key);
+      }
       if (anyWaiter) this.#wake(item.key);
     }
   }
 
   /** Sends a client the outcomes there are among these tasks. */
   async replay(sink: ResultSink, keys: readonly IdKey[]): Promise<void> {
-    for (let at = 0; at < keys.length; at += 1000) {
-      const page = keys.slice(at, at + 1000);
+    for (let at = 0; at < keys.length; at += PAGE_OUTCOMES) {
+      const page = keys.slice(at, at + PAGE_OUTCOMES);
       for (const item of await outcomesByIds(this.#pool, keyToUuid(sink.ownerKey), page)) sink.push(item);
     }
   }
@@ -86,8 +86,15 @@ export class Deliver {
 
   /** Asks PostgreSQL for what ended elsewhere in the last `sinceMs`, and for whatever single requests wait for. */
   async sweep(sinceMs: number): Promise<void> {
-    if (this.#foreign.size > 0) {
-      this.publish(await recentOutcomes(this.#pool, { sinceMs, groupKeys: [...this.#foreign] }));
+    const groupKeys = this.trails.foreign(this.#watchers.keys());
+    if (groupKeys.length > 0) {
+      const ended = await recentKeys(this.#pool, { sinceMs, groupKeys });
+      const news = ended.filter((key) => !this.trails.wasTold(key));
+      for (let at = 0; at < news.length; at += PAGE_OUTCOMES) {
+        const keys = news.slice(at, at + PAGE_OUTCOMES);
+        this.publish(await recentOutcomes(this.#pool, { keys, groupKeys }));
+      }
+      this.trails.turn(sinceMs);
     }
     if (this.#waiters.size > 0) {
       for (const key of await standingKeys(this.#pool, [...this.#waiters.keys()])) this.#wake(key);

@@ -43,6 +43,8 @@ export interface DispatchDeps {
   readonly functions: FunctionRegistry;
   readonly log: Logger;
   readonly hints: Hints;
+  /** The endpoint's agent is not connected here any more. */
+  readonly onLeft: (endpointKey: IdKey) => void;
   /** These tasks ended without a result of theirs: tell whoever waits. */
   readonly onEnded: (
     ended: readonly { key: IdKey; groupKey: IdKey; state: number; reason: number; attempt: number }[],
@@ -126,6 +128,7 @@ export class Dispatch {
     if (owned?.lease !== lease) return;
     this.#owned.delete(endpointKey);
     owned.queue.close();
+    this.#deps.onLeft(endpointKey);
   }
 
   /** New tasks, perhaps not committed yet. Returns false for each that the ring did not take. */

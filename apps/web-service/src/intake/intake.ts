@@ -41,7 +41,8 @@ export interface IntakeDeps {
   readonly collect: Collect;
   /** Outcomes that were there already when a task was submitted again. */
   readonly onRepeated: (items: readonly Delivered[]) => void;
-  readonly onForeign: (groupKey: IdKey) => void;
+  /** Tasks of the group have committed for the endpoint, whose queue is here or not. */
+  readonly onSubmitted: (groupKey: IdKey, endpointKey: IdKey, ownedHere: boolean) => void;
   /** Delayed tasks have committed. */
   readonly schedule: (endpointKey: IdKey, keys: IdKey[], delayMs: number) => void;
 }
@@ -220,7 +221,7 @@ export class Intake {
         else delayed.set(delayMs, [entry.key]);
       } else if (!travelled && !queue?.held.has(entry.key)) behind.push(entry);
     }
-    if (!queue) this.#deps.onForeign(unit.entries[0]!.groupKey);
+    this.#deps.onSubmitted(unit.entries[0]!.groupKey, endpointKey, queue !== undefined);
     if (behind.length > 0) {
       if (unit.repeated)
         this.#deps.dispatch.reread(

@@ -115,27 +115,28 @@ export async function standingKeys(pool: Pool, keys: readonly IdKey[]): Promise<
   return rows.map((row) => row.id.toString("latin1"));
 }
 
-/** Outcomes with their groups: by ids, or all of the last `sinceMs`; only of tasks in one of `groupKeys`. */
+/** Which tasks of `groupKeys` have ended in the last `sinceMs`. */
+export async function recentKeys(
+  pool: Pool,
+  which: { readonly groupKeys: readonly IdKey[]; readonly sinceMs: number },
+): Promise<IdKey[]> {
+  const { rows } = await pool.query<{ id: Buffer }>(
+    `SELECT uuid_send(o.task_id) AS id FROM outcome o JOIN task t ON t.id = o.task_id
+     WHERE o.finished_at > now() - $2 * interval '1 millisecond' AND t.group_id = ANY($1::uuid[])`,
+    [uuidColumn(which.groupKeys, (k) => k), which.sinceMs],
+  );
+  return rows.map((row) => row.id.toString("latin1"));
+}
+
+/** The outcomes there are among `keys`, with their groups; only of tasks in one of `groupKeys`. */
 export async function recentOutcomes(
   pool: Pool,
-  which: { readonly groupKeys: readonly IdKey[] } & (
-    | { readonly keys: readonly IdKey[] }
-    | { readonly sinceMs: number }
-  ),
+  which: { readonly groupKeys: readonly IdKey[]; readonly keys: readonly IdKey[] },
 ): Promise<(ResultItem & { groupKey: IdKey })[]> {
-  const groups = uuidColumn(which.groupKeys, (k) => k);
   const { rows } = await pool.query<Row & { group_id: Buffer }>(
-    "keys" in which
-      ? {
-          text: `SELECT ${COLUMNS}, uuid_send(t.group_id) AS group_id FROM unnest($2::uuid[]) AS u (id)
-                 JOIN task t ON t.id = u.id JOIN outcome o ON o.task_id = u.id WHERE t.group_id = ANY($1::uuid[])`,
-          values: [groups, uuidColumn(which.keys, (k) => k)],
-        }
-      : {
-          text: `SELECT ${COLUMNS}, uuid_send(t.group_id) AS group_id FROM outcome o JOIN task t ON t.id = o.task_id
-                 WHERE o.finished_at > now() - $2 * interval '1 millisecond' AND t.group_id = ANY($1::uuid[])`,
-          values: [groups, which.sinceMs],
-        },
+    `SELECT ${COLUMNS}, uuid_send(t.group_id) AS group_id FROM unnest($2::uuid[]) AS u (id)
+     JOIN task t ON t.id = u.id JOIN outcome o ON o.task_id = u.id WHERE t.group_id = ANY($1::uuid[])`,
+    [uuidColumn(which.groupKeys, (k) => k), uuidColumn(which.keys, (k) => k)],
   );
   return rows.map((row) => ({ ...toItem(row), groupKey: row.group_id.toString("latin1") }));
 }

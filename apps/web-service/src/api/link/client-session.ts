@@ -331,7 +331,7 @@ export class ClientSession implements ResultSink {
         this.#deps.deliver.watch(groupKey, this);
       }
       if (ids && ids.length > 0) {
-        this.#deps.deliver.markForeign(groupKey);
+        this.#deps.deliver.trails.unknown(groupKey);
         await this.#deps.deliver.replay(this, columnToKeys(ids));
       }
     } catch (error) {
