@@ -53,10 +53,12 @@ const DRAIN_MS = 8_000;
 
 /**
  * Planner settings of the hot path's connections. Its statements join a batch of ids to tables by primary key;
- * whatever the statistics of a table that grew a thousandfold since the last ANALYZE say, that is a nested loop.
+ * whatever the statistics of a table that grew a thousandfold since the last ANALYZE say, that is a nested loop. And a
+ * page of a queue is read along its index, from where the last one ended: sorting would read the whole backlog for each.
  */
 const HOT_PLANNER =
-  "-c join_collapse_limit=1 -c from_collapse_limit=1 -c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c plan_cache_mode=force_generic_plan";
+  "-c join_collapse_limit=1 -c from_collapse_limit=1 -c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off " +
+  "-c enable_bitmapscan=off -c enable_sort=off -c plan_cache_mode=force_generic_plan";
 
 export interface RunningService {
   readonly url: string;

@@ -12,18 +12,14 @@ import { isUniqueViolation } from "./pg-errors.js";
 import type { NewOutcome } from "./rows.js";
 
 const insert = (onConflict: string) => `
-WITH added AS (
-  INSERT INTO outcome (task_id, state, reason, attempt, result, codec, queue_us, run_us, cpu_us, peak_kb, detail)
+INSERT INTO outcome (task_id, state, reason, attempt, result, codec, queue_us, run_us, cpu_us, peak_kb, detail)
   SELECT u.task_id, u.state, u.reason, u.attempt, u.result, u.codec, u.queue_us, u.run_us, u.cpu_us, u.peak_kb, u.detail
   FROM unnest($1::uuid[], $2::uuid[], $3::int4[], $4::int2[], $5::int2[], $6::int4[], $7::bytea[], $8::int2[],
               $9::int8[], $10::int8[], $11::int8[], $12::int4[], $13::jsonb[])
        AS u (task_id, endpoint_id, epoch, state, reason, attempt, result, codec, queue_us, run_us, cpu_us, peak_kb, detail)
   JOIN task t ON t.id = u.task_id AND (t.endpoint_id = u.endpoint_id) IS TRUE AND t.attempt = u.attempt
   JOIN endpoint e ON e.id = u.endpoint_id AND e.epoch = u.epoch
-  ${onConflict}
-  RETURNING 1
-)
-SELECT count(*)::int4 AS added FROM added`;
+  ${onConflict}`;
 
 const PLAIN = { name: "insert-outcomes", text: insert("") };
 const CAREFUL = { name: "insert-outcomes-again", text: insert("ON CONFLICT (task_id) DO NOTHING") };
@@ -46,11 +42,9 @@ export async function insertOutcomes(pool: Pool, outcomes: readonly NewOutcome[]
     jsonbColumn(outcomes, (o) => o.detail),
   ];
   try {
-    const { rows } = await pool.query<{ added: number }>({ ...PLAIN, values });
-    return rows[0]!.added;
+    return (await pool.query({ ...PLAIN, values })).rowCount ?? 0;
   } catch (error) {
     if (!isUniqueViolation(error)) throw error;
-    const { rows } = await pool.query<{ added: number }>({ ...CAREFUL, values });
-    return rows[0]!.added;
+    return (await pool.query({ ...CAREFUL, values })).rowCount ?? 0;
   }
 }
