@@ -1,51 +1,21 @@
 /**
- * Starts a program under contain.py, so that nothing it starts outlives it, and waits for it.
- *
- * Invariant: when `runContained` or `stop` has resolved, every process of that program is gone; when this process
- * dies in whatever way, the same happens on Linux.
+ * Runs the programs of peers: to their end, within a time, and so that nothing they start outlives them (the reaper
+ * of scripts/lib sees to that).
  */
-import { spawn } from "node:child_process";
-import { fileURLToPath } from "node:url";
+import { startContained as start } from "../../scripts/lib/contain.mjs";
 
-const CONTAIN = fileURLToPath(new URL("./contain.py", import.meta.url));
 /** How much of a failed program's last words a reason may quote. */
 const REASON_CHARS = 300;
-/** Containment kills a tree in well under a second; past this the whole group is killed. */
-const STOP_GRACE_MS = 5_000;
 
-/** The groups that run now, for the signal handler of the main file. */
+/** What runs now, for the signal handler of the main file. */
 const running = new Set();
 
 export function startContained(command, args, { cwd, env, onStdout, onStderr }) {
-  const child = spawn("python3", [CONTAIN, command, ...args], {
-    cwd,
-    env,
-    detached: true, // a process group of its own
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  child.stdout.setEncoding("utf8").on("data", (text) => onStdout?.(text));
-  child.stderr.setEncoding("utf8").on("data", (text) => onStderr?.(text));
-  const ended = new Promise((resolve) => {
-    child.once("error", (error) => resolve({ status: -1, error }));
-    child.once("close", (status, signal) => resolve({ status: status ?? -1, signal }));
-  });
-  const signalGroup = (signal) => {
-    try {
-      process.kill(-child.pid, signal);
-    } catch {
-      // It has ended already.
-    }
-  };
-  const contained = {
-    ended,
-    async stop() {
-      child.kill("SIGTERM");
-      const timer = setTimeout(() => signalGroup("SIGKILL"), STOP_GRACE_MS);
-      await ended;
-      clearTimeout(timer);
-      signalGroup("SIGKILL");
-    },
-  };
+  const run = start(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+  run.child.stdout.setEncoding("utf8").on("data", (text) => onStdout?.(text));
+  run.child.stderr.setEncoding("utf8").on("data", (text) => onStderr?.(text));
+  const ended = run.ended.catch((error) => ({ status: -1, error }));
+  const contained = { ended, stop: () => run.stop().catch(() => undefined) };
   running.add(contained);
   void ended.then(() => running.delete(contained));
   return contained;
@@ -82,7 +52,6 @@ export async function runContained(command, args, { cwd, env = process.env, time
   }, timeoutMs);
   const { status, error } = await contained.ended;
   clearTimeout(timer);
-  await contained.stop();
   if (timedOut) return { ok: false, reason: `no result within ${timeoutMs / 1000} s` };
   if (error) return { ok: false, reason: `could not be started: ${error.message}` };
   if (status !== 0) return { ok: false, reason: `exit ${status}: ${lastWords(stderr || stdout)}` };

@@ -5,8 +5,8 @@ another user or has lost its parent. On Linux this process adopts every orphan b
 
 1. When COMMAND ends, what is left of its tree gets GRACE_S to end by itself. The rest is written to REPORT, one
    line each (`PID COMMAND LINE`), and killed. An empty REPORT means that nothing was left.
-2. SIGTERM and SIGINT are passed on to COMMAND alone, once. On Linux COMMAND gets SIGTERM also when this process
-   dies, or its parent does.
+2. SIGTERM and SIGINT are passed on to COMMAND alone, once; where it has not ended STOP_S later, it is killed. On
+   Linux COMMAND gets SIGTERM also when this process dies, or its parent does.
 3. The exit status is that of COMMAND (128 + n where signal n ended it).
 
 Elsewhere there is no such adoption: COMMAND runs, and REPORT stays empty.
@@ -22,6 +22,7 @@ import time
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_S = 3.0
+STOP_S = 20
 LOOK_S = 0.05
 
 
@@ -114,11 +115,14 @@ def main():
         if not passed_on:
             passed_on.append(number)
             child.send_signal(number)
+            signal.alarm(STOP_S)
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
+    signal.signal(signal.SIGALRM, lambda *_: child.kill())
     unblock()
     status = child.wait()
+    signal.alarm(0)
     left = left_after_grace() if libc else []
     with open(report, "w", encoding="utf-8") as file:
         file.writelines(f"{pid} {command_line(pid)}\n" for pid in left)

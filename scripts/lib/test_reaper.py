@@ -68,6 +68,19 @@ class Reaper(unittest.TestCase):
         # Its death tells the command a second time.
         reaper.kill()
 
+    def test_a_command_that_does_not_stop_is_killed(self):
+        with open(REAPER, encoding="utf-8") as file:
+            quick = file.read().replace("STOP_S = 20", "STOP_S = 1")
+        copy = os.path.join(self.folder.name, "reaper.py")
+        with open(copy, "w", encoding="utf-8") as file:
+            file.write(quick)
+        command = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
+        reaper = subprocess.Popen([sys.executable, copy, self.report, *command], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(reaper.stdout.close)
+        self.assertEqual(reaper.stdout.readline(), "ready\n")
+        reaper.send_signal(signal.SIGTERM)
+        self.assertEqual(reaper.wait(timeout=10), 128 + signal.SIGKILL)
+
     @unittest.skipUnless(sys.platform == "linux", "the death of a parent is told on Linux alone")
     def test_the_command_is_told_to_stop_when_the_reapers_parent_dies(self):
         script = 'trap "exit 0" TERM; echo $$; while :; do sleep 0.1; done'
