@@ -18,7 +18,7 @@ import {
   type ResultsFrame,
 } from "@farloom/protocol";
 import type { Logger } from "pino";
-import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, plannedUs } from "./depth.js";
+import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, mayGoAhead, overdueMs, plannedUs } from "./depth.js";
 import { addDuration, pickResults } from "./frame-items.js";
 import { Lane, type LaneTrouble } from "./lane.js";
 import { type NodeTask, outcome } from "./node-task.js";
@@ -26,7 +26,7 @@ import { oomKills } from "./proc.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
 import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
 
-/** Silence of a worker with tasks behind its head after which they are asked back. */
+/** After this much of one task, those behind it are asked back where another worker has nothing to do. */
 const STALE_MS = 20;
 /** `progress started` is told of tasks that run longer. */
 const ANNOUNCE_MS = 1_000;
@@ -309,11 +309,17 @@ export class Dispatcher implements WorkerOwner {
     const open: Worker[] = [];
     const now = performance.now();
     for (const worker of lane.workers) {
-      // Its head takes longer than was planned: nothing more goes behind it.
-      if (worker.held.length > 0 && now - worker.headSinceMs >= STALE_MS) continue;
-      if (worker.feedable && worker.plannedUs < AHEAD_US && worker.held.length < MAX_HELD) open.push(worker);
+      if (!worker.feedable || worker.held.length >= MAX_HELD) continue;
+      const head = worker.held.peek();
+      if (head) {
+        // Its head takes longer than was planned: nothing more goes behind it.
+        if (now - worker.headSinceMs >= overdueMs(head.fn)) continue;
+        if (worker.plannedUs >= AHEAD_US && !mayGoAhead(worker.held.length, worker.plannedUs, 0)) continue;
+      }
+      open.push(worker);
     }
-    open.sort((a, b) => a.held.length - b.held.length);
+    // The emptiest first, and of several the one whose head has run longest: its turn comes soonest.
+    open.sort((a, b) => a.held.length - b.held.length || a.headSinceMs - b.headSinceMs);
     for (let i = 0; i < open.length && lane.queue.length > 0; i++) {
       const worker = open[i]!;
       const idle = worker.held.length === 0;
@@ -347,8 +353,8 @@ export class Dispatcher implements WorkerOwner {
         continue;
       }
       task.plannedUs = plannedUs(task.fn!);
-      const first = worker.held.length === 0 && tasks.length === 0;
-      if (!first && (ahead + task.plannedUs > AHEAD_US || bytes > MAX_HELD_BYTES)) break;
+      const held = worker.held.length + tasks.length;
+      if (!mayGoAhead(held, ahead, task.plannedUs) || (held > 0 && bytes > MAX_HELD_BYTES)) break;
       lane.queue.shift();
       ahead += task.plannedUs;
       bytes += task.end - task.start;
@@ -427,12 +433,13 @@ export class Dispatcher implements WorkerOwner {
     const now = performance.now();
     const started: IdKey[] = [];
     this.#flooded = false;
+    const spare = this.#hasSpareWorker();
     for (const worker of this.#workers.values()) {
       const head = worker.held.peek();
       if (!head) continue;
       const ranMs = now - worker.headSinceMs;
       if (head.limitMs > 0 && ranMs >= head.limitMs) worker.stop(head.key, "run_time_limit");
-      else if (worker.held.length > 1 && ranMs >= STALE_MS) worker.recall();
+      else if (worker.held.length > 1 && ranMs >= (spare ? STALE_MS : overdueMs(head.fn))) worker.recall();
       if (ranMs >= WATCH_MS && worker.watch.check()) this.#flooded = true;
       if (ranMs >= ANNOUNCE_MS && !head.announced) {
         head.announced = true;
@@ -440,6 +447,17 @@ export class Dispatcher implements WorkerOwner {
       }
     }
     if (started.length > 0) this.#options.up.started(started);
+  }
+
+  /** Whether a worker could begin at once what waits behind another's head. */
+  #hasSpareWorker(): boolean {
+    let active = 0;
+    let idle = 0;
+    for (const worker of this.#workers.values()) {
+      if (worker.held.length > 0) active++;
+      else if (worker.feedable) idle++;
+    }
+    return idle > 0 && active < this.#options.workers;
   }
 
   /** Idle workers beyond the number of places are kept warm for a while, and no longer. */

@@ -7,6 +7,7 @@ import type { Duplex } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { WebSocketServer } from "ws";
+import { assertFramePolicies } from "./frame-policy.js";
 import type { Upgraded } from "./frame-socket.js";
 
 export interface LinkRoute<Who> {
@@ -19,6 +20,7 @@ export interface LinkRoute<Who> {
 /** Serves the routes on `server`'s upgrade event. Returns a function that closes the door. */
 // biome-ignore lint/suspicious/noExplicitAny: each route pairs its own admit and open.
 export function serveLinks(server: Server, routes: readonly LinkRoute<any>[], log: Logger): () => void {
+  assertFramePolicies();
   const wss = new WebSocketServer({
     noServer: true,
     perMessageDeflate: false,

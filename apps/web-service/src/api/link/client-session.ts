@@ -48,6 +48,7 @@ import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.
 import type { Principal } from "../../identity/principal.js";
 import type { Groups } from "../../intake/groups.js";
 import type { Intake } from "../../intake/intake.js";
+import { requireFrame } from "../../link/frame-policy.js";
 import { FrameSocket, type Upgraded } from "../../link/frame-socket.js";
 
 /** Tasks, and argument bytes, that one client may have on their way to the database. */
@@ -205,7 +206,7 @@ export class ClientSession implements ResultSink {
       this.#socket.end("FRAME_INVALID", { detail: "tasks from a client need endpoint and group" });
       return;
     }
-    this.#submit(frame, from, span).then(
+    this.#submit(frame, from).then(
       () => this.#settled(span, frame),
       (error: unknown) => {
         const known =
@@ -218,9 +219,11 @@ export class ClientSession implements ResultSink {
   }
 
   /** Checks a frame and gives it to intake. Not async until it must be: a task in the caches is on its way at once. */
-  #submit(frame: TasksFrame, from: number, span: Span): Promise<unknown> {
-    if (!this.#principal.scopes.has("tasks:submit")) {
-      return Promise.reject(new FarloomError("SCOPE_MISSING", { scope: "tasks:submit" }));
+  #submit(frame: TasksFrame, from: number): Promise<unknown> {
+    try {
+      requireFrame(this.#principal, "tasks");
+    } catch (refusal) {
+      return Promise.reject(refusal);
     }
     const { ownerKey, ownerId } = this.#principal;
     const endpointKey = keyAt(frame.endpoint!);
@@ -241,7 +244,6 @@ export class ClientSession implements ResultSink {
       }
       await this.#deps.groups.ensure(ownerKey, groupKey);
       await this.#take(frame, from, found, groupKey, records);
-      void span;
     })();
   }
 
@@ -322,8 +324,7 @@ export class ClientSession implements ResultSink {
   async #onWatch(group: Buffer, ids: Buffer | undefined): Promise<void> {
     const groupKey = keyAt(group);
     try {
-      if (!this.#principal.scopes.has("tasks:read"))
-        throw new FarloomError("SCOPE_MISSING", { scope: "tasks:read" });
+      requireFrame(this.#principal, "watch");
       await this.#deps.groups.ensure(this.ownerKey, groupKey);
       if (this.#socket.closed) return;
       if (!this.#groups.has(groupKey)) {
@@ -341,8 +342,7 @@ export class ClientSession implements ResultSink {
 
   async #onCancel(keys: IdKey[]): Promise<void> {
     try {
-      if (!this.#principal.scopes.has("tasks:cancel"))
-        throw new FarloomError("SCOPE_MISSING", { scope: "tasks:cancel" });
+      requireFrame(this.#principal, "cancel");
       await this.#deps.dispatch.cancelOwned(this.ownerKey, keys);
     } catch (error) {
       this.#problem(error, "TASK_NOT_FOUND");
