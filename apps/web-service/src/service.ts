@@ -240,7 +240,6 @@ async function start(
           sessions.add(
             new ClientSession(upgraded, principal, {
               log,
-              software: SOFTWARE,
               intake,
               groups,
               dispatch,
@@ -260,7 +259,6 @@ async function start(
               pool,
               log,
               replicaId,
-              software: SOFTWARE,
               dispatch,
               collect,
               functions,

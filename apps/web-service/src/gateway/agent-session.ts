@@ -2,16 +2,14 @@
  * One agent's connection: the service as the upper side of the service–agent hop. It opens the link, sends what
  * dispatch gives it within credit, and hands what comes up to collect.
  *
- *   opening   entered by the upgrade; left by a good hello, whose claim has committed, or by refusal
+ *   opening   entered by the upgrade; left by a good hello, or by refusal
+ *   claiming  until the claim of the endpoint has committed and its queue is here; the agent says nothing meanwhile
  *   open      tasks go down, results come up
  *   closed    entered once; the endpoint is detached, its leases stay with the agent's journal
  */
-import { randomUUID } from "node:crypto";
 import {
-  agree,
   batchLength,
   buildTasks,
-  CAPABILITIES,
   Credit,
   columnToKeys,
   errorMessage,
@@ -36,6 +34,7 @@ import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
 import type { FunctionRegistry } from "../functions/registry.js";
 import { FrameSocket, type Upgraded } from "../link/frame-socket.js";
+import { agreeOrRefuse, sendWelcome } from "../link/welcome.js";
 import { claimEndpoint, releaseEndpoint } from "../store/ownership.js";
 
 /** Results that the agent keeps before it hears at once that they are committed, and how long it may wait for fewer. */
@@ -46,7 +45,6 @@ export interface AgentSessionDeps {
   readonly pool: Pool;
   readonly log: Logger;
   readonly replicaId: string;
-  readonly software: string;
   readonly dispatch: Dispatch;
   readonly collect: Collect;
   readonly functions: FunctionRegistry;
@@ -68,7 +66,7 @@ export class AgentSession implements AgentLease {
   /** Tasks sent, for the agent's marks; custody itself is in PostgreSQL. */
   readonly #sent = new Outbox<null>();
   readonly #sentFunctions = new Set<string>();
-  #phase: "opening" | "open" | "closed" = "opening";
+  #phase: "opening" | "claiming" | "open" | "closed" = "opening";
   #queue: EndpointQueue | undefined;
   #markTimer: NodeJS.Timeout | undefined;
   #marked: Mark = { accepted: 0, durable: 0 };
@@ -148,9 +146,9 @@ export class AgentSession implements AgentLease {
   }
 
   #onFrame(frame: AgentFrame): void {
-    if (this.#phase === "opening") {
-      if (frame.t === "hello") void this.#open(frame);
-      else if (!this.#queue) this.#socket.end("FRAME_INVALID", { detail: `${frame.t} before hello` });
+    if (this.#phase !== "open") {
+      if (this.#phase === "opening" && frame.t === "hello") void this.#open(frame);
+      else this.#socket.end("FRAME_INVALID", { detail: `${frame.t} before the welcome` });
       return;
     }
     switch (frame.t) {
@@ -194,12 +192,9 @@ export class AgentSession implements AgentLease {
 
   async #open(hello: HelloFrame): Promise<void> {
     clearTimeout(this.#helloTimer);
-    const agreement = agree(hello, { caps: CAPABILITIES });
-    if (!agreement.ok) {
-      this.#socket.send({ t: "refuse", code: agreement.code, message: agreement.message });
-      this.#socket.end("VERSION_UNSUPPORTED", { detail: agreement.message });
-      return;
-    }
+    const agreed = agreeOrRefuse(this.#socket, hello);
+    if (!agreed) return;
+    this.#phase = "claiming";
     try {
       const claim = await claimEndpoint(
         this.#deps.pool,
@@ -218,19 +213,11 @@ export class AgentSession implements AgentLease {
       this.#queue = queue;
       if (this.#socket.closed) {
         this.#deps.dispatch.detach(this.#endpointKey, this);
+        await releaseEndpoint(this.#deps.pool, this.#endpointKey, claim.epoch);
         return;
       }
       this.#phase = "open";
-      this.#socket.send({
-        t: "welcome",
-        version: agreement.version,
-        caps: agreement.caps,
-        session: randomUUID(),
-        heartbeatMs: limits.HEARTBEAT_MS,
-        deadAfterMs: limits.DEAD_AFTER_MS,
-        maxFrameBytes: limits.MAX_FRAME_BYTES,
-        software: this.#deps.software,
-      });
+      sendWelcome(this.#socket, agreed);
       if (drop.length > 0) this.sendCancel(drop);
       this.#log.info(
         { epoch: queue.epoch, held: held.length, software: hello.software },

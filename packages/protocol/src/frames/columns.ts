@@ -98,39 +98,14 @@ export function buildTasks<T extends TaskItem>(
   n: number,
   functionOf: (item: T) => Buffer,
 ): TasksFrame {
-  const ids = Buffer.allocUnsafe(16 * n);
-  const ends = Buffer.allocUnsafe(4 * n);
-  const first = items[from]!;
+  const { ids, ends, codecs, attempts, bytes: args } = packItems(items, from, n);
   const fns: Buffer[] = [];
   let lastFn: Buffer | undefined;
   let lastIndex = -1;
   let fn: Buffer | undefined;
-  let codecs: number | Buffer = first.codec;
-  let attempts: Buffer | undefined;
   let opts: Record<number, TaskOptions> | undefined;
-  let bytes = 0;
   for (let i = 0; i < n; i++) {
     const item = items[from + i]!;
-    bytes += item.end - item.start;
-  }
-  const args = Buffer.allocUnsafe(bytes);
-  let at = 0;
-  let copied = 0;
-  let source: Buffer | undefined;
-  let runStart = 0;
-  let runEnd = 0;
-  for (let i = 0; i < n; i++) {
-    const item = items[from + i]!;
-    writeKey(ids, item.key, 16 * i);
-    // What lies side by side in one buffer is copied in one piece.
-    if (item.source !== source || item.start !== runEnd) {
-      if (source !== undefined) copied += source.copy(args, copied, runStart, runEnd);
-      source = item.source;
-      runStart = item.start;
-    }
-    runEnd = item.end;
-    at += item.end - item.start;
-    ends.writeUInt32LE(at, 4 * i);
     const digest = functionOf(item);
     if (digest !== lastFn) {
       lastFn = digest;
@@ -139,18 +114,11 @@ export function buildTasks<T extends TaskItem>(
       if (fns.length === 2 && fn === undefined) fn = Buffer.alloc(2 * n);
     }
     fn?.writeUInt16LE(lastIndex, 2 * i);
-    if (typeof codecs === "number") {
-      if (item.codec !== codecs) codecs = Buffer.alloc(n, codecs);
-    }
-    if (typeof codecs !== "number") codecs[i] = item.codec;
-    if (item.attempt !== 1) attempts ??= ones(n);
-    attempts?.writeUInt32LE(item.attempt, 4 * i);
     if (item.options) {
       opts ??= {};
       opts[i] = item.options;
     }
   }
-  source?.copy(args, copied, runStart, runEnd);
   const frame: TasksFrame = { t: "tasks", n, ids, fns, codecs, ends, args };
   if (fn) frame.fn = fn;
   if (attempts) frame.attempts = attempts;
@@ -160,12 +128,8 @@ export function buildTasks<T extends TaskItem>(
 
 /** The results [from, from+n) of `items` as one frame. */
 export function buildResults(items: readonly ResultItem[], from: number, n: number): ResultsFrame {
-  const ids = Buffer.allocUnsafe(16 * n);
-  const ends = Buffer.allocUnsafe(4 * n);
-  const first = items[from]!;
-  let codecs: number | Buffer = first.codec;
-  let states: number | Buffer = first.state;
-  let attempts: Buffer | undefined;
+  const { ids, ends, codecs, attempts, bytes: data } = packItems(items, from, n);
+  let states: number | Buffer = items[from]!.state;
   let reasons: Buffer | undefined;
   let detail: Record<number, OutcomeDetail> | undefined;
   const times = Buffer.allocUnsafe(16 * n);
@@ -173,35 +137,10 @@ export function buildResults(items: readonly ResultItem[], from: number, n: numb
   const runUs = times.subarray(4 * n, 8 * n);
   const cpuUs = times.subarray(8 * n, 12 * n);
   const peakKb = times.subarray(12 * n);
-  let bytes = 0;
   for (let i = 0; i < n; i++) {
     const item = items[from + i]!;
-    bytes += item.end - item.start;
-  }
-  const data = Buffer.allocUnsafe(bytes);
-  let at = 0;
-  let copied = 0;
-  let source: Buffer | undefined;
-  let runStart = 0;
-  let runEnd = 0;
-  for (let i = 0; i < n; i++) {
-    const item = items[from + i]!;
-    writeKey(ids, item.key, 16 * i);
-    // What lies side by side in one buffer is copied in one piece.
-    if (item.source !== source || item.start !== runEnd) {
-      if (source !== undefined) copied += source.copy(data, copied, runStart, runEnd);
-      source = item.source;
-      runStart = item.start;
-    }
-    runEnd = item.end;
-    at += item.end - item.start;
-    ends.writeUInt32LE(at, 4 * i);
-    if (typeof codecs === "number" && item.codec !== codecs) codecs = Buffer.alloc(n, codecs);
-    if (typeof codecs !== "number") codecs[i] = item.codec;
     if (typeof states === "number" && item.state !== states) states = Buffer.alloc(n, states);
     if (typeof states !== "number") states[i] = item.state;
-    if (item.attempt !== 1) attempts ??= ones(n);
-    attempts?.writeUInt32LE(item.attempt, 4 * i);
     if (item.reason !== 0) reasons ??= Buffer.alloc(n);
     if (reasons) reasons[i] = item.reason;
     queueUs.writeUInt32LE(durationToWire(item.queueUs), 4 * i);
@@ -213,7 +152,6 @@ export function buildResults(items: readonly ResultItem[], from: number, n: numb
       detail[i] = item.detail;
     }
   }
-  source?.copy(data, copied, runStart, runEnd);
   const frame: ResultsFrame = {
     t: "results",
     n,
@@ -231,6 +169,52 @@ export function buildResults(items: readonly ResultItem[], from: number, n: numb
   if (reasons) frame.reasons = reasons;
   if (detail) frame.detail = detail;
   return frame;
+}
+
+interface Packed {
+  readonly ids: Buffer;
+  readonly ends: Buffer;
+  readonly codecs: number | Buffer;
+  readonly attempts: Buffer | undefined;
+  readonly bytes: Buffer;
+}
+
+/** The columns that tasks and results share. */
+function packItems(
+  items: readonly (Slice & { readonly key: IdKey; readonly codec: number; readonly attempt: number })[],
+  from: number,
+  n: number,
+): Packed {
+  const ids = Buffer.allocUnsafe(16 * n);
+  const ends = Buffer.allocUnsafe(4 * n);
+  let codecs: number | Buffer = items[from]!.codec;
+  let attempts: Buffer | undefined;
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    const item = items[from + i]!;
+    writeKey(ids, item.key, 16 * i);
+    at += item.end - item.start;
+    ends.writeUInt32LE(at, 4 * i);
+    if (typeof codecs === "number" && item.codec !== codecs) codecs = Buffer.alloc(n, codecs);
+    if (typeof codecs !== "number") codecs[i] = item.codec;
+    if (item.attempt !== 1) attempts ??= ones(n);
+    attempts?.writeUInt32LE(item.attempt, 4 * i);
+  }
+  return { ids, ends, codecs, attempts, bytes: joinSlices(items, from, n, at) };
+}
+
+/** The slices one after the other; what lies side by side in one buffer is copied in one piece. */
+function joinSlices(items: readonly Slice[], from: number, n: number, sizeBytes: number): Buffer {
+  const out = Buffer.allocUnsafe(sizeBytes);
+  let copied = 0;
+  for (let i = 0; i < n; ) {
+    const { source, start } = items[from + i]!;
+    let end = start;
+    while (i < n && items[from + i]!.source === source && items[from + i]!.start === end)
+      end = items[from + i++]!.end;
+    copied += source.copy(out, copied, start, end);
+  }
+  return out;
 }
 
 function ones(n: number): Buffer {

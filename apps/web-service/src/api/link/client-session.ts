@@ -8,13 +8,10 @@
  * A client that does not read is paused: results gather here up to MAX_PENDING_*, then the connection is cut, and
  * the client's next `watch` brings them from PostgreSQL.
  */
-import { randomUUID } from "node:crypto";
 import {
-  agree,
   batchLength,
   buildResults,
   byteOf,
-  CAPABILITIES,
   CODEC_REFERENCE,
   codecName,
   columnToKeys,
@@ -50,6 +47,7 @@ import type { Groups } from "../../intake/groups.js";
 import type { Intake } from "../../intake/intake.js";
 import { requireFrame } from "../../link/frame-policy.js";
 import { FrameSocket, type Upgraded } from "../../link/frame-socket.js";
+import { agreeOrRefuse, sendWelcome } from "../../link/welcome.js";
 
 /** Tasks, and argument bytes, that one client may have on their way to the database. */
 const WINDOW_TASKS = 16_384;
@@ -60,7 +58,6 @@ const MAX_PENDING_BYTES = 64 * 1024 * 1024;
 
 export interface ClientSessionDeps {
   readonly log: Logger;
-  readonly software: string;
   readonly intake: Intake;
   readonly groups: Groups;
   readonly dispatch: Dispatch;
@@ -163,23 +160,10 @@ export class ClientSession implements ResultSink {
   }
 
   #onHello(hello: HelloFrame): void {
-    const agreement = agree(hello, { caps: CAPABILITIES });
-    if (!agreement.ok) {
-      this.#socket.send({ t: "refuse", code: agreement.code, message: agreement.message });
-      this.#socket.end("VERSION_UNSUPPORTED", { detail: agreement.message });
-      return;
-    }
+    const agreed = agreeOrRefuse(this.#socket, hello);
+    if (!agreed) return;
     this.#open = true;
-    this.#socket.send({
-      t: "welcome",
-      version: agreement.version,
-      caps: agreement.caps,
-      session: randomUUID(),
-      heartbeatMs: limits.HEARTBEAT_MS,
-      deadAfterMs: limits.DEAD_AFTER_MS,
-      maxFrameBytes: limits.MAX_FRAME_BYTES,
-      software: this.#deps.software,
-    });
+    sendWelcome(this.#socket, agreed);
     this.#sendCredit(WINDOW_TASKS, WINDOW_BYTES);
   }
 
