@@ -310,7 +310,8 @@ function openPool(url: string, max: number, name: string, log: Logger, options =
     application_name: name,
     options: `-c statement_timeout=${STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 ${options}`,
     connectionTimeoutMillis: 10_000,
-    idleTimeoutMillis: 60_000,
+    // A connection of the hot path stays: a new one is a new process of PostgreSQL, and parses everything again.
+    idleTimeoutMillis: options === "" ? 60_000 : 0,
   });
   // An idle connection that ends is replaced when it is needed.
   pool.on("error", (err) => log.warn({ err: err.message, pool: name }, "a database connection has ended"));

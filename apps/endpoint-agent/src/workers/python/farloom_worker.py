@@ -73,6 +73,8 @@ FLUSH_ITEMS = 1024
 POLL_AFTER_NS = 1_000_000
 # Tasks shorter than this cannot have started a process or used memory worth a system call to ask.
 MEASURE_AFTER_NS = 200_000
+# A folder's time of change may be this much older than the change: a timer tick, or two seconds on FAT and NFS v2.
+MTIME_STEP_NS = 2_100_000_000
 # Shorter ones cannot have made a file.
 SCRATCH_AFTER_NS = 10_000
 
@@ -213,9 +215,32 @@ def _unpack_map(data, at, n, depth):
     if 2 * n > len(data) - at:
         raise Malformed("truncated")
     items = {}
+    size = len(data)
+    depth -= 1
     for _ in range(n):
-        key, at = _unpack(data, at, depth - 1)
-        items[key], at = _unpack(data, at, depth - 1)
+        # Frames are maps of short names to small integers and short byte strings: these are taken here, as a
+        # call of _unpack for each would cost more than the rest of the frame.
+        tag = data[at]
+        if 0xA0 <= tag < 0xC0:
+            end = at + 1 + (tag & 31)
+            if end > size:
+                raise Malformed("truncated")
+            key = str(data[at + 1 : end], "utf-8")
+            at = end
+        else:
+            key, at = _unpack(data, at, depth)
+        tag = data[at]
+        if tag < 0x80:
+            items[key] = tag
+            at += 1
+        elif tag == 0xC4:
+            start = at + 2
+            at = start + data[at + 1]
+            if at > size:
+                raise Malformed("truncated")
+            items[key] = data[start:at]
+        else:
+            items[key], at = _unpack(data, at, depth)
     return items, at
 
 
@@ -489,9 +514,31 @@ _LE32 = struct.Struct("<I")
 _HEAD = struct.Struct("<IB")
 
 
+# One plain result, field by field as results_frame below would write it: the whole of a single call's answer.
+_ONE_HEAD = b"\x8b\xa1t\xa7results\xa1n\x01\xa3ids\xc4\x10"
+_ONE_NAMES = [b"\xa6codecs\xcc", b"\xa6states\xcc", b"\xa7queueUs\xc4\x04", b"\xa5runUs\xc4\x04"]
+_ONE_NAMES += [b"\xa5cpuUs\xc4\x04", b"\xa6peakKb\xc4\x04", b"\xa4ends\xc4\x04", b"\xa4data\xc5"]
+_ONE = struct.Struct("<" + "".join("%ds%s" % (len(name), kind) for name, kind in zip(_ONE_NAMES, [*"BBIIIII", "2s"])))
+_N1, _N2, _N3, _N4, _N5, _N6, _N7, _N8 = _ONE_NAMES
+
+
+def one_result_frame(item):
+    """results_frame of a single item that has no reason, no detail, a first attempt and less than 64 KiB."""
+    key, codec, _, state, _, queue_us, run_us, cpu_us, peak_kb, data, _ = item
+    size = len(data)
+    columns = _ONE.pack(
+        _N1, codec, _N2, state, _N3, queue_us, _N4, run_us, _N5, cpu_us, _N6, peak_kb, _N7, size, _N8, _U16.pack(size)
+    )
+    return b"".join((_U32.pack(len(_ONE_HEAD) + 16 + len(columns) + size), _ONE_HEAD, key, columns, data))
+
+
 def results_frame(items):
     """The columns of PROTOCOL.md for these results, with the length in front."""
     n = len(items)
+    if n == 1:
+        item = items[0]
+        if item[10] is None and item[4] == 0 and item[2] == 1 and len(item[9]) < 65536:
+            return one_result_frame(item)
     keys, codecs, attempts, states, reasons, queue, run, cpu, peak, data, details = zip(*items)
     ends = []
     at = 0
@@ -1065,17 +1112,17 @@ class Output:
         if self._flush_c is not None:
             self._flush_c(None)
         out, err = self.fds
-        if ran_ns < MEASURE_AFTER_NS and not os.lseek(out, 0, 1) and not os.lseek(err, 0, 1):
+        if ran_ns < MEASURE_AFTER_NS and not os.lseek(out, 0, os.SEEK_CUR) and not os.lseek(err, 0, os.SEEK_CUR):
             return None
         detail = None
         for fd, name in ((out, "stdout"), (err, "stderr")):
-            size = os.fstat(fd).st_size
+            size = os.lseek(fd, 0, os.SEEK_END)
             if size:
                 detail = detail or {}
                 detail[name] = read_tail(fd, size).decode("utf-8", "replace")
                 detail[name + "Bytes"] = size
                 os.ftruncate(fd, 0)
-            os.lseek(fd, 0, 0)
+                os.lseek(fd, 0, os.SEEK_SET)
         return detail
 
     def _reopen(self):
@@ -1122,6 +1169,7 @@ class Surroundings:
 
     def _open_scratch(self):
         self._fd = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._swept_ns = 0
         os.fchdir(self._fd)
 
     def _watch_environment(self):
@@ -1187,9 +1235,17 @@ class Surroundings:
                 self._moved = True
 
     def _sweep(self):
+        """Empties the folder, where its times say that something was put into it since it was seen empty."""
         try:
-            if not os.listdir(self._fd):
+            folder = os.fstat(self._fd)
+            if folder.st_mtime_ns == self._swept_ns and folder.st_nlink:
                 return
+            if not os.listdir(self._fd) and folder.st_nlink:
+                # File times step by a timer tick: only one that lies well behind tells the next change.
+                if time.time_ns() - folder.st_mtime_ns > MTIME_STEP_NS:
+                    self._swept_ns = folder.st_mtime_ns
+                return
+            self._swept_ns = 0
             for entry in os.scandir(self.scratch):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
@@ -1207,13 +1263,14 @@ class Surroundings:
 
     def measure(self, started_ns):
         """(CPU microseconds, peak KiB) of a task, its children included."""
-        cpu_ns = time.process_time_ns()
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_ns = int((own.ru_utime + own.ru_stime) * 1e9)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         children_s = usage.ru_utime + usage.ru_stime
         # Since the last look this thread was busy until the task began.
         used_ns = cpu_ns - self._cpu_ns - max(0, min(started_ns - self._at_ns, cpu_ns - self._cpu_ns))
         used_ns += int((children_s - self._children_s) * 1e9)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = own.ru_maxrss
         if usage.ru_maxrss > self._children_kb:
             self._children_kb = usage.ru_maxrss
             peak = max(peak, usage.ru_maxrss)
@@ -1222,10 +1279,9 @@ class Surroundings:
             try:
                 with open("/proc/self/clear_refs", "wb", 0) as refs:
                     refs.write(b"5")
+                self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             except OSError:
                 self._can_reset_peak = False
-        if self._can_reset_peak:
-            self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self._cpu_ns = cpu_ns
         self._at_ns = time.perf_counter_ns()
         return max(0, used_ns) // 1000, peak
