@@ -44,6 +44,7 @@ import { ServiceStream } from "./link/service-stream.js";
 import type { LinkUser } from "./link/supervisor.js";
 import type { FramePort } from "./node/port.js";
 import { hasReference, type TaskFiles } from "./payloads/task-files.js";
+import { Rest } from "./rest.js";
 import { KeptResults } from "./results/kept-results.js";
 import { Outcomes } from "./results/outcomes.js";
 import { ResultSender, resultBytes } from "./results/result-sender.js";
@@ -87,6 +88,7 @@ export class Engine implements LinkUser {
   readonly #port: FramePort;
   readonly #functions: FunctionsDesk;
   readonly #turn: Turn;
+  readonly #rest = new Rest();
   readonly #files: TaskFiles;
   readonly #scheduler = new Scheduler();
   readonly #sender = new ResultSender();
@@ -424,6 +426,7 @@ export class Engine implements LinkUser {
   #append(record: JournalRecord): void {
     this.#journal.append(record.type, record.payload);
     this.#urgent = true;
+    this.#rest.stir();
   }
 
   #forget(tasks: readonly HeldTask[]): void {
@@ -565,6 +568,7 @@ export class Engine implements LinkUser {
     this.#flush(true);
     this.#ending = this.#closed = true;
     this.#turn.close();
+    this.#rest.close();
     this.#outcomes.close();
     clearTimeout(this.#keptTimer);
     this.#timers.clear();

@@ -86,6 +86,32 @@ export async function httpJson<T>(url: URL, options: HttpOptions & { readonly js
   return parseJson<T>(url, await readText(response));
 }
 
+/**
+ * The response's body into `buffer`; how many bytes came. Rejects where more come than it holds, or the connection
+ * ends before the announced length.
+ */
+export function readInto(response: IncomingMessage, buffer: Buffer): Promise<number> {
+  return new Promise((resolve, reject) => {
+    let filled = 0;
+    response.on("data", (chunk: Buffer) => {
+      if (filled + chunk.length > buffer.length) {
+        response.destroy(new Error(`the answer has more than ${buffer.length} bytes`));
+        return;
+      }
+      chunk.copy(buffer, filled);
+      filled += chunk.length;
+    });
+    response.once("end", () => resolve(filled));
+    response.once("error", reject);
+  });
+}
+
+/** Whether the request that this answers has been written to its end: nothing reads its body any more. */
+export function isRequestSent(response: IncomingMessage): boolean {
+  // Node documents `req` on the client's side; its types do not know it.
+  return (response as IncomingMessage & { readonly req: ClientRequest }).req.writableFinished;
+}
+
 const JSON_HEADERS = { "content-type": "application/json" };
 
 export function isOk(response: IncomingMessage): boolean {

@@ -109,7 +109,8 @@ async function start(
   const identity = new Identity(prisma, await loadSigningKey(config.stateDir, config.signingKeyFile));
   const functions = new FunctionRegistry(prisma);
   const endpoints = new EndpointRegistry(prisma);
-  const payloads = new PayloadStore(pool, config.stateDir);
+  const payloads = new PayloadStore(pool, config.stateDir, log);
+  undo.push(() => payloads.close());
   await bootstrapKey(config, identity, log);
 
   // The road
@@ -281,6 +282,7 @@ async function start(
     ]);
     intake.close();
     collect.close();
+    payloads.endRetries();
     await app.close();
   });
   await app.listen({ host: config.host, port: config.port });

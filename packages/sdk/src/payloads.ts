@@ -1,12 +1,14 @@
 /**
  * Payload files: arguments and results above 65,536 bytes travel by HTTP under their SHA-256 (PROTOCOL.md section 6).
- * What the service has already is not sent again.
+ * Large ones that the service has already are not sent again; nor is anything that we stored a short while ago.
  */
 import { createHash } from "node:crypto";
 import { FarloomError, limits } from "@farloom/protocol";
 import { mayRetry } from "./errors.js";
 import type { Rest } from "./rest.js";
 
+/** Up to this size, sending costs less than asking first whether the service has it: PUT says so by itself. */
+const ASK_FIRST_BYTES = 4 * 1024 * 1024;
 /** Transfers at once; each holds its bytes in memory. */
 const MAX_TRANSFERS = 8;
 /** Digests remembered as stored. The service keeps an unused file for 24 hours; we trust it for one. */
@@ -54,7 +56,7 @@ export class Payloads {
 
   async #upload(name: string, bytes: Buffer, signal: AbortSignal | undefined): Promise<void> {
     const path = `/v1/payloads/${name}`;
-    if (!(await this.#has(path, signal))) {
+    if (bytes.length <= ASK_FIRST_BYTES || !(await this.#has(path, signal))) {
       await this.#rest.send({ method: "PUT", path, body: bytes, signal, timeoutMs: 600_000 });
     }
     if (this.#stored.size >= MAX_REMEMBERED) this.#stored.delete(this.#stored.keys().next().value!);

@@ -5,7 +5,7 @@
  *       kill -9 of the agent. Whatever acknowledges a record comes after it (A2, A3).
  *   J2  A write that fails, or falls short, leaves the committed part as it was: writes go to a position, and
  *       the next one overwrites the rest. Nothing appended is forgotten; it is tried again.
- *   J3  fdatasync runs behind, never two at a time, at most every 50 ms: it narrows what the death of the
+ *   J3  fdatasync runs behind, never two at a time, at most every 100 ms: it narrows what the death of the
  *       machine can take, and no task waits for it.
  *   J4  A compaction writes what is live into a new segment, and only when that is synced are older ones deleted.
  *
@@ -42,7 +42,7 @@ import {
 /** Below this much garbage a compaction gains nothing worth its write. */
 const GARBAGE_BYTES = 64 * 1024 * 1024;
 /** Between two fdatasync: short against what a person would redo, long against what a sync costs. */
-const SYNC_EVERY_MS = 50;
+const SYNC_EVERY_MS = 100;
 /** One writev takes at most this many buffers (IOV_MAX is 1,024). */
 const MAX_IOV = 1000;
 

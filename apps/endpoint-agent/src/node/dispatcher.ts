@@ -318,8 +318,7 @@ export class Dispatcher implements WorkerOwner {
       }
       open.push(worker);
     }
-    // The emptiest first, and of several the one whose head has run longest: its turn comes soonest.
-    open.sort((a, b) => a.held.length - b.held.length || a.headSinceMs - b.headSinceMs);
+    open.sort(byReadiness);
     for (let i = 0; i < open.length && lane.queue.length > 0; i++) {
       const worker = open[i]!;
       const idle = worker.held.length === 0;
@@ -433,13 +432,17 @@ export class Dispatcher implements WorkerOwner {
     const now = performance.now();
     const started: IdKey[] = [];
     this.#flooded = false;
-    const spare = this.#hasSpareWorker();
+    const spare = this.#lanesWithSpareWorkers();
     for (const worker of this.#workers.values()) {
       const head = worker.held.peek();
       if (!head) continue;
       const ranMs = now - worker.headSinceMs;
       if (head.limitMs > 0 && ranMs >= head.limitMs) worker.stop(head.key, "run_time_limit");
-      else if (worker.held.length > 1 && ranMs >= (spare ? STALE_MS : overdueMs(head.fn))) worker.recall();
+      else if (
+        worker.held.length > 1 &&
+        ranMs >= (spare.has(worker.record.lane) ? STALE_MS : overdueMs(head.fn))
+      )
+        worker.recall();
       if (ranMs >= WATCH_MS && worker.watch.check()) this.#flooded = true;
       if (ranMs >= ANNOUNCE_MS && !head.announced) {
         head.announced = true;
@@ -449,15 +452,15 @@ export class Dispatcher implements WorkerOwner {
     if (started.length > 0) this.#options.up.started(started);
   }
 
-  /** Whether a worker could begin at once what waits behind another's head. */
-  #hasSpareWorker(): boolean {
+  /** The lanes of which a worker could begin at once what waits behind another's head. */
+  #lanesWithSpareWorkers(): ReadonlySet<string> {
+    const lanes = new Set<string>();
     let active = 0;
-    let idle = 0;
     for (const worker of this.#workers.values()) {
       if (worker.held.length > 0) active++;
-      else if (worker.feedable) idle++;
+      else if (worker.feedable) lanes.add(worker.record.lane);
     }
-    return idle > 0 && active < this.#options.workers;
+    return active < this.#options.workers ? lanes : NO_LANES;
   }
 
   /** Idle workers beyond the number of places are kept warm for a while, and no longer. */
@@ -580,4 +583,16 @@ export class Dispatcher implements WorkerOwner {
     const mean = sum / n + 4;
     this.typicalUs = this.typicalUs === undefined ? mean : this.typicalUs + (mean - this.typicalUs) / 4;
   }
+}
+
+const NO_LANES: ReadonlySet<string> = new Set();
+
+/**
+ * The emptiest first. Of idle ones the one that worked last, whose memory is still in the caches; of busy ones
+ * the one whose head has run longest, as its turn comes soonest.
+ */
+function byReadiness(a: Worker, b: Worker): number {
+  const fewer = a.held.length - b.held.length;
+  if (fewer !== 0) return fewer;
+  return a.held.length === 0 ? b.headSinceMs - a.headSinceMs : a.headSinceMs - b.headSinceMs;
 }

@@ -242,9 +242,13 @@ export class Worker {
     };
     if (hello.channel === "control") {
       this.#control = link;
-      this.#recalling = false;
       link.listen({ ...listener, onFrame: (frame) => this.#receive(frame) });
-      if (this.held.length > 1) this.recall();
+      // What was asked before this connection was there, the worker did not hear.
+      if (this.#recalling) {
+        this.#recalling = false;
+        this.#recalledFor = undefined;
+        this.recall();
+      }
       return;
     }
     this.#main?.destroy();
@@ -431,6 +435,8 @@ export class Worker {
       const task = this.#takeHeld(key);
       if (task) tasks.push(task);
     }
+    // It had not begun its head either: sent again, the same head may be asked behind once more.
+    if (this.held.length === 0) this.#recalledFor = undefined;
     if (this.#stop && !this.#stop.signalled) this.#signal();
     this.#owner.onReturned(this, tasks);
   }
@@ -454,6 +460,7 @@ export class Worker {
     if (link === this.#control) {
       this.#control = undefined;
       this.#recalling = false;
+      this.#recalledFor = undefined;
       return;
     }
     if (link !== this.#main || this.phase === "dead") return;

@@ -4,8 +4,21 @@
  *
  * Bound: pinned files, plus `cacheBytes` of others.
  */
-import { readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import {
+  closeSync,
+  open,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
+import { promisify } from "node:util";
+
+const openFile = promisify(open);
 
 export class PayloadStore {
   readonly #dir: string;
@@ -43,6 +56,33 @@ export class PayloadStore {
   /** Where a download of `hex` may write, before it is verified. */
   partPath(hex: string): string {
     return join(this.#dir, `${hex}.part`);
+  }
+
+  /**
+   * Writes all of a download at once. It is not synced: after a crash of the machine it is fetched again. Only the
+   * file's creation is left to the thread pool: it may wait for others' syncs, which what follows does not.
+   */
+  async writePart(hex: string, bytes: Buffer): Promise<void> {
+    const fd = await openFile(this.partPath(hex), "w", 0o600);
+    try {
+      for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Reads a small file into `buffer`; how many bytes it has. */
+  read(hex: string, buffer: Buffer): number {
+    const fd = openSync(this.path(hex), "r");
+    try {
+      let filled = 0;
+      for (let n = -1; n !== 0 && filled < buffer.length; filled += n) {
+        n = readSync(fd, buffer, filled, buffer.length - filled, null);
+      }
+      return filled;
+    } finally {
+      closeSync(fd);
+    }
   }
 
   /** A verified part becomes the file. */

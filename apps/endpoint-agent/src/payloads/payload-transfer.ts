@@ -3,22 +3,32 @@
  * before its task is handed down, and sent up before its result is. What fails for want of a connection is
  * tried again for as long as somebody needs it; what the service says is gone is a failure.
  *
- * Bound: four transfers at once; the rest waits in line, no more than tasks are held.
+ * Small files move whole, by plain calls: a trip to the thread pool for each chunk would cost more than the file.
+ * Large ones are streamed.
+ *
+ * Bound: MAX_TRANSFERS at once, each with MAX_WHOLE_BYTES of memory at most; the rest waits in line, no more than
+ * tasks are held.
  */
 import { createHash } from "node:crypto";
 import { createReadStream, createWriteStream, rmSync } from "node:fs";
+import type { IncomingMessage } from "node:http";
 import { pipeline } from "node:stream/promises";
 import { FarloomError, limits } from "@farloom/protocol";
 import type { Logger } from "pino";
-import { failureOf, type HttpFailure, http, isOk, sleep } from "../http.js";
+import { failureOf, type HttpFailure, http, isOk, isRequestSent, readInto, sleep } from "../http.js";
 import { Backoff } from "../link/backoff.js";
+import { BufferPool } from "./buffer-pool.js";
 import type { PayloadStore } from "./payload-store.js";
 
-const MAX_TRANSFERS = 4;
+const MAX_TRANSFERS = 8;
+/** Above this a file is streamed. */
+const MAX_WHOLE_BYTES = 4 * 1024 * 1024;
 /** A service that sends nothing for so long is gone; a slow disk behind it is not. */
 const IDLE_TIMEOUT_MS = 60_000;
 /** A file that keeps arriving damaged is damaged where it lies. */
 const MAX_MISMATCHES = 3;
+
+const OCTETS = { "content-type": "application/octet-stream" };
 
 export interface PayloadTransferOptions {
   readonly serviceUrl: string;
@@ -34,6 +44,7 @@ export type TransferOutcome = { readonly ok: true } | { readonly ok: false; read
 export class PayloadTransfer {
   readonly #options: PayloadTransferOptions;
   readonly #stop = new AbortController();
+  readonly #buffers = new BufferPool();
   readonly #running = new Map<string, Promise<TransferOutcome>>();
   #free = MAX_TRANSFERS;
   readonly #line: (() => void)[] = [];
@@ -108,32 +119,54 @@ export class PayloadTransfer {
       idleTimeoutMs: IDLE_TIMEOUT_MS,
     });
     if (!isOk(response)) return this.#refused(await failureOf(url, response));
-    const part = store.partPath(hex);
-    const hash = createHash("sha256");
-    let received = 0;
     try {
-      await pipeline(
-        response,
-        async function* (chunks: AsyncIterable<Buffer>) {
-          for await (const chunk of chunks) {
-            received += chunk.length;
-            if (received > sizeBytes) break;
-            hash.update(chunk);
-            yield chunk;
-          }
-        },
-        createWriteStream(part, { mode: 0o600 }),
-        { signal },
-      );
-      const actual = hash.digest("hex");
-      if (actual !== hex || received !== sizeBytes)
-        throw new FarloomError("PAYLOAD_MISMATCH", { digest: hex, actual });
+      const actual =
+        sizeBytes <= MAX_WHOLE_BYTES
+          ? await this.#receiveWhole(hex, sizeBytes, response)
+          : await this.#receiveStream(hex, sizeBytes, response, signal);
+      if (actual !== hex) throw new FarloomError("PAYLOAD_MISMATCH", { digest: hex, actual });
       store.adopt(hex);
     } catch (error) {
-      rmSync(part, { force: true });
+      rmSync(store.partPath(hex), { force: true });
       throw error;
     }
     return { ok: true };
+  }
+
+  /** The digest of what came; it is in the part's file where that is the right one. */
+  async #receiveWhole(hex: string, sizeBytes: number, response: IncomingMessage): Promise<string> {
+    const buffer = this.#buffers.take(sizeBytes);
+    const received = await readInto(response, buffer.subarray(0, sizeBytes));
+    const bytes = buffer.subarray(0, received);
+    const actual = createHash("sha256").update(bytes).digest("hex");
+    if (actual === hex) await this.#options.store.writePart(hex, bytes);
+    this.#buffers.give(buffer);
+    return actual;
+  }
+
+  async #receiveStream(
+    hex: string,
+    sizeBytes: number,
+    response: IncomingMessage,
+    signal: AbortSignal,
+  ): Promise<string> {
+    const hash = createHash("sha256");
+    let received = 0;
+    await pipeline(
+      response,
+      async function* (chunks: AsyncIterable<Buffer>) {
+        for await (const chunk of chunks) {
+          received += chunk.length;
+          hash.update(chunk);
+          // Too much of it is not what was asked for, whatever comes after.
+          if (received > sizeBytes) break;
+          yield chunk;
+        }
+      },
+      createWriteStream(this.#options.store.partPath(hex), { mode: 0o600 }),
+      { signal },
+    );
+    return hash.digest("hex");
   }
 
   async #upload(hex: string, signal: AbortSignal): Promise<TransferOutcome> {
@@ -142,17 +175,11 @@ export class PayloadTransfer {
     if (sizeBytes === undefined) return { ok: false, message: "the result's file is gone from the agent" };
     const url = this.#url(hex);
     const headers = await this.#headers(signal);
-    // A result that is sent again after a reconnect has mostly been uploaded before.
-    const there = await http(url, { method: "HEAD", headers, signal });
-    there.resume();
-    if (isOk(there)) return { ok: true };
-    const response = await http(url, {
-      method: "PUT",
-      headers: { ...headers, "content-type": "application/octet-stream" },
-      body: { stream: createReadStream(store.path(hex)), sizeBytes },
-      signal,
-      idleTimeoutMs: IDLE_TIMEOUT_MS,
-    });
+    const response =
+      sizeBytes <= MAX_WHOLE_BYTES
+        ? await this.#sendWhole(hex, sizeBytes, url, headers, signal)
+        : await this.#sendStream(hex, sizeBytes, url, headers, signal);
+    if (response === undefined) return { ok: true };
     if (!isOk(response)) {
       const failure = await failureOf(url, response);
       if (failure.code === "PAYLOAD_MISMATCH") {
@@ -162,6 +189,48 @@ export class PayloadTransfer {
     }
     response.resume();
     return { ok: true };
+  }
+
+  /** The service says by itself where it has the file: asking first would cost as much as sending it. */
+  async #sendWhole(
+    hex: string,
+    sizeBytes: number,
+    url: URL,
+    headers: Record<string, string>,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    const buffer = this.#buffers.take(sizeBytes);
+    const body = buffer.subarray(0, this.#options.store.read(hex, buffer.subarray(0, sizeBytes)));
+    const response = await http(url, {
+      method: "PUT",
+      headers: { ...headers, ...OCTETS },
+      body,
+      signal,
+      idleTimeoutMs: IDLE_TIMEOUT_MS,
+    });
+    // A service that refuses may answer before all is written; such a buffer is left to the collector.
+    if (isRequestSent(response)) this.#buffers.give(buffer);
+    return response;
+  }
+
+  /** Undefined where the service has the file: a result that is sent again after a reconnect mostly is there. */
+  async #sendStream(
+    hex: string,
+    sizeBytes: number,
+    url: URL,
+    headers: Record<string, string>,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage | undefined> {
+    const there = await http(url, { method: "HEAD", headers, signal });
+    there.resume();
+    if (isOk(there)) return undefined;
+    return http(url, {
+      method: "PUT",
+      headers: { ...headers, ...OCTETS },
+      body: { stream: createReadStream(this.#options.store.path(hex)), sizeBytes },
+      signal,
+      idleTimeoutMs: IDLE_TIMEOUT_MS,
+    });
   }
 
   /** The one place that says which refusals are for good. */

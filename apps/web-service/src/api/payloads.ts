@@ -1,4 +1,4 @@
-/** Payload files: large arguments and results, by the SHA-256 of their bytes. Nothing here is ever held in memory whole. */
+/** Payload files: large arguments and results, by the SHA-256 of their bytes. What is large is never in memory whole. */
 import type { Readable } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -92,8 +92,12 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
 
 const Stored = Type.Object({ digest: Digest, sizeBytes: Type.Integer() });
 
-/** Streams a file, or the range of it that the request asks for. @throws FarloomError RANGE_INVALID */
-export function sendFile(request: FastifyRequest, reply: FastifyReply, file: OpenPayload): FastifyReply {
+/** Sends a file, or the range of it that the request asks for. @throws FarloomError RANGE_INVALID */
+export async function sendFile(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  file: OpenPayload,
+): Promise<FastifyReply> {
   const { sizeBytes } = file;
   reply.header("accept-ranges", "bytes");
   const range = rangeOf(request.headers.range, sizeBytes);
@@ -103,7 +107,12 @@ export function sendFile(request: FastifyRequest, reply: FastifyReply, file: Ope
   }
   if (range) reply.code(206).header("content-range", `bytes ${range.start}-${range.end}/${sizeBytes}`);
   reply.header("content-length", range ? range.end - range.start + 1 : sizeBytes);
-  return reply.send(file.stream(range));
+  const whole = range ? undefined : await file.whole();
+  if (whole === undefined) return reply.send(file.stream(range));
+  // The memory is given to others once its last byte is with the kernel, or nobody wants it any more.
+  if (reply.raw.destroyed) whole.release();
+  else reply.raw.once("close", whole.release);
+  return reply.send(whole.bytes);
 }
 
 /** One range of RFC 9110; several, or other units, are ignored and answered whole, as it allows. */

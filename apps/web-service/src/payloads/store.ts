@@ -1,24 +1,30 @@
 /**
- * Content-addressed files for what is too large for a row: `<stateDir>/payloads/<owner>/<aa>/<hex>`.
+ * Content-addressed files for what is too large for a row: `<stateDir>/payloads/<owner>/<aa>/<hex>`. Small ones
+ * pass through staging memory and the disk thread; large ones are streamed.
  *
- *   1. A file under its final name is whole, has that digest, and is on disk: it is hashed while it streams
- *      into a temporary file, synced, and only then renamed; the folder is synced after that.
- *   2. The row comes after the file. A file without a row does not exist for anybody.
+ *     upload ─► staging ─► disk thread ─► rows          (≤ MAX_STAGED_BYTES)
+ *     upload ─► temporary file ─► disk thread ─► rows   (larger, or of unknown length)
+ *
+ *   1. A file under its final name is whole, has that digest, and is on disk.
+ *   2. The row comes after the file. A file without a row does not exist for anybody; a row whose file was lost is
+ *      no payload either, and the next upload mends it.
  *   3. Everything is looked up within one owner.
+ *   4. One payload is stored or removed by one call at a time.
  */
 import { createHash, randomBytes } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { createReadStream, statSync } from "node:fs";
+import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
 import type pg from "pg";
-import { LruMap } from "../support/lru-map.js";
+import type { Logger } from "pino";
+import { Disk } from "./disk.js";
+import { TEMP_FOLDER } from "./disk-jobs.js";
+import { PayloadRows, payloadKey } from "./rows.js";
+import { MAX_STAGED_BYTES, type Slot, Staging } from "./staging.js";
+import { drain, gather, tooLarge, writeAll, writeHashed } from "./upload.js";
 
-/** Bytes gathered for one write: few trips to the thread pool, little memory for each upload. */
-const WRITE_BYTES = 256 * 1024;
-/** Silence in an upload after which it is given up. */
-const UPLOAD_IDLE_MS = 60_000;
 const READ_BYTES = 256 * 1024;
 
 export interface PayloadRef {
@@ -26,55 +32,56 @@ export interface PayloadRef {
   readonly sizeBytes: number;
 }
 
+export interface Stored {
+  readonly sizeBytes: number;
+  /** False where it was here already. */
+  readonly created: boolean;
+}
+
 export interface OpenPayload {
   readonly sizeBytes: number;
   /** The bytes, or those from `start` to `end` inclusive. Must be read or destroyed. */
   stream(range?: { readonly start: number; readonly end: number }): Readable;
+  /** All of it in memory, where it is small and there is room. `bytes` is good until `release`, which must be called. */
+  whole(): Promise<{ readonly bytes: Buffer; release(): void } | undefined>;
 }
 
 export class PayloadStore {
-  readonly #pool: pg.Pool;
   readonly #root: string;
-  /** Folders known to exist and to be on disk. */
-  readonly #folders = new LruMap<string, Promise<void>>(10_000);
+  readonly #rows: PayloadRows;
+  readonly #staging = new Staging();
+  readonly #disk: Disk;
+  /** The last call in line for each payload that is being stored or removed (4). */
+  readonly #lines = new Map<string, Promise<unknown>>();
+  #tempFolder: Promise<unknown> | undefined;
 
-  constructor(pool: pg.Pool, stateDir: string) {
-    this.#pool = pool;
+  constructor(pool: pg.Pool, stateDir: string, log: Logger) {
     this.#root = join(stateDir, "payloads");
+    this.#rows = new PayloadRows(pool, log);
+    this.#disk = new Disk({ root: this.#root, shared: this.#staging.shared });
   }
 
   /**
-   * Takes the stream's bytes in. `created` is false where they were here already; the stream is then read to
-   * its end and dropped.
+   * Takes the stream's bytes in, `sizeBytes` of them where that is known. Where they were here already, the stream is
+   * read to its end and dropped.
    * @throws FarloomError PAYLOAD_MISMATCH, PAYLOAD_TOO_LARGE, REQUEST_INVALID (stream cut off)
    */
-  async put(
-    ownerId: string,
-    digest: Buffer,
-    stream: Readable,
-    sizeBytes?: number,
-  ): Promise<{ sizeBytes: number; created: boolean }> {
+  async put(ownerId: string, digest: Buffer, stream: Readable, sizeBytes?: number): Promise<Stored> {
     if (sizeBytes !== undefined && sizeBytes > limits.MAX_PAYLOAD_BYTES) throw tooLarge();
-    // A stream handed over is paused and complete: nothing is lost while the row is looked up.
-    const known = await this.touch(ownerId, digest);
+    const isSmall = sizeBytes !== undefined && sizeBytes <= MAX_STAGED_BYTES;
+    // For a small one the row itself is the question: asking first would cost as much as writing again.
+    const known = isSmall ? this.#recent(ownerId, digest) : await this.touch(ownerId, digest);
     if (known !== undefined) {
       await drain(stream);
       return { sizeBytes: known, created: false };
     }
-    const temp = await this.#temp();
+    const slot = isSmall ? this.#staging.take(sizeBytes) : undefined;
+    if (slot === undefined) return this.#putStream(ownerId, digest, stream);
     try {
-      const got = await writeHashed(temp.file, stream);
-      if (!got.digest.equals(digest)) {
-        throw new FarloomError("PAYLOAD_MISMATCH", {
-          actual: got.digest.toString("hex"),
-          digest: digest.toString("hex"),
-        });
-      }
-      await this.#settle(ownerId, temp, got);
-      return { sizeBytes: got.sizeBytes, created: true };
-    } catch (error) {
-      await discard(temp);
-      throw error;
+      await gather(stream, slot.memory.subarray(0, sizeBytes));
+      return await this.#putSlot(ownerId, digest, slot);
+    } finally {
+      this.#staging.release(slot);
     }
   }
 
@@ -82,186 +89,168 @@ export class PayloadStore {
   async putBytes(ownerId: string, bytes: Buffer): Promise<PayloadRef> {
     const digest = createHash("sha256").update(bytes).digest();
     const ref = { digest, sizeBytes: bytes.length };
-    if ((await this.touch(ownerId, digest)) !== undefined) return ref;
-    const temp = await this.#temp();
-    try {
-      await writeAll(temp.file, bytes);
-      await this.#settle(ownerId, temp, ref);
+    const slot = bytes.length <= MAX_STAGED_BYTES ? this.#staging.take(bytes.length) : undefined;
+    if (slot === undefined) {
+      await this.#putFile(ownerId, digest, async (file) => {
+        await writeAll(file, bytes);
+        return ref;
+      });
       return ref;
-    } catch (error) {
-      await discard(temp);
-      throw error;
+    }
+    try {
+      bytes.copy(slot.memory);
+      await this.#putSlot(ownerId, digest, slot);
+      return ref;
+    } finally {
+      this.#staging.release(slot);
     }
   }
 
   /** @throws FarloomError PAYLOAD_NOT_FOUND */
   async open(ownerId: string, digest: Buffer): Promise<OpenPayload> {
-    const sizeBytes = await this.has(ownerId, digest);
-    if (sizeBytes === undefined) throw notFound(digest);
+    const sizeBytes = await this.#rows.has(ownerId, digest);
     const path = this.#path(ownerId, digest);
+    if (sizeBytes === undefined || !isThere(path, sizeBytes)) {
+      this.#rows.forget(ownerId, digest);
+      throw notFound(digest);
+    }
     // Opened only when it is read: a HEAD or a refused range costs no descriptor.
-    const onDisk = await stat(path).catch(() => undefined);
-    if (onDisk?.size !== sizeBytes) throw notFound(digest);
-    return { sizeBytes, stream: (range) => createReadStream(path, { highWaterMark: READ_BYTES, ...range }) };
+    return {
+      sizeBytes,
+      stream: (range) => createReadStream(path, { highWaterMark: READ_BYTES, ...range }),
+      whole: () => this.#whole(path, digest.toString("hex"), sizeBytes),
+    };
   }
 
-  /** Its size, or undefined where the owner has no such payload. */
-  async has(ownerId: string, digest: Buffer): Promise<number | undefined> {
-    const { rows } = await this.#pool.query<{ size: string }>({
-      name: "payload-has",
-      text: "SELECT size_bytes AS size FROM payload WHERE owner_id = $1 AND digest = $2",
-      values: [ownerId, digest],
-    });
-    return rows[0] && Number(rows[0].size);
-  }
-
-  /** As `has`, and keeps the payload from being swept for another 24 hours. */
+  /** Its size, or undefined where the owner has no such payload. Keeps it from being swept for most of a day. */
   async touch(ownerId: string, digest: Buffer): Promise<number | undefined> {
-    const { rows } = await this.#pool.query<{ size: string }>({
-      name: "payload-touch",
-      text: "UPDATE payload SET last_used_at = now() WHERE owner_id = $1 AND digest = $2 RETURNING size_bytes AS size",
-      values: [ownerId, digest],
-    });
-    return rows[0] && Number(rows[0].size);
+    const sizeBytes = await this.#rows.touch(ownerId, digest);
+    if (sizeBytes === undefined || isThere(this.#path(ownerId, digest), sizeBytes)) return sizeBytes;
+    this.#rows.forget(ownerId, digest);
+    return undefined;
   }
 
   /** Row first, then the file, as nobody may find a row without one. True where there was something. */
-  async remove(ownerId: string, digest: Buffer): Promise<boolean> {
-    const { rowCount } = await this.#pool.query({
-      name: "payload-remove",
-      text: "DELETE FROM payload WHERE owner_id = $1 AND digest = $2",
-      values: [ownerId, digest],
+  remove(ownerId: string, digest: Buffer): Promise<boolean> {
+    return this.#inLine(ownerId, digest, async () => {
+      const removed = await this.#rows.remove(ownerId, digest);
+      await rm(this.#path(ownerId, digest), { force: true });
+      return removed;
     });
-    await rm(this.#path(ownerId, digest), { force: true });
-    return rowCount === 1;
+  }
+
+  /** From now on a row that PostgreSQL does not take fails its upload, which would wait for it otherwise. */
+  endRetries(): void {
+    this.#rows.close();
+  }
+
+  /** Ends the disk thread. What is not stored by then fails. */
+  async close(): Promise<void> {
+    this.endRetries();
+    await this.#disk.close();
+  }
+
+  #recent(ownerId: string, digest: Buffer): number | undefined {
+    const sizeBytes = this.#rows.recent(ownerId, digest);
+    return sizeBytes !== undefined && isThere(this.#path(ownerId, digest), sizeBytes) ? sizeBytes : undefined;
+  }
+
+  async #putSlot(ownerId: string, digest: Buffer, slot: Slot): Promise<Stored> {
+    const hex = digest.toString("hex");
+    const { offset, sizeBytes } = slot;
+    return this.#inLine(ownerId, digest, async () => {
+      if (this.#recent(ownerId, digest) === sizeBytes) return { sizeBytes, created: false };
+      const path = this.#path(ownerId, digest);
+      const actualHex = await this.#disk.run({ kind: "write", offset, sizeBytes, hex, path });
+      if (actualHex !== undefined) throw mismatch(digest, actualHex);
+      const created = await this.#rows.add(ownerId, digest, sizeBytes);
+      this.#staging.label(slot, hex);
+      return { sizeBytes, created };
+    });
+  }
+
+  #putStream(ownerId: string, digest: Buffer, stream: Readable): Promise<Stored> {
+    return this.#putFile(ownerId, digest, (file) => writeHashed(file, stream));
+  }
+
+  async #putFile(
+    ownerId: string,
+    digest: Buffer,
+    write: (file: FileHandle) => Promise<PayloadRef>,
+  ): Promise<Stored> {
+    const folder = join(this.#root, TEMP_FOLDER);
+    this.#tempFolder ??= mkdir(folder, { recursive: true, mode: 0o700 });
+    await this.#tempFolder;
+    const temp = join(folder, randomBytes(12).toString("hex"));
+    const file = await open(temp, "wx", 0o600);
+    try {
+      const got = await write(file);
+      if (!got.digest.equals(digest)) throw mismatch(digest, got.digest.toString("hex"));
+      await file.datasync();
+      await file.close();
+      const path = this.#path(ownerId, digest);
+      return await this.#inLine(ownerId, digest, async () => {
+        await this.#disk.run({ kind: "settle", temp, path });
+        return {
+          sizeBytes: got.sizeBytes,
+          created: await this.#rows.add(ownerId, digest, got.sizeBytes),
+        };
+      });
+    } catch (error) {
+      await file.close().catch(() => {});
+      await rm(temp, { force: true }).catch(() => {});
+      throw error;
+    }
+  }
+
+  async #whole(
+    path: string,
+    hex: string,
+    sizeBytes: number,
+  ): Promise<{ bytes: Buffer; release(): void } | undefined> {
+    if (sizeBytes > MAX_STAGED_BYTES) return undefined;
+    let slot = this.#staging.find(hex);
+    if (slot === undefined) {
+      slot = this.#staging.take(sizeBytes);
+      if (slot === undefined) return undefined;
+      try {
+        await this.#disk.run({ kind: "read", offset: slot.offset, sizeBytes, path });
+      } catch (error) {
+        this.#staging.release(slot);
+        throw isThere(path, sizeBytes) ? error : notFound(Buffer.from(hex, "hex"));
+      }
+      this.#staging.label(slot, hex);
+    }
+    const held = slot;
+    return { bytes: held.memory.subarray(0, sizeBytes), release: () => this.#staging.release(held) };
+  }
+
+  /** Runs `work` once every earlier one for the same payload has ended (4). */
+  async #inLine<T>(ownerId: string, digest: Buffer, work: () => Promise<T>): Promise<T> {
+    const key = payloadKey(ownerId, digest);
+    const before = this.#lines.get(key);
+    const run = before === undefined ? work() : before.then(work, work);
+    this.#lines.set(key, run);
+    try {
+      return await run;
+    } finally {
+      if (this.#lines.get(key) === run) this.#lines.delete(key);
+    }
   }
 
   #path(ownerId: string, digest: Buffer): string {
     const hex = digest.toString("hex");
     return join(this.#root, ownerId, hex.slice(0, 2), hex);
   }
-
-  async #temp(): Promise<Temp> {
-    const folder = join(this.#root, "tmp");
-    await this.#folder(folder);
-    const path = join(folder, randomBytes(12).toString("hex"));
-    return { path, file: await open(path, "wx", 0o600) };
-  }
-
-  /** File, folder, row, in that order (1, 2). */
-  async #settle(ownerId: string, temp: Temp, ref: PayloadRef): Promise<void> {
-    await temp.file.datasync();
-    await temp.file.close();
-    const path = this.#path(ownerId, ref.digest);
-    const folder = join(path, "..");
-    await this.#folder(folder);
-    await rename(temp.path, path);
-    await syncFolder(folder);
-    await this.#pool.query({
-      name: "payload-put",
-      text: `INSERT INTO payload (owner_id, digest, size_bytes) VALUES ($1, $2, $3)
-             ON CONFLICT (owner_id, digest) DO UPDATE SET last_used_at = now()`,
-      values: [ownerId, ref.digest, ref.sizeBytes],
-    });
-  }
-
-  /** Makes a folder that survives a crash together with the files in it. */
-  #folder(path: string): Promise<void> {
-    const known = this.#folders.get(path);
-    if (known) return known;
-    const made = (async () => {
-      const first = await mkdir(path, { recursive: true, mode: 0o700 });
-      if (first === undefined) return;
-      for (let at = path; at.length >= first.length; at = join(at, "..")) await syncFolder(join(at, ".."));
-    })();
-    this.#folders.set(path, made);
-    made.catch(() => this.#folders.delete(path));
-    return made;
-  }
 }
 
-interface Temp {
-  readonly path: string;
-  readonly file: FileHandle;
+/** Some microseconds: the names of files in use are in memory, and a trip to the thread pool is dearer. */
+function isThere(path: string, sizeBytes: number): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.size === sizeBytes;
 }
 
-async function writeHashed(file: FileHandle, stream: Readable): Promise<PayloadRef> {
-  const hash = createHash("sha256");
-  let sizeBytes = 0;
-  // Chunks are copied together, so that they die young: kept for a while they would make the collector walk the
-  // whole heap for every few uploads.
-  const buffer = freeBuffers.pop() ?? Buffer.allocUnsafeSlow(WRITE_BYTES);
-  let filled = 0;
-  const idle = setTimeout(() => stream.destroy(new Error("no bytes came for a minute")), UPLOAD_IDLE_MS);
-  try {
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      idle.refresh();
-      sizeBytes += chunk.length;
-      if (sizeBytes > limits.MAX_PAYLOAD_BYTES) throw tooLarge();
-      hash.update(chunk);
-      for (let at = 0; at < chunk.length; ) {
-        const n = chunk.copy(buffer, filled, at);
-        at += n;
-        filled += n;
-        if (filled < WRITE_BYTES) continue;
-        await writeAll(file, buffer);
-        filled = 0;
-      }
-    }
-    if (filled > 0) await writeAll(file, buffer.subarray(0, filled));
-  } catch (error) {
-    if (error instanceof FarloomError || isDiskError(error)) throw error;
-    throw new FarloomError(
-      "REQUEST_INVALID",
-      { detail: `the upload was cut off (${(error as Error).message})` },
-      { cause: error },
-    );
-  } finally {
-    clearTimeout(idle);
-    if (freeBuffers.length < MAX_FREE_BUFFERS) freeBuffers.push(buffer);
-  }
-  return { digest: hash.digest(), sizeBytes };
-}
-
-/** Buffers of uploads that have ended, for the next ones. */
-const freeBuffers: Buffer[] = [];
-const MAX_FREE_BUFFERS = 16;
-
-/** A full or broken disk is our trouble, not the caller's. */
-function isDiskError(error: unknown): boolean {
-  return (error as NodeJS.ErrnoException).syscall === "write";
-}
-
-/** A short write happens when the disk is nearly full; the rest then fails with the reason. */
-async function writeAll(file: FileHandle, bytes: Buffer): Promise<void> {
-  for (let at = 0; at < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, at, bytes.length - at);
-    at += bytesWritten;
-  }
-}
-
-async function drain(stream: Readable): Promise<void> {
-  for await (const _ of stream) {
-    // The bytes are here already.
-  }
-}
-
-async function discard(temp: Temp): Promise<void> {
-  await temp.file.close().catch(() => {});
-  await rm(temp.path, { force: true }).catch(() => {});
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
-}
-
-function tooLarge(): FarloomError {
-  return new FarloomError("PAYLOAD_TOO_LARGE", { limit: limits.MAX_PAYLOAD_BYTES });
+function mismatch(digest: Buffer, actual: string): FarloomError {
+  return new FarloomError("PAYLOAD_MISMATCH", { actual, digest: digest.toString("hex") });
 }
 
 function notFound(digest: Buffer): FarloomError {
