@@ -1,6 +1,6 @@
 // Payload files over REST: whole, verified, on disk, and nobody else's.
 import { createHash, randomBytes } from "node:crypto";
-import { readdir, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { request } from "node:http";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -25,6 +25,19 @@ const put = (digest: string, raw: Buffer | ReadableStream, client = rest.api) =>
     headers: { "content-type": "application/octet-stream" },
   });
 const leftovers = async () => (await readdir(join(rest.stateDir, "payloads", "tmp"))).length;
+const pathOf = async (digest: string) => {
+  const { ownerId } = (await rest.api.get("/v1/me")).body;
+  return join(rest.stateDir, "payloads", ownerId, digest.slice(0, 2), digest);
+};
+/** An upload that stops half-way and stays open. */
+const halfSent = (sizeBytes: number) => {
+  const headers = { authorization: `Bearer ${rest.key}`, "content-length": String(sizeBytes) };
+  const url = `${rest.url}/v1/payloads/${sha256(randomBytes(8))}`;
+  const upload = request(url, { method: "PUT", headers });
+  upload.on("error", () => {});
+  upload.write(Buffer.alloc(sizeBytes >>> 1));
+  return upload;
+};
 const stream = (chunks: Buffer[]) =>
   new ReadableStream({
     async pull(controller) {
@@ -115,7 +128,7 @@ describe("a payload", () => {
     const bytes = randomBytes(400_000);
     const digest = sha256(bytes);
     const replies = await Promise.all(Array.from({ length: 12 }, () => put(digest, bytes)));
-    expect(replies.every((r) => r.status === 201 || r.status === 200)).toBe(true);
+    expect(replies.map((r) => r.status).sort()).toEqual([...Array(11).fill(200), 201]);
     expect((await rest.api.get(`/v1/payloads/${digest}`)).body.equals(bytes)).toBe(true);
     expect(await leftovers()).toBe(0);
   });
@@ -167,6 +180,85 @@ describe("a payload", () => {
     const { ownerId } = (await rest.api.get("/v1/me")).body;
     await rm(join(rest.stateDir, "payloads", ownerId, digest.slice(0, 2), digest));
     expect((await rest.api.get(`/v1/payloads/${digest}`)).body.code).toBe("PAYLOAD_NOT_FOUND");
+  });
+
+  it("whose file was lost is stored again by the next who sends it", async () => {
+    const bytes = randomBytes(100_000);
+    const digest = sha256(bytes);
+    await put(digest, bytes);
+    await rm(await pathOf(digest));
+    expect((await put(digest, bytes)).status).toBe(200);
+    expect((await rest.api.get(`/v1/payloads/${digest}`)).body.equals(bytes)).toBe(true);
+  });
+
+  it("is nobody's before its row is there, and its row comes after its file", async () => {
+    const bytes = randomBytes(100_000);
+    const digest = sha256(bytes);
+    const blocker = await rest.database.pool.connect();
+    try {
+      // As long as this lasts nobody can add a row, and everybody can read.
+      await blocker.query("BEGIN");
+      await blocker.query("LOCK TABLE payload IN SHARE ROW EXCLUSIVE MODE");
+      let answered = false;
+      const reply = put(digest, bytes).finally(() => {
+        answered = true;
+      });
+      const path = await pathOf(digest);
+      await expect
+        .poll(() =>
+          stat(path).then(
+            (file) => file.size,
+            () => 0,
+          ),
+        )
+        .toBe(100_000);
+      expect((await rest.api.get(`/v1/payloads/${digest}`)).status).toBe(404);
+      expect(answered).toBe(false);
+      await blocker.query("ROLLBACK");
+      expect((await reply).status).toBe(201);
+    } finally {
+      blocker.release();
+    }
+    expect((await rest.api.get(`/v1/payloads/${digest}`)).body.equals(bytes)).toBe(true);
+  });
+
+  it("has no row where its file could not be stored", async () => {
+    const bytes = randomBytes(100_000);
+    const digest = sha256(bytes);
+    const folder = join(await pathOf(digest), "..");
+    await rm(folder, { recursive: true, force: true });
+    await mkdir(join(folder, ".."), { recursive: true });
+    await writeFile(folder, "in the way");
+    expect((await put(digest, bytes)).status).toBe(500);
+    const { rowCount } = await rest.database.pool.query("SELECT FROM payload WHERE digest = $1", [
+      Buffer.from(digest, "hex"),
+    ]);
+    expect(rowCount).toBe(0);
+    expect((await rest.api.get(`/v1/payloads/${digest}`)).status).toBe(404);
+    expect(await leftovers()).toBe(0);
+    await rm(folder);
+    expect((await put(digest, bytes)).status).toBe(201);
+  });
+
+  it("is itself however many others pass through the same memory", async () => {
+    const files = Array.from({ length: 60 }, (_, i) => randomBytes(i % 3 === 0 ? 3_000_000 : 900_000));
+    await Promise.all(files.map((bytes) => put(sha256(bytes), bytes)));
+    const got = await Promise.all(files.map((bytes) => rest.api.get(`/v1/payloads/${sha256(bytes)}`)));
+    got.forEach((reply, i) => {
+      expect(sha256(reply.body), `file ${i}`).toBe(sha256(files[i]!));
+    });
+  });
+
+  it("goes through a file, not through memory, where it is large or memory is taken", async () => {
+    const large = halfSent(5_000_000);
+    await expect.poll(leftovers).toBe(1);
+    const slow = Array.from({ length: 7 }, () => halfSent(3_000_000));
+    await expect.poll(leftovers).toBe(2);
+    const bytes = randomBytes(3_500_000);
+    expect((await put(sha256(bytes), bytes)).status).toBe(201);
+    for (const upload of [large, ...slow]) upload.destroy();
+    await expect.poll(leftovers).toBe(0);
+    expect((await rest.api.get(`/v1/payloads/${sha256(bytes)}`)).body.equals(bytes)).toBe(true);
   });
 
   it("has a digest of 64 digits in its path, and no other path", async () => {

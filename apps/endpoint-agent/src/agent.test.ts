@@ -326,6 +326,37 @@ describe("payload files", () => {
     expect(readFileSync(join(stateDir, "payloads", hex)).equals(bytes)).toBe(true);
   });
 
+  it("moves files that are too large for memory as it moves small ones", async () => {
+    const large = Buffer.alloc(6_000_000, "loom");
+    const largeHex = createHash("sha256").update(large).digest("hex");
+    const largeReference = encodeReference(Buffer.from(largeHex, "hex"), large.length);
+    service.payloads.set(largeHex, large);
+    const { node } = await start({ answers: false });
+    service.sendTasks([{ args: largeReference, codec }]);
+    await service.until(() => node.given.length === 1);
+    expect(readFileSync(join(stateDir, "payloads", largeHex)).equals(large)).toBe(true);
+    service.payloads.clear();
+    node.finish([{ ...node.given[0]!, args: largeReference }], { codec });
+    await service.until(() => service.results.length === 1);
+    expect(service.payloads.get(largeHex)?.equals(large)).toBe(true);
+  });
+
+  it.each([
+    ["other bytes", Buffer.alloc(300_000, "raf")],
+    ["fewer bytes", Buffer.alloc(200_000, "far")],
+    ["more bytes", Buffer.alloc(400_000, "far")],
+  ])("never hands down a file that came with %s", async (_what, damaged) => {
+    service.payloads.set(hex, damaged);
+    const { node } = await start({ answers: false });
+    service.sendTasks([{ args: reference, codec }]);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(node.given).toHaveLength(0);
+    expect(readdirSync(join(stateDir, "payloads"))).toEqual([]);
+    service.payloads.set(hex, bytes);
+    await service.until(() => node.given.length === 1);
+    expect(readFileSync(join(stateDir, "payloads", hex)).equals(bytes)).toBe(true);
+  });
+
   it("fails a task whose file is gone as payload_missing", async () => {
     await start();
     service.sendTasks([{ args: reference, codec }]);

@@ -78,7 +78,19 @@ describe("calls", () => {
     expect(await fn.call([text])).toBe(text);
     expect(await fn.call([text])).toBe(text);
     expect(fake.requests.filter((r) => r.method === "PUT")).toHaveLength(1);
+    // Asking first would cost a small file as much as sending it.
+    expect(fake.requests.filter((r) => r.method === "HEAD")).toHaveLength(0);
     expect(fake.framesOf("tasks").every((f) => f.args.length === 40)).toBe(true);
+  });
+
+  test("a file above 4 MiB is sent only where the service does not have it", async () => {
+    const text = "x".repeat(5_000_000);
+    expect(await farloom.function<[string], string>("f").call([text])).toBe(text);
+    const other = new Farloom({ url: fake.url, apiKey: "k.s", endpoint: "laptop" });
+    expect(await other.function<[string], string>("f").call([text])).toBe(text);
+    await other.close();
+    expect(fake.requests.filter((r) => r.method === "HEAD")).toHaveLength(2);
+    expect(fake.requests.filter((r) => r.method === "PUT")).toHaveLength(1);
   });
 
   test("bytes travel with codec msgpack", async () => {
