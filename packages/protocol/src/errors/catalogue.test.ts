@@ -5,7 +5,7 @@ import { ERRORS, type ErrorCode, errorMessage, FarloomError, isRetryable } from 
 const page = readFileSync(new URL("../../../../docs/errors.md", import.meta.url), "utf8");
 const rows = page
   .split("\n")
-  .map((line) => /^\| `([A-Z_]+)` \| (\d{3}) \| (yes|no) \| (.+) \|$/.exec(line))
+  .map((line) => /^\| `([A-Z_]+)` +\| (\d{3}) +\| (yes|no) +\| (.+?) +\|$/.exec(line))
   .filter((match) => match !== null);
 
 describe("docs/errors.md", () => {
