@@ -44,7 +44,7 @@ export function exitCodeOf(error: unknown): number {
     return error.message.startsWith("The API key") ? NOT_AUTHENTICATED : USAGE;
   if (error.status === 404 || error.status === 410) return NOT_FOUND;
   if (error.status === 401 || error.status === 403) return NOT_AUTHENTICATED;
-  if (error.status === 409) return CONFLICT;
+  if (error.status === 409 || error.status === 412) return CONFLICT;
   if (error.status >= 500 || error.status === 429) return error.code === "INTERNAL" ? INTERNAL : UNREACHABLE;
   return error.status === 200 ? FAILED : USAGE;
 }

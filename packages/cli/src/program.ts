@@ -8,6 +8,7 @@ import { addEndpoint } from "./commands/endpoint.js";
 import { addFunctions } from "./commands/functions.js";
 import { addKeys } from "./commands/keys.js";
 import { addLogin } from "./commands/login.js";
+import { addObjects } from "./commands/objects.js";
 import { addRun } from "./commands/run.js";
 import { addServe } from "./commands/serve.js";
 import { addTasks } from "./commands/tasks.js";
@@ -42,6 +43,7 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addFunctions,
     addTasks,
     addEndpoint,
+    addObjects,
     addServe,
     addLogin,
     addKeys,

@@ -4,7 +4,7 @@
  * codecs together. Run after a deliberate change of the encoding: node packages/protocol/scripts/make-vectors.mjs
  */
 import { writeFileSync } from "node:fs";
-import { buildResults, buildTasks, encodeFrame, functionDigest } from "../dist/index.js";
+import { buildResults, buildTasks, encodeFrame, fenceFor, functionDigest, writeSeal } from "../dist/index.js";
 
 const key = (n) => Buffer.from([1, 0x90, 0, 0, 0, 0, 0x80, 0, 0x80, 1, 2, 3, 4, 0, 0, n]).toString("latin1");
 const slice = (text) => {
@@ -47,6 +47,12 @@ const result = (n, text, more = {}) => ({
   detail: undefined,
   ...more,
 });
+
+const sealed = (item) => {
+  const seals = Buffer.alloc(32);
+  writeSeal(seals, 0, item.key, item.source, item.start, item.end);
+  return { ...item, seals, sealAt: 0 };
+};
 
 const simple = [task(0, "[[],{}]"), task(1, "[[1,2],{}]")];
 const mixed = [
@@ -91,6 +97,33 @@ const frames = {
   "tasks, one function, all alike": buildTasks(simple, 0, 2, () => digest),
   "tasks, two functions, codecs, attempts, options": buildTasks(mixed, 0, 2, (t) =>
     t === mixed[0] ? digest : digest2,
+  ),
+  "tasks, sealed, of one lease": buildTasks(
+    [
+      sealed(task(4, "[[1],{}]", { fence: fenceFor(7, 1) })),
+      sealed(task(5, "[[],{}]", { fence: fenceFor(7, 1) })),
+    ],
+    0,
+    2,
+    () => digest,
+  ),
+  "tasks, one sealed, of several leases": buildTasks(
+    [
+      task(6, "[[],{}]", { fence: fenceFor(70_000, 1) }),
+      sealed(task(7, "[[2],{}]", { attempt: 2, fence: fenceFor(70_000, 2) })),
+    ],
+    0,
+    2,
+    () => digest,
+  ),
+  "results, sealed": buildResults(
+    [
+      sealed(result(4, "1", { fence: fenceFor(7, 1) })),
+      sealed(result(7, "[2]", { attempt: 2, fence: fenceFor(70_000, 2) })),
+      result(6, "", { state: 2, reason: 2, fence: fenceFor(70_000, 1) }),
+    ],
+    0,
+    3,
   ),
   "results, all succeeded": buildResults([result(0, "null"), result(1, "3")], 0, 2),
   "results, a failure with detail": buildResults(

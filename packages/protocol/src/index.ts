@@ -5,7 +5,7 @@ export { decodeBounded, decodeFrame, encodeFrame, encodeValue } from "./codec/co
 export { LengthPrefixReader, withLength } from "./codec/length-prefix.js";
 export type { ErrorCode, ErrorValues } from "./errors/catalogue.js";
 export { ERRORS, errorMessage, FarloomError, isRetryable } from "./errors/catalogue.js";
-export type { ResultItem, Slice, TaskItem } from "./frames/columns.js";
+export type { BatchItem, ResultItem, Slice, TaskItem } from "./frames/columns.js";
 export {
   batchLength,
   buildResults,
@@ -52,7 +52,16 @@ export type { Mark, Span } from "./link/streams.js";
 export { Credit, Inbox, Outbox } from "./link/streams.js";
 export { TurnBatch } from "./link/turn-batch.js";
 export type { Mode, Step, TaskEffect, TaskEvent, TaskFacts } from "./task/machine.js";
-export { IllegalTransition, isRetryableReason, isTerminal, step, TRANSITIONS } from "./task/machine.js";
+export {
+  IllegalTransition,
+  isRetryableReason,
+  isTerminal,
+  isWorkerLoss,
+  MAX_AGENT_LOSSES,
+  MAX_WORKER_LOSSES,
+  step,
+  TRANSITIONS,
+} from "./task/machine.js";
 export type {
   CodecName,
   OpenState,
@@ -75,3 +84,14 @@ export {
   stateName,
   TERMINAL_STATES,
 } from "./task/outcome.js";
+export type { SealPlace } from "./task/seal.js";
+export {
+  epochOfFence,
+  fenceFor,
+  fenceOf,
+  hasSeal,
+  SEAL_BYTES,
+  sealHolds,
+  writeFence,
+  writeSeal,
+} from "./task/seal.js";

@@ -17,10 +17,20 @@ export const TARGET_BATCH_BYTES = 1024 * 1024;
 export const MAX_INLINE_BYTES = 64 * 1024;
 /** The largest payload file. */
 export const MAX_PAYLOAD_BYTES = 1024 * 1024 * 1024;
+/** The largest object. One PUT, streamed; larger data is several objects. */
+export const MAX_OBJECT_BYTES = 5 * 1024 * 1024 * 1024;
+/** An object's key, in UTF-8: as in S3, so that keys can be moved between the two. */
+export const MAX_OBJECT_KEY_BYTES = 1024;
+/** Names and texts of an object's metadata together: as in S3. */
+export const MAX_OBJECT_METADATA_BYTES = 2 * 1024;
+/** Objects in one page of a list, or in one deletion. */
+export const MAX_OBJECT_PAGE = 1000;
 /** Source or pickled code of one function. */
 export const MAX_CODE_BYTES = 1024 * 1024;
 /** Tail kept of each of stdout and stderr of a task. */
 export const MAX_OUTPUT_TAIL_BYTES = 64 * 1024;
+/** A pickled exception, in base64. A larger one does not travel: type, message and traceback tell of it. */
+export const MAX_ERROR_DATA_BYTES = 64 * 1024;
 /** Tail kept of a remote traceback. */
 export const MAX_TRACEBACK_BYTES = 16 * 1024;
 /** Nesting of JSON accepted over REST: JSON.stringify overflows the stack long after this. */

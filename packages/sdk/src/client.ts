@@ -10,6 +10,7 @@ import { type ArgumentsInput, type GroupOptions, TaskGroup } from "./group.js";
 import { TaskHandle } from "./handle.js";
 import { KeepAlive } from "./link/keep-alive.js";
 import { ClientLink } from "./link/link.js";
+import { ObjectsApi } from "./objects.js";
 import { type FarloomOptions, type ResolvedOptions, resolveOptions } from "./options.js";
 import { Payloads } from "./payloads.js";
 import { RemoteTask } from "./remote-task.js";
@@ -33,6 +34,7 @@ export class Farloom {
   readonly endpoints: EndpointsApi;
   readonly tasks: TasksApi;
   readonly keys: KeysApi;
+  readonly objects: ObjectsApi;
   /** Plain requests, for routes that have no method here. */
   readonly rest: Rest;
   readonly #keepAlive = new KeepAlive();
@@ -54,6 +56,7 @@ export class Farloom {
     this.endpoints = new EndpointsApi(this.rest);
     this.tasks = new TasksApi(this.rest);
     this.keys = new KeysApi(this.rest);
+    this.objects = new ObjectsApi(this.rest);
     this.#link = new ClientLink(
       { url, apiKey, software: SOFTWARE, connectForMs, reconnectForMs },
       this.#keepAlive,

@@ -265,7 +265,7 @@ export class TaskGroup<R = unknown> implements TaskListener {
   async #completedOf(task: Task): Promise<Completed<R>> {
     const handle = this.#handle(task);
     try {
-      const value = resultOf(task, this.#deps.payloads);
+      const value = resultOf(task, this.#deps);
       return { index: task.index, handle, value: (value instanceof Promise ? await value : value) as R };
     } catch (error) {
       return { index: task.index, handle, error: error as FarloomError };
@@ -276,8 +276,8 @@ export class TaskGroup<R = unknown> implements TaskListener {
   #prefetch(from: number): void {
     for (let i = from; i < from + PREFETCH; i++) {
       const task = this.#completed[i];
-      if (task?.reference === undefined) continue;
-      Promise.resolve(resultOf(task, this.#deps.payloads)).catch(() => {});
+      if (task?.reference === undefined && task?.unmet === undefined) continue;
+      Promise.resolve(resultOf(task, this.#deps)).catch(() => {});
     }
   }
 
@@ -322,6 +322,7 @@ function isOfClient(error: FarloomError): boolean {
 const PER_ITEM = new Set<string>([
   "VALUE_UNENCODABLE",
   "RESULT_UNREADABLE",
+  "RESULT_CORRUPT",
   "ARGUMENTS_INVALID",
   "ARGUMENTS_TOO_LARGE",
   "PAYLOAD_TOO_LARGE",

@@ -2,11 +2,13 @@
  * What a caller holds of a submitted task. It is no promise itself: a handle may be returned from an async function
  * without anyone waiting. Its id is known at once, before anything has been sent.
  */
-import { type Reason, reasonName, type TaskState, TERMINAL_STATES } from "@farloom/protocol";
+import { FarloomError, type Reason, reasonName, type TaskState, TERMINAL_STATES } from "@farloom/protocol";
 import { decodeResult } from "./codec.js";
 import type { KeepAlive } from "./link/keep-alive.js";
+import { decode } from "./media.js";
 import type { Payloads } from "./payloads.js";
 import type { TaskInfo, TasksApi } from "./resources.js";
+import { sealedResult } from "./seal.js";
 import type { Submitter } from "./submit.js";
 import type { Task } from "./task.js";
 
@@ -77,7 +79,7 @@ export class TaskHandle<R = unknown> {
    */
   async result(options: { signal?: AbortSignal } = {}): Promise<R> {
     await this.#settled(options.signal);
-    return (await resultOf(this.#task, this.#deps.payloads)) as R;
+    return (await resultOf(this.#task, this.#deps)) as R;
   }
 
   /** Resolves once the service has committed it: from then on it outlives this program. Rejects where it was refused. */
@@ -127,20 +129,30 @@ export class TaskHandle<R = unknown> {
   }
 }
 
-/** A settled task's value, or its error thrown. A result in a payload file is fetched once, for all who ask. */
-export function resultOf(task: Task, payloads: Payloads): unknown {
+/** Where results come from that did not come over the link, or not whole. */
+export type ResultSources = Pick<HandleDeps, "payloads" | "tasks">;
+
+/** A settled task's value, or its error thrown. What is fetched for it is fetched once, for all who ask. */
+export function resultOf(task: Task, sources: ResultSources): unknown {
   const error = task.error;
   if (error !== undefined) throw error;
-  if (task.reference === undefined) return task.value;
-  task.loading ??= fetchValue(task, payloads).finally(() => {
+  if (task.reference === undefined && task.unmet === undefined) return task.value;
+  task.loading ??= fetchValue(task, sources).finally(() => {
     task.loading = undefined;
   });
   return task.loading;
 }
 
-async function fetchValue(task: Task, payloads: Payloads): Promise<unknown> {
+async function fetchValue(task: Task, { payloads, tasks }: ResultSources): Promise<unknown> {
+  if (task.unmet !== undefined) {
+    const { body, contentType } = await sealedResult(tasks, task.key, { seal: task.unmet });
+    task.value = decode(body, contentType, task.id);
+    task.unmet = undefined;
+    return task.value;
+  }
   const { digest, codec } = task.reference!;
   const bytes = await payloads.get(digest);
+  if (bytes === undefined) throw new FarloomError("RESULT_CORRUPT", { id: task.id });
   task.value = decodeResult(bytes, 0, bytes.length, codec, () => task.id);
   task.reference = undefined;
   return task.value;

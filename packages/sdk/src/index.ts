@@ -16,6 +16,19 @@ export type { ArgumentsInput, Completed, GroupOptions, GroupProgress } from "./g
 export { TaskGroup } from "./group.js";
 export type { TaskOutcome } from "./handle.js";
 export { TaskHandle } from "./handle.js";
+export type {
+  GetOptions,
+  ListObjectsOptions,
+  ObjectBody,
+  ObjectInfo,
+  ObjectMethod,
+  ObjectPage,
+  ObjectRange,
+  ObjectToken,
+  PutOptions,
+  ReceivedObject,
+} from "./objects.js";
+export { ObjectsApi } from "./objects.js";
 export type { ConfigFile, FarloomOptions, ResolvedOptions } from "./options.js";
 export { configPath, readConfigFile } from "./options.js";
 export { errorOf, RemoteTask } from "./remote-task.js";
@@ -36,7 +49,7 @@ export type {
   TaskInfo,
   TasksApi,
 } from "./resources.js";
-export type { Rest, RestRequest, RestResponse } from "./rest.js";
+export type { Rest, RestRequest, RestResponse, StreamRequest, StreamResponse } from "./rest.js";
 export type { RegisterSpec } from "./source.js";
 export { functionSpec } from "./source.js";
 export type { CallOptions } from "./submit.js";

@@ -5,10 +5,12 @@ import {
   type OutcomeDetail,
   type Reason,
   type TerminalState,
+  uuidToKey,
 } from "@farloom/protocol";
 import { taskError } from "./errors.js";
 import { decode } from "./media.js";
 import type { TaskInfo, TasksApi } from "./resources.js";
+import { sealedResult } from "./seal.js";
 
 /** One long poll; a proxy in between commonly allows 60 s. */
 const POLL_SECONDS = 30;
@@ -39,7 +41,7 @@ export class RemoteTask<R = unknown> {
   async result(options: { readonly signal?: AbortSignal } = {}): Promise<R> {
     const info = await this.ended(options);
     if (info.state !== "SUCCEEDED") throw errorOf(info);
-    const { body, contentType } = await this.#tasks.result(this.id, options);
+    const { body, contentType } = await sealedResult(this.#tasks, uuidToKey(this.id)!, options);
     return decode(body, contentType, this.id) as R;
   }
 

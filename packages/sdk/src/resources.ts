@@ -227,13 +227,21 @@ export class TasksApi {
     });
   }
   /** The result's bytes as the function gave them, and their media type. */
-  async result(id: string, { signal }: Signal = {}): Promise<{ body: Buffer; contentType: string }> {
+  async result(
+    id: string,
+    { signal }: Signal = {},
+  ): Promise<{ body: Buffer; contentType: string; seal: Buffer | undefined }> {
     const response = await this.#rest.send({
       path: `/v1/tasks/${part(id)}/result`,
       signal,
       timeoutMs: 600_000,
     });
-    return { body: response.body, contentType: response.headers["content-type"] ?? "" };
+    const seal = response.headers["farloom-seal"];
+    return {
+      body: response.body,
+      contentType: response.headers["content-type"] ?? "",
+      seal: typeof seal === "string" ? Buffer.from(seal, "hex") : undefined,
+    };
   }
   cancel(id: string, { signal }: Signal = {}): Promise<TaskInfo> {
     return this.#rest.json({

@@ -6,6 +6,7 @@
  */
 import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from "node:http";
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import type { Readable } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
 import { mayRetry } from "./errors.js";
 import { backoffMs, sleep } from "./link/backoff.js";
@@ -33,6 +34,23 @@ export interface RestRequest {
   readonly timeoutMs?: number;
   /** Whether the same request may be sent twice. Default: all but POST. */
   readonly idempotent?: boolean;
+}
+
+/** A request whose body and answer are streamed. */
+export interface StreamRequest extends Omit<RestRequest, "json" | "body" | "idempotent"> {
+  /** Makes the body anew for each try; undefined: none. One that can be made once throws at the second try. */
+  readonly stream?: (() => Readable) | undefined;
+  /** The body's size where it is known; it then travels with Content-Length. */
+  readonly sizeBytes?: number | undefined;
+  /** Whether the body can be sent twice. Default: true. */
+  readonly repeatable?: boolean;
+}
+
+export interface StreamResponse {
+  readonly status: number;
+  readonly headers: IncomingMessage["headers"];
+  /** Must be read or destroyed. */
+  readonly body: IncomingMessage;
 }
 
 export interface RestResponse {
@@ -68,20 +86,42 @@ export class Rest {
   }
 
   /** The answer, where it is a success; its error is thrown otherwise, after the tries that make sense. */
-  async send(request: RestRequest): Promise<RestResponse> {
+  send(request: RestRequest): Promise<RestResponse> {
     const idempotent = request.idempotent ?? request.method !== "POST";
+    return this.#tries(request.signal, idempotent ? "all" : "refusals", async () => {
+      const response = await this.#once(request);
+      if (response.status < 300) return response;
+      throw parseProblem(response.status, response.body, response.headers["retry-after"]);
+    });
+  }
+
+  /** As `send`, with bodies that are never in memory whole. An answer of 304 is a success too. */
+  open(request: StreamRequest): Promise<StreamResponse> {
+    const { stream, repeatable = true } = request;
+    return this.#tries(request.signal, repeatable ? "all" : "none", async () => {
+      const body = await this.#exchange(request, stream?.(), request.sizeBytes);
+      const { statusCode: status = 0, headers } = body;
+      if (status < 300 || status === 304) return { status, headers, body };
+      const problem = await this.#whole(body);
+      throw parseProblem(status, problem.body, headers["retry-after"]);
+    });
+  }
+
+  async #tries<T>(
+    signal: AbortSignal | undefined,
+    repeat: "all" | "refusals" | "none",
+    once: () => Promise<T>,
+  ): Promise<T> {
     for (let attempt = 0; ; attempt++) {
       try {
-        const response = await this.#once(request);
-        if (response.status < 300) return response;
-        throw parseProblem(response.status, response.body, response.headers["retry-after"]);
+        return await once();
       } catch (error) {
-        if (request.signal?.aborted) throw request.signal.reason;
+        if (signal?.aborted) throw signal.reason;
         // A 429 or 503 of the service took nothing; a broken connection may have, so only what can be repeated is.
-        const again =
-          mayRetry(error) && (idempotent || (error as FarloomError).code !== "SERVICE_UNREACHABLE");
+        const may = repeat === "all" || (error as FarloomError).code !== "SERVICE_UNREACHABLE";
+        const again = repeat !== "none" && mayRetry(error) && may;
         if (!again || attempt + 1 >= this.#options.attempts) throw error;
-        await sleep(Math.max((error as FarloomError).retryAfterMs ?? 0, backoffMs(attempt)), request.signal);
+        await sleep(Math.max((error as FarloomError).retryAfterMs ?? 0, backoffMs(attempt)), signal);
       }
     }
   }
@@ -90,19 +130,37 @@ export class Rest {
     this.#agent.destroy();
   }
 
-  #once(request: RestRequest): Promise<RestResponse> {
+  async #once(request: RestRequest): Promise<RestResponse> {
     const payload = request.json === undefined ? request.body : Buffer.from(JSON.stringify(request.json));
+    const type = request.json === undefined ? "application/octet-stream" : "application/json";
+    const headers = payload === undefined ? {} : { "content-type": type };
+    const response = await this.#exchange(
+      { ...request, headers: { ...headers, ...request.headers } },
+      payload,
+      payload?.length,
+    );
+    return this.#whole(response);
+  }
+
+  #whole(response: IncomingMessage): Promise<RestResponse> {
+    return new Promise((resolve, reject) =>
+      collect(response, resolve, (cause) => reject(this.#unreachable(cause))),
+    );
+  }
+
+  /** One request, to its answer's headers. An answer that comes before the body has gone ends the sending. */
+  #exchange(
+    request: RestRequest | StreamRequest,
+    payload: Buffer | Readable | undefined,
+    sizeBytes: number | undefined,
+  ): Promise<IncomingMessage> {
     const headers: Record<string, string | number> = {
       authorization: `Bearer ${this.#options.apiKey}`,
       "user-agent": this.#options.software,
       accept: "application/json, application/problem+json, */*",
+      ...(sizeBytes !== undefined && { "content-length": sizeBytes }),
       ...request.headers,
     };
-    if (payload !== undefined) {
-      headers["content-length"] = payload.length;
-      headers["content-type"] ??=
-        request.json === undefined ? "application/octet-stream" : "application/json";
-    }
     return new Promise((resolve, reject) => {
       const outgoing = (this.#isHttps ? httpsRequest : httpRequest)({
         protocol: this.#base.protocol,
@@ -115,19 +173,30 @@ export class Rest {
         ...(request.signal && { signal: request.signal }),
         timeout: request.timeoutMs ?? REQUEST_TIMEOUT_MS,
       });
-      const fail = (cause: Error) =>
-        reject(
-          new FarloomError(
-            "SERVICE_UNREACHABLE",
-            { url: this.#options.url, detail: connectionErrorText(cause) },
-            { cause },
-          ),
-        );
       outgoing.on("timeout", () => outgoing.destroy(new Error("no answer in time")));
-      outgoing.on("error", fail);
-      outgoing.on("response", (response) => collect(response, resolve, fail));
-      outgoing.end(payload);
+      outgoing.on("error", (cause) => reject(this.#unreachable(cause)));
+      outgoing.on("response", (response) => {
+        // The rest of a body that was refused is not sent, and its connection is no use to another request.
+        if (!outgoing.writableEnded) response.once("close", () => outgoing.destroy());
+        resolve(response);
+      });
+      if (payload === undefined || Buffer.isBuffer(payload)) {
+        outgoing.end(payload);
+        return;
+      }
+      const stop = () => payload.destroy();
+      outgoing.once("response", stop).once("close", stop);
+      payload.once("error", (error) => {
+        reject(error);
+        outgoing.destroy();
+      });
+      payload.pipe(outgoing);
     });
+  }
+
+  #unreachable(cause: Error): FarloomError {
+    const { url } = this.#options;
+    return new FarloomError("SERVICE_UNREACHABLE", { url, detail: connectionErrorText(cause) }, { cause });
   }
 }
 
@@ -138,11 +207,13 @@ function collect(
   reject: (e: Error) => void,
 ): void {
   const announced = Number(response.headers["content-length"]);
-  const whole =
-    announced > 0 && announced <= limits.MAX_PAYLOAD_BYTES ? Buffer.allocUnsafe(announced) : undefined;
+  let whole: Buffer | undefined;
   const chunks: Buffer[] = [];
   let size = 0;
   response.on("data", (chunk: Buffer) => {
+    // Not before: an answer to HEAD announces what does not come.
+    if (size === 0 && announced > 0 && announced <= limits.MAX_PAYLOAD_BYTES)
+      whole = Buffer.allocUnsafe(announced);
     if (whole !== undefined && size + chunk.length <= whole.length) chunk.copy(whole, size);
     else chunks.push(chunk);
     size += chunk.length;

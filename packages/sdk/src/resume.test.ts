@@ -73,7 +73,7 @@ describe("a cut link", () => {
   });
 
   test("a map survives cut after cut", async () => {
-    const inputs = Array.from({ length: 30_000 }, (_, i): [number] => [i]);
+    const inputs = Array.from({ length: 60_000 }, (_, i): [number] => [i]);
     const group = farloom.function<[number], number>("f").map(inputs);
     // Cut by progress and not by time: a loaded machine gets as many cuts as an idle one.
     let cutAt = 2_000;

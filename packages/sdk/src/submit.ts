@@ -17,6 +17,7 @@ import type { KeepAlive } from "./link/keep-alive.js";
 import type { Lane } from "./link/lanes.js";
 import type { ClientLink } from "./link/link.js";
 import type { Payloads } from "./payloads.js";
+import { Sealer } from "./seal.js";
 import { type SparseOptions, sparseOptions, Task, type TaskListener } from "./task.js";
 
 /** Something with an id that may have to be looked up first. */
@@ -37,6 +38,8 @@ export interface CallOptions {
   readonly timeoutMs?: number;
   /** How long it may wait before it starts. */
   readonly queueTimeoutMs?: number;
+  /** How long it may live at all, from its submission to its end. */
+  readonly deadlineMs?: number;
   /** Not before this much time has passed. */
   readonly delayMs?: number;
   readonly retries?: number;
@@ -85,6 +88,7 @@ export class Submitter {
   readonly #deps: SubmitterDeps;
   readonly #ids = new TaskIdAllocator();
   readonly #encoder = new ArgumentEncoder();
+  readonly #sealer = new Sealer();
   #preparing = 0;
   #preparingBytes = 0;
 
@@ -109,10 +113,11 @@ export class Submitter {
     group: Buffer,
     options: CallOptions & { codec: ArgumentCodec },
   ): PreparedCall {
-    const { timeoutMs, queueTimeoutMs, delayMs, retries, backoffMs, mode, env, cwd } = options;
+    const { timeoutMs, queueTimeoutMs, deadlineMs, delayMs, retries, backoffMs, mode, env, cwd } = options;
     const sparse = sparseOptions({
       timeoutMs,
       queueTimeoutMs,
+      deadlineMs,
       delayMs,
       retries,
       backoffMs,
@@ -145,6 +150,7 @@ export class Submitter {
     const encoded = this.#encoder.encode(args, call.kwargs, call.codec);
     const task = new Task(this.#ids.next(), encoded, call.sparse, index);
     task.listener = listener;
+    if (task.sizeBytes <= limits.MAX_INLINE_BYTES) this.#sealer.seal(task);
     keepAlive.hold();
     const digest = call.fn.known;
     const endpoint = call.endpoint.known;
@@ -206,6 +212,7 @@ export class Submitter {
         task.start = 0;
         task.end = task.source.length;
         task.codec |= CODEC_REFERENCE;
+        this.#sealer.seal(task);
       }
     } catch (caught) {
       error = caught;

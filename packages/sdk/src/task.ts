@@ -26,6 +26,8 @@ import {
   REASONS,
   type ResultsFrame,
   reasonName,
+  SEAL_BYTES,
+  sealHolds,
   startOf,
   stateName,
   type TaskItem,
@@ -78,6 +80,9 @@ export class Task implements TaskItem {
   start: number;
   end: number;
   codec: number;
+  /** Its seal, once its arguments are as they travel. */
+  seals: Buffer | undefined = undefined;
+  sealAt = 0;
   readonly attempt = 1;
   readonly options: TaskOptions | undefined;
   /** The function; set at the latest when it leaves `preparing`. */
@@ -102,6 +107,8 @@ export class Task implements TaskItem {
   runUs = 0;
   value: unknown = undefined;
   reference: ResultReference | undefined = undefined;
+  /** The seal that its result did not bear when it came: it is fetched anew. */
+  unmet: Buffer | undefined = undefined;
   /** The fetch of its result, while it lasts. */
   loading: Promise<unknown> | undefined = undefined;
   detail: OutcomeDetail | undefined = undefined;
@@ -142,6 +149,7 @@ export class Task implements TaskItem {
   dropArguments(): void {
     this.source = NO_BYTES;
     this.start = this.end = 0;
+    this.seals = undefined;
   }
 
   /** Result `i` of the frame is its end. */
@@ -155,7 +163,10 @@ export class Task implements TaskItem {
       const codec = byteOf(frame.codecs, i);
       const start = startOf(frame.ends, i);
       const end = endOf(frame.ends, i);
-      if (codec & CODEC_REFERENCE) {
+      const sealAt = SEAL_BYTES * i;
+      if (!sealHolds(frame.seals, sealAt, this.key, frame.data, start, end)) {
+        this.unmet = Buffer.from(frame.seals!.subarray(sealAt, sealAt + SEAL_BYTES));
+      } else if (codec & CODEC_REFERENCE) {
         const reference = decodeReference(Buffer.from(frame.data.subarray(start, end)));
         if (reference) this.reference = { ...reference, codec: codec & ~CODEC_REFERENCE };
       } else {

@@ -38,6 +38,21 @@ export const ERRORS = {
     true,
     "The service has too much in hand: {detail}. Nothing of this request was taken; wait and send it again.",
   ),
+  QUEUE_FULL: entry(
+    429,
+    true,
+    "{what} has {limit} open tasks, which is as many as it may have. Nothing of this request was taken; send it again when some have ended.",
+  ),
+  DATABASE_FULL: entry(
+    507,
+    true,
+    "The service's database has no room. Nothing of this request was taken; what was taken before is safe. Send it again when the operator has made room.",
+  ),
+  TOO_MANY_WATCHES: entry(
+    429,
+    false,
+    "A connection watches at most {limit} task groups. Open another one, or submit into fewer groups.",
+  ),
   NOT_READY: entry(503, true, "The service is starting or stopping. Try again in a moment."),
   INTERNAL: entry(
     500,
@@ -110,12 +125,41 @@ export const ERRORS = {
     "A payload has at most {limit} bytes. Split it, or keep it on a file system that the endpoint sees.",
   ),
   RANGE_INVALID: entry(416, false, "The range does not lie within the {size} bytes that there are."),
+  OBJECT_NOT_FOUND: entry(404, false, "There is no object {name} that you may read."),
+  OBJECT_NAME_INVALID: entry(400, false, "The name of the object is not valid: {detail}."),
+  OBJECT_TOO_LARGE: entry(413, false, "An object has at most {limit} bytes. Split it into several."),
+  OBJECT_MISMATCH: entry(
+    422,
+    false,
+    "The bytes have SHA-256 {actual}, not {digest}. Nothing was kept; send them again.",
+  ),
+  OBJECT_ACCESS_DENIED: entry(
+    403,
+    false,
+    "The object token does not allow {method} on {name}. Make one that does: POST /v1/objects/sign.",
+  ),
+  PRECONDITION_FAILED: entry(
+    412,
+    false,
+    "The object {name} is not as {header} demands. Nothing was changed; read it again and decide anew.",
+  ),
+  STORAGE_FULL: entry(
+    507,
+    false,
+    "The service's storage is full; nothing of this upload was kept. Delete what is not needed, or ask the operator for room.",
+  ),
+  STORAGE_UNAVAILABLE: entry(503, true, "The object storage does not answer as it should ({detail})."),
   KEY_NOT_FOUND: entry(404, false, "You have no API key {id}."),
   RESULT_NOT_READY: entry(409, true, "Task {id} has not finished. Wait for it with ?wait=SECONDS."),
   RESULT_NONE: entry(
     409,
     false,
     "Task {id} ended as {state} and has no result. GET /v1/tasks/{id} tells why.",
+  ),
+  TASK_EXPIRED: entry(
+    410,
+    false,
+    "Task {id} ended as {state} at {finishedAt}, and was deleted when its retention ended.",
   ),
   RESULT_EXPIRED: entry(410, false, "The result of task {id} was deleted when its retention ended."),
 
@@ -174,6 +218,11 @@ export const ERRORS = {
   SETTING_MISSING: entry(400, false, "{what} is not set. {cure}."),
   VALUE_UNENCODABLE: entry(400, false, "{path} cannot be sent as {codec}: {detail}."),
   RESULT_UNREADABLE: entry(200, false, "The result of task {id} cannot be read here: {detail}."),
+  RESULT_CORRUPT: entry(
+    200,
+    false,
+    "The result of task {id} does not bear its worker's seal, on the link or over REST: what came is not what was made.",
+  ),
   CLIENT_CLOSED: entry(
     409,
     false,

@@ -5,6 +5,7 @@
 import { type IdKey, writeKey } from "../ids.js";
 import { MAX_BATCH_ITEMS, TARGET_BATCH_BYTES } from "../limits.js";
 import type { OutcomeDetail } from "../task/outcome.js";
+import { SEAL_BYTES, type SealPlace, writeFence } from "../task/seal.js";
 import type { ResultsFrame, TaskOptions, TasksFrame } from "./frames.js";
 
 /** Bytes as they lie in a larger buffer: [start, end) of `source`. Spares a view object for each item. */
@@ -14,19 +15,22 @@ export interface Slice {
   readonly end: number;
 }
 
-/** One task for a batch. */
-export interface TaskItem extends Slice {
+/** What a task and a result of it have in common. */
+export interface BatchItem extends Slice, SealPlace {
   readonly key: IdKey;
   readonly codec: number;
   readonly attempt: number;
+  /** 0, or absent: none. */
+  readonly fence?: number | undefined;
+}
+
+/** One task for a batch. */
+export interface TaskItem extends BatchItem {
   readonly options: TaskOptions | undefined;
 }
 
 /** One result for a batch. Times in microseconds, memory in KiB. */
-export interface ResultItem extends Slice {
-  readonly key: IdKey;
-  readonly codec: number;
-  readonly attempt: number;
+export interface ResultItem extends BatchItem {
   readonly state: number;
   readonly reason: number;
   readonly queueUs: number;
@@ -98,7 +102,7 @@ export function buildTasks<T extends TaskItem>(
   n: number,
   functionOf: (item: T) => Buffer,
 ): TasksFrame {
-  const { ids, ends, codecs, attempts, bytes: args } = packItems(items, from, n);
+  const { ids, ends, codecs, attempts, fences, seals, bytes: args } = packItems(items, from, n);
   const fns: Buffer[] = [];
   let lastFn: Buffer | undefined;
   let lastIndex = -1;
@@ -122,13 +126,15 @@ export function buildTasks<T extends TaskItem>(
   const frame: TasksFrame = { t: "tasks", n, ids, fns, codecs, ends, args };
   if (fn) frame.fn = fn;
   if (attempts) frame.attempts = attempts;
+  if (fences !== 0) frame.fences = fences;
+  if (seals) frame.seals = seals;
   if (opts) frame.opts = opts;
   return frame;
 }
 
 /** The results [from, from+n) of `items` as one frame. */
 export function buildResults(items: readonly ResultItem[], from: number, n: number): ResultsFrame {
-  const { ids, ends, codecs, attempts, bytes: data } = packItems(items, from, n);
+  const { ids, ends, codecs, attempts, fences, seals, bytes: data } = packItems(items, from, n);
   let states: number | Buffer = items[from]!.state;
   let reasons: Buffer | undefined;
   let detail: Record<number, OutcomeDetail> | undefined;
@@ -166,6 +172,8 @@ export function buildResults(items: readonly ResultItem[], from: number, n: numb
     peakKb,
   };
   if (attempts) frame.attempts = attempts;
+  if (fences !== 0) frame.fences = fences;
+  if (seals) frame.seals = seals;
   if (reasons) frame.reasons = reasons;
   if (detail) frame.detail = detail;
   return frame;
@@ -176,19 +184,19 @@ interface Packed {
   readonly ends: Buffer;
   readonly codecs: number | Buffer;
   readonly attempts: Buffer | undefined;
+  readonly fences: number | Buffer;
+  readonly seals: Buffer | undefined;
   readonly bytes: Buffer;
 }
 
 /** The columns that tasks and results share. */
-function packItems(
-  items: readonly (Slice & { readonly key: IdKey; readonly codec: number; readonly attempt: number })[],
-  from: number,
-  n: number,
-): Packed {
+function packItems(items: readonly BatchItem[], from: number, n: number): Packed {
   const ids = Buffer.allocUnsafe(16 * n);
   const ends = Buffer.allocUnsafe(4 * n);
   let codecs: number | Buffer = items[from]!.codec;
   let attempts: Buffer | undefined;
+  let fences: number | Buffer = items[from]!.fence ?? 0;
+  let sealed = false;
   let at = 0;
   for (let i = 0; i < n; i++) {
     const item = items[from + i]!;
@@ -199,8 +207,12 @@ function packItems(
     if (typeof codecs !== "number") codecs[i] = item.codec;
     if (item.attempt !== 1) attempts ??= ones(n);
     attempts?.writeUInt32LE(item.attempt, 4 * i);
+    const fence = item.fence ?? 0;
+    if (typeof fences === "number" && fence !== fences) fences = fencesOf(items, from, n);
+    if (item.seals !== undefined) sealed = true;
   }
-  return { ids, ends, codecs, attempts, bytes: joinSlices(items, from, n, at) };
+  const seals = sealed ? joinSeals(items, from, n) : undefined;
+  return { ids, ends, codecs, attempts, fences, seals, bytes: joinSlices(items, from, n, at) };
 }
 
 /** The slices one after the other; what lies side by side in one buffer is copied in one piece. */
@@ -215,6 +227,29 @@ function joinSlices(items: readonly Slice[], from: number, n: number, sizeBytes:
     copied += source.copy(out, copied, start, end);
   }
   return out;
+}
+
+/** The seals one after the other, in one piece where they lie so; zeroes where there is none. */
+function joinSeals(items: readonly BatchItem[], from: number, n: number): Buffer {
+  const out = Buffer.alloc(SEAL_BYTES * n);
+  for (let i = 0; i < n; ) {
+    const { seals, sealAt = 0 } = items[from + i]!;
+    const first = i++;
+    if (seals === undefined) continue;
+    let end = sealAt + SEAL_BYTES;
+    while (i < n && items[from + i]!.seals === seals && items[from + i]!.sealAt === end) {
+      end += SEAL_BYTES;
+      i++;
+    }
+    seals.copy(out, SEAL_BYTES * first, sealAt, end);
+  }
+  return out;
+}
+
+function fencesOf(items: readonly BatchItem[], from: number, n: number): Buffer {
+  const column = Buffer.allocUnsafe(8 * n);
+  for (let i = 0; i < n; i++) writeFence(column, i, items[from + i]!.fence ?? 0);
+  return column;
 }
 
 function ones(n: number): Buffer {

@@ -9,6 +9,8 @@ import type { OutcomeDetail } from "../task/outcome.js";
 export interface TaskOptions {
   timeoutMs?: number;
   queueTimeoutMs?: number;
+  /** Its whole life, from submission; on the wire, what remains of it. */
+  deadlineMs?: number;
   delayMs?: number;
   retries?: number;
   backoffMs?: number;
@@ -30,6 +32,10 @@ export interface TasksFrame {
   ends: Buffer;
   args: Buffer;
   attempts?: Buffer | undefined;
+  /** The lease of each, or of all: what its result must bear (P26). */
+  fences?: number | Buffer | undefined;
+  /** The caller's seal over each task's arguments (P25). */
+  seals?: Buffer | undefined;
   opts?: Record<number, TaskOptions> | undefined;
   endpoint?: Buffer | undefined;
   group?: Buffer | undefined;
@@ -46,6 +52,10 @@ export interface ResultsFrame {
   ends: Buffer;
   data: Buffer;
   attempts?: Buffer | undefined;
+  /** The lease under which each was made, or all (P26). */
+  fences?: number | Buffer | undefined;
+  /** The worker's seal over each result (P25). */
+  seals?: Buffer | undefined;
   states: number | Buffer;
   reasons?: Buffer | undefined;
   queueUs?: Buffer | undefined;
@@ -76,6 +86,13 @@ export interface HelloFrame {
   software: string;
   /** Agent: ids of what it holds unfinished (P15). Worker: what it holds (P17). */
   held?: Buffer | undefined;
+  /** Agent: attempt (u32) and fence (u64) of each of `held`; absent: all 1, all unknown. */
+  heldAttempts?: Buffer | undefined;
+  heldFences?: Buffer | undefined;
+  /** Agent: the boot of its machine. After another one, what it held may be more than it knows. */
+  bootId?: string | undefined;
+  /** Agent: for how long its leases stand after its connection has ended; 0: for ever; absent: the service's default. */
+  reclaimMs?: number | undefined;
   unacked?: number | undefined;
   agent?: AgentInfo | undefined;
   /** Worker: who it is, and its secret. */
@@ -138,6 +155,11 @@ export interface WatchFrame {
 export interface CancelFrame {
   t: "cancel";
   ids: Buffer;
+  /**
+   * `unbegun`: only what has not begun is to end; of what runs, `progress started` is the answer. `deadline`,
+   * agent–node only: the deadline of these tasks has come. Absent: somebody cancelled them, whether they run or not.
+   */
+  why?: "deadline" | "unbegun" | undefined;
 }
 export interface ReturnedFrame {
   t: "returned";

@@ -5,7 +5,7 @@
 import type { Decoded } from "../codec/codec.js";
 import { checkDefinition } from "../functions/definition.js";
 import { MAX_BATCH_ITEMS } from "../limits.js";
-import type { Frame, FrameKind, ResultsFrame, TaskOptions, TasksFrame } from "./frames.js";
+import type { Frame, FrameKind, HelloFrame, ResultsFrame, TaskOptions, TasksFrame } from "./frames.js";
 
 type Check = (value: unknown) => boolean;
 
@@ -16,6 +16,7 @@ const id: Check = (v) => Buffer.isBuffer(v) && v.length === 16;
 const ids: Check = (v) => Buffer.isBuffer(v) && v.length % 16 === 0;
 const strings: Check = (v) => Array.isArray(v) && v.every(str);
 const digests: Check = (v) => Array.isArray(v) && v.every((d) => Buffer.isBuffer(d) && d.length === 32);
+const intOrBin: Check = (v) => int(v) || bin(v);
 const intOrColumn: Check = (v) => (int(v) && (v as number) < 256) || Buffer.isBuffer(v);
 const plainMap: Check = (v) =>
   typeof v === "object" && v !== null && !Array.isArray(v) && !Buffer.isBuffer(v);
@@ -40,6 +41,10 @@ const SPECS: Record<FrameKind, Spec> = {
     },
     may: {
       held: ids,
+      heldAttempts: bin,
+      heldFences: bin,
+      bootId: str,
+      reclaimMs: int,
       unacked: int,
       agent: plainMap,
       worker: str,
@@ -68,12 +73,23 @@ const SPECS: Record<FrameKind, Spec> = {
   mark: { need: { accepted: int, durable: int } },
   tasks: {
     need: { n: int, ids: bin, fns: digests, codecs: intOrColumn, ends: bin, args: bin },
-    may: { fn: bin, attempts: bin, opts: plainMap, endpoint: id, group: id, again: int },
+    may: {
+      fn: bin,
+      attempts: bin,
+      fences: intOrBin,
+      seals: bin,
+      opts: plainMap,
+      endpoint: id,
+      group: id,
+      again: int,
+    },
   },
   results: {
     need: { n: int, ids: bin, codecs: intOrColumn, ends: bin, data: bin, states: intOrColumn },
     may: {
       attempts: bin,
+      fences: intOrBin,
+      seals: bin,
       reasons: bin,
       queueUs: bin,
       runUs: bin,
@@ -86,7 +102,7 @@ const SPECS: Record<FrameKind, Spec> = {
   refused: { need: { from: int, n: int, ...text }, may: { retryAfterMs: int } },
   unknown: { need: { ids } },
   watch: { need: { group: id }, may: { ids } },
-  cancel: { need: { ids } },
+  cancel: { need: { ids }, may: { why: oneOf("deadline", "unbegun") } },
   returned: { need: { ids } },
   functions: { need: { defs: Array.isArray } },
   need: { need: { functions: digests } },
@@ -127,7 +143,9 @@ export function checkFrame<K extends FrameKind>(
         ? checkResults(frame as unknown as ResultsFrame)
         : kind === "functions"
           ? checkDefinitions(frame.defs as unknown[])
-          : undefined;
+          : kind === "hello"
+            ? checkHello(frame as unknown as HelloFrame)
+            : undefined;
   if (bad !== undefined) return invalid(`${kind}: ${bad}`);
   return { ok: true, frame: value as Extract<Frame, { t: K }> };
 }
@@ -137,7 +155,8 @@ function invalid(reason: string): Decoded<never> {
 }
 
 function checkTasks(f: TasksFrame): string | undefined {
-  const bad = checkBatch(f.n, f.ids, f.ends, f.args, f.codecs) ?? checkColumns(f.n, [f.attempts], 4);
+  const bad =
+    checkBatch(f.n, f.ids, f.ends, f.args, f.codecs) ?? checkColumns(f.n, [f.attempts], 4) ?? checkCustody(f);
   if (bad !== undefined) return bad;
   if (f.fns.length === 0) return "no function";
   if (f.fn === undefined) {
@@ -160,7 +179,8 @@ function checkResults(f: ResultsFrame): string | undefined {
   const bad =
     checkBatch(f.n, f.ids, f.ends, f.data, f.codecs) ??
     checkColumns(f.n, [f.attempts, f.queueUs, f.runUs, f.cpuUs, f.peakKb], 4) ??
-    checkColumns(f.n, [f.reasons, f.held], 1);
+    checkColumns(f.n, [f.reasons, f.held], 1) ??
+    checkCustody(f);
   if (bad !== undefined) return bad;
   if (Buffer.isBuffer(f.states)) {
     if (f.states.length !== f.n) return "column states does not have n entries";
@@ -195,6 +215,27 @@ function checkBatch(
   return before === data.length ? undefined : "ends does not end where the bytes do";
 }
 
+/** The columns of fences and seals. */
+function checkCustody(f: TasksFrame | ResultsFrame): string | undefined {
+  if (Buffer.isBuffer(f.fences)) {
+    if (f.fences.length !== 8 * f.n) return "column fences does not have n entries";
+    // Above 2^53 a number is not exact, and two fences would be one.
+    for (let i = 0; i < f.n; i++)
+      if (f.fences.readUInt32LE(8 * i + 4) >= 0x20_0000) return "a fence is too large";
+  }
+  return checkColumns(f.n, [f.seals], 32);
+}
+
+function checkHello(f: HelloFrame): string | undefined {
+  const n = (f.held?.length ?? 0) / 16;
+  if (f.heldAttempts !== undefined && f.heldAttempts.length !== 4 * n)
+    return "heldAttempts does not have an entry for each of held";
+  if (f.heldFences !== undefined && f.heldFences.length !== 8 * n)
+    return "heldFences does not have an entry for each of held";
+  if (f.bootId !== undefined && f.bootId.length > 100) return "bootId has more than 100 characters";
+  return undefined;
+}
+
 function checkColumns(n: number, columns: (Buffer | undefined)[], width: number): string | undefined {
   for (const column of columns) {
     if (column !== undefined && column.length !== width * n)
@@ -214,6 +255,7 @@ function checkDefinitions(defs: unknown[]): string | undefined {
 const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   timeoutMs: int,
   queueTimeoutMs: int,
+  deadlineMs: int,
   delayMs: (v) => int(v) && (v as number) <= 0x7fffffff,
   retries: (v) => int(v) && (v as number) <= 100,
   backoffMs: int,

@@ -3,6 +3,8 @@ import { describe, expect, it } from "vitest";
 import {
   IllegalTransition,
   isTerminal,
+  MAX_AGENT_LOSSES,
+  MAX_WORKER_LOSSES,
   type Mode,
   step,
   type TaskEvent,
@@ -40,7 +42,8 @@ describe("the task machine", () => {
           attempt: 1,
           mode: "at_most_once",
           retriesLeft: 5,
-          lossesLeft: 5,
+          losses: 0,
+          agentLosses: 0,
           cancelRequested: false,
         };
         expect(step(facts, event)).toEqual({ state, effects: [] });
@@ -57,7 +60,8 @@ describe("the task machine", () => {
           attempt: 3,
           mode: "at_most_once",
           retriesLeft: 0,
-          lossesLeft: 0,
+          losses: 0,
+          agentLosses: 0,
           cancelRequested: false,
         };
         const event: TaskEvent = kind === "lease" ? { kind } : { kind, started: true, reason: "agent_lost" };
@@ -81,13 +85,16 @@ describe("the task machine", () => {
           let retried = 0;
           let finishes = 0;
           let cancelRequested = false;
+          let losses = 0;
+          let agentLosses = 0;
           for (const event of history) {
             const facts: TaskFacts = {
               state,
               attempt,
               mode,
-              retriesLeft: Math.max(0, retries - (attempt - 1)),
-              lossesLeft: Math.max(0, 3 - (attempt - 1)),
+              retriesLeft: Math.max(0, retries - retried),
+              losses,
+              agentLosses,
               cancelRequested,
             };
             if (!isTerminal(state) && !TRANSITIONS[event.kind].includes(state)) continue;
@@ -100,6 +107,8 @@ describe("the task machine", () => {
                 expect(effect.attempt).toBeGreaterThanOrEqual(attempt);
                 expect(effect.attempt).toBeLessThanOrEqual(attempt + 1);
                 if (effect.do === "retry") retried++;
+                else if (effect.loss === "worker") losses++;
+                else if (effect.loss === "agent") agentLosses++;
                 if (effect.do === "requeue" && effect.attempt === attempt) starts = Math.max(0, starts - 1); // had not started
                 attempt = effect.attempt;
               }
@@ -108,7 +117,10 @@ describe("the task machine", () => {
           }
           expect(finishes).toBe(isTerminal(state) ? 1 : 0);
           if (mode === "at_most_once") expect(attempt - 1).toBe(retried);
-          expect(attempt).toBeLessThanOrEqual(1 + Math.max(3, retries));
+          expect(losses).toBeLessThan(MAX_WORKER_LOSSES);
+          expect(agentLosses).toBeLessThan(MAX_AGENT_LOSSES);
+          expect(attempt).toBe(1 + retried + losses + agentLosses);
+          expect(retried).toBeLessThanOrEqual(retries); // M5
         },
       ),
       { numRuns: 2000 },
@@ -121,7 +133,8 @@ describe("the task machine", () => {
       attempt: 1,
       mode: "at_most_once",
       retriesLeft: 0,
-      lossesLeft: 0,
+      losses: 0,
+      agentLosses: 0,
       cancelRequested: false,
     };
     expect(step(facts, { kind: "cancel" }).state).toBe("CANCELLED");
@@ -140,7 +153,8 @@ describe("the task machine", () => {
       attempt: 1,
       mode: "at_least_once",
       retriesLeft: 5,
-      lossesLeft: 5,
+      losses: 0,
+      agentLosses: 0,
       cancelRequested: false,
     };
     expect(step(facts, { kind: "failed", reason: "function_invalid" }).state).toBe("FAILED");
@@ -149,13 +163,65 @@ describe("the task machine", () => {
     ]);
   });
 
+  it("counts losses apart from failures: the third death of a worker is poison, the tenth loss of an agent the end (M5)", () => {
+    const facts: TaskFacts = {
+      state: "STARTED",
+      attempt: 1,
+      mode: "at_least_once",
+      retriesLeft: 0,
+      losses: 0,
+      agentLosses: 0,
+      cancelRequested: false,
+    };
+    const table: [Partial<TaskFacts>, Reason, TaskState, Reason | undefined][] = [
+      [{}, "worker_died", "QUEUED", undefined],
+      [{ losses: 1, attempt: 2 }, "out_of_memory", "QUEUED", undefined],
+      [{ losses: 2, attempt: 3 }, "worker_died", "FAILED", "poisoned"],
+      [{ losses: 2, attempt: 3 }, "out_of_memory", "FAILED", "poisoned"],
+      [{ losses: 2, attempt: 3 }, "agent_lost", "QUEUED", undefined],
+      [{ agentLosses: 9, attempt: 10 }, "agent_lost", "LOST", "agent_lost"],
+      [{ agentLosses: 9, attempt: 10 }, "worker_died", "QUEUED", undefined],
+      [{ mode: "at_most_once" }, "worker_died", "FAILED", "worker_died"],
+      [{ mode: "at_most_once" }, "out_of_memory", "FAILED", "out_of_memory"],
+      [{ mode: "at_most_once" }, "agent_lost", "LOST", "agent_lost"],
+    ];
+    for (const [known, reason, state, end] of table) {
+      const attempt = known.attempt ?? 1;
+      const next = step({ ...facts, ...known }, { kind: "lost", started: true, reason });
+      const loss = reason === "agent_lost" ? "agent" : "worker";
+      expect(next).toEqual({
+        state,
+        effects:
+          end === undefined
+            ? [{ do: "requeue", attempt: attempt + 1, loss }]
+            : [{ do: "finish", state, reason: end }],
+      });
+    }
+  });
+
+  it("tries nothing again whose time is over", () => {
+    const facts: TaskFacts = {
+      state: "STARTED",
+      attempt: 1,
+      mode: "at_least_once",
+      retriesLeft: 5,
+      losses: 0,
+      agentLosses: 0,
+      cancelRequested: false,
+    };
+    for (const reason of ["deadline", "queue_time_limit"] as const)
+      expect(step(facts, { kind: "timed_out", reason }).state).toBe("TIMED_OUT");
+    expect(step(facts, { kind: "timed_out", reason: "run_time_limit" }).state).toBe("QUEUED");
+  });
+
   it("names a worker's death a failure, and an agent's a loss", () => {
     const facts: TaskFacts = {
       state: "STARTED",
       attempt: 1,
       mode: "at_most_once",
       retriesLeft: 0,
-      lossesLeft: 3,
+      losses: 0,
+      agentLosses: 0,
       cancelRequested: false,
     };
     expect(step(facts, { kind: "lost", started: true, reason: "worker_died" }).state).toBe("FAILED");

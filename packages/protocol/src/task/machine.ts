@@ -20,6 +20,8 @@
  *   M3  In mode at_most_once a task that had or may have started is never queued again, but by retries that
  *       its owner asked for.
  *   M4  A cancel of what has not been sent is final at once; of what has been sent, a request.
+ *   M5  Losses are counted apart from failures of the function, and use up no retries: the third death of a worker
+ *       ends a task as poisoned, the tenth loss of its agent as LOST.
  */
 import type { OpenState, Reason, TaskState, TerminalState } from "./outcome.js";
 
@@ -32,8 +34,10 @@ export interface TaskFacts {
   readonly mode: Mode;
   /** Retries that remain for failures of the function itself. */
   readonly retriesLeft: number;
-  /** Attempts that remain after losses (worker, node, agent), in mode at_least_once. */
-  readonly lossesLeft: number;
+  /** How many workers have died while they ran it, before this event. */
+  readonly losses: number;
+  /** How often its agent, or node, was lost while it had or may have started, before this event. */
+  readonly agentLosses: number;
   readonly cancelRequested: boolean;
 }
 
@@ -56,8 +60,8 @@ export type TaskEvent =
 export type TaskEffect =
   /** Write the terminal state. */
   | { readonly do: "finish"; readonly state: TerminalState; readonly reason: Reason }
-  /** Put it in the queue again, at once. */
-  | { readonly do: "requeue"; readonly attempt: number }
+  /** Put it in the queue again, at once; with another attempt where `loss` says whose loss is to be counted. */
+  | { readonly do: "requeue"; readonly attempt: number; readonly loss?: "worker" | "agent" }
   /** Write the new attempt, and queue it after its backoff. */
   | { readonly do: "retry"; readonly attempt: number }
   /** Ask the agent to stop it. */
@@ -87,7 +91,17 @@ export const TRANSITIONS: Readonly<Record<TaskEvent["kind"], readonly TaskState[
   cancel: OPEN,
 };
 
-/** Failures that a retry cannot mend: the same call fails the same way. */
+/** The worker's death that ends a task in mode at_least_once: a third would hardly be chance (M5). */
+export const MAX_WORKER_LOSSES = 3;
+/** The loss of an agent that ends it: these are no fault of the task, but they are no way to run for ever either (M5). */
+export const MAX_AGENT_LOSSES = 10;
+
+/** Whether the reason names the death of a worker, and not a failure of the function. */
+export function isWorkerLoss(reason: Reason): boolean {
+  return reason === "worker_died" || reason === "out_of_memory";
+}
+
+/** Failures that a retry cannot mend: the same call fails the same way, or its time is over. */
 const PERMANENT: ReadonlySet<Reason> = new Set<Reason>([
   "function_invalid",
   "arguments_invalid",
@@ -98,6 +112,8 @@ const PERMANENT: ReadonlySet<Reason> = new Set<Reason>([
   "function_deleted",
   "runtime_missing",
   "poisoned",
+  "queue_time_limit",
+  "deadline",
 ]);
 
 /** Whether a failure for this reason may be tried again, where the task has retries left. */
@@ -148,12 +164,20 @@ export function step(facts: TaskFacts, event: TaskEvent): Step {
     case "lost":
       if (facts.cancelRequested) return finish("CANCELLED", "cancelled_by_user");
       if (!event.started) return { state: "QUEUED", effects: [{ do: "requeue", attempt: facts.attempt }] };
-      if (facts.mode === "at_least_once" && facts.lossesLeft > 0) {
-        return { state: "QUEUED", effects: [{ do: "requeue", attempt: facts.attempt + 1 }] };
-      }
-      // M3: the worker's death is a named failure; the loss of whoever could have named it is LOST.
-      return event.reason === "agent_lost" ? finish("LOST", event.reason) : finish("FAILED", event.reason);
+      return lose(facts, event.reason);
   }
+}
+
+/** It had, or may have, started. The worker's death is a named failure; the loss of whoever could have named it is LOST. */
+function lose(facts: TaskFacts, reason: Reason): Step {
+  const byAgent = reason === "agent_lost";
+  const last = byAgent ? facts.agentLosses + 1 >= MAX_AGENT_LOSSES : facts.losses + 1 >= MAX_WORKER_LOSSES;
+  if (facts.mode === "at_least_once" && !last) {
+    const loss = byAgent ? "agent" : "worker";
+    return { state: "QUEUED", effects: [{ do: "requeue", attempt: facts.attempt + 1, loss }] };
+  }
+  if (byAgent) return finish("LOST", reason);
+  return finish("FAILED", facts.mode === "at_least_once" ? "poisoned" : reason); // M3, M5
 }
 
 function failOrRetry(facts: TaskFacts, state: "FAILED" | "TIMED_OUT", reason: Reason): Step {

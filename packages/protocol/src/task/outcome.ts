@@ -40,6 +40,8 @@ export const REASONS = {
   runtime_missing: 19,
   /** A payload file is gone or does not match its digest. */
   payload_missing: 20,
+  /** The arguments do not bear their seal: what arrived is not what the caller sent. Nothing was run. */
+  payload_corrupt: 21,
 } as const;
 export type Reason = keyof typeof REASONS;
 
@@ -65,6 +67,8 @@ export interface RemoteErrorInfo {
   message: string;
   /** As the runtime prints it; tail of at most 16 KiB. */
   traceback?: string;
+  /** The exception itself for a caller in Python: its pickle in base64, at most 64 KiB of text. */
+  data?: string;
 }
 
 /** The sparse part of a result: absent for a quiet success. */
@@ -80,6 +84,8 @@ export interface OutcomeDetail {
   signal?: string;
   /** Which worker ran it: `name pid`. */
   worker?: string;
+  /** Of a task that was cancelled, or stopped by a time limit: whether it is certain that no process of it is left. */
+  confirmed?: boolean;
 }
 
 export const CODECS = { json: 1, msgpack: 2, pickle: 3 } as const;

@@ -23,6 +23,7 @@ import {
   Outbox,
   type ResultsFrame,
 } from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import { mayRetry, remoteError } from "../errors.js";
 import type { Task } from "../task.js";
 import { Backoff, backoffMs } from "./backoff.js";
@@ -308,6 +309,7 @@ export class ClientLink {
       task.phase = "durable";
       freed++;
       task.onDurable?.();
+      crashPoint("client.submit.durable");
       task.dropArguments();
       if (task.sends > 1) this.#rewatch.push(task);
       if (task.cancelRequested) this.#cancels.push(task.key);
@@ -319,6 +321,7 @@ export class ClientLink {
   }
 
   #results(frame: ResultsFrame): void {
+    crashPoint("client.result.received");
     this.#received += frame.n;
     this.#scheduleFlush();
     for (let i = 0; i < frame.n; i++) {
@@ -329,6 +332,7 @@ export class ClientLink {
       this.#unhold(task);
       task.settleFrom(frame, i);
     }
+    crashPoint("client.result.settled");
   }
 
   #refused(from: number, n: number, error: FarloomError): void {
@@ -415,7 +419,10 @@ export class ClientLink {
     }
     this.#credit.use(n, sizeBytes);
     this.#lanes.compact(lane);
+    if (again && planted("resubmit-new-id")) frame.ids = anew(frame.ids);
+    crashPoint("client.submit.before-send");
     connection.send(frame);
+    crashPoint("client.submit.after-send");
   }
 
   // ── ends ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -448,6 +455,13 @@ export class ClientLink {
     for (const task of tasks) if (!task.isSettled) task.settleWith(error);
     this.#tellRoom();
   }
+}
+
+/** Other ids for the same tasks: what the planted bug `resubmit-new-id` sends. */
+function anew(ids: Buffer): Buffer {
+  const other = Buffer.from(ids);
+  for (let at = 0; at < other.length; at += 16) other[at + 12] = other[at + 12]! ^ 1;
+  return other;
 }
 
 function digestOf(task: Task): Buffer {

@@ -58,6 +58,8 @@ export interface FakeServiceOptions {
   deaf?: boolean;
   /** Status for the upgrade instead of a session. */
   rejectUpgrade?: { status: number; body: object; retryAfter?: string } | undefined;
+  /** The seal over a result, as a worker makes it. Default: none, like a service of before seals. */
+  seal?: (key: IdKey, bytes: Buffer) => Buffer | undefined;
   /** Answers no pings. */
   silent?: boolean;
   heartbeatMs?: number;
@@ -299,7 +301,8 @@ export class FakeService {
       const items = keys.slice(from, from + limits.MAX_BATCH_ITEMS).map((key): ResultItem => {
         const { bytes, ...rest } = this.outcomes.get(key)!;
         const times = { queueUs: 1, runUs: 2, cpuUs: 3, peakKb: 4 };
-        return { key, source: bytes, start: 0, end: bytes.length, attempt: 1, ...times, ...rest };
+        const seals = this.options.seal?.(key, bytes);
+        return { key, source: bytes, start: 0, end: bytes.length, seals, attempt: 1, ...times, ...rest };
       });
       session.sentResults += items.length;
       this.#send(session, buildResults(items, 0, items.length));
