@@ -118,6 +118,13 @@ function ratioFigures(all) {
   return [
     ["noop_batch_per_s", "floor_noop_per_s", "noop_batch_to_floor", "no-ops by map ÷ the floor's"],
     ["rtt_p50_ms", "floor_rtt_p50_ms", "rtt_p50_to_floor", "round trip p50 by the SDK ÷ the floor's"],
+    ["sleep10_efficiency", "floor_sleep10_efficiency", "sleep10_to_floor", "10 ms tasks ÷ the floor's"],
+    [
+      "sleep10_efficiency",
+      "bare_sleep10_efficiency",
+      "sleep10_to_bare",
+      "10 ms tasks ÷ bare loops that sleep",
+    ],
   ]
     .filter(([ours, theirs]) => measured(ours) !== undefined && measured(theirs) !== undefined)
     .map(([ours, theirs, key, label]) => ({

@@ -71,11 +71,19 @@ export async function measureFloor() {
   });
   const { status } = await run.ended;
   if (status !== 0) throw new Error(`the floor's program ended with status ${status}`);
-  const { rates, rtt_ms: calls } = JSON.parse(stdout);
+  const floor = JSON.parse(stdout);
+  const { rates, rtt_ms: calls } = floor;
   const label = "Python ProcessPoolExecutor(2)";
   return [
     figure("floor_noop_per_s", `${label}, no-ops`, "tasks/s", rates, { pick: "best" }),
     figure("floor_rtt_p50_ms", `${label}, round trip p50`, "ms", percentile(calls, 50)),
+    figure("floor_sleep10_efficiency", `${label}, 10 ms sleeps, ideal ÷ measured`, "", floor.sleep10_pool),
+    figure(
+      "bare_sleep10_efficiency",
+      "two bare loops of 10 ms sleeps, ideal ÷ measured",
+      "",
+      floor.sleep10_bare,
+    ),
   ];
 }
 
