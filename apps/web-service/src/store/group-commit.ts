@@ -5,10 +5,12 @@
  *   G1  A unit is settled exactly once, after its statement has committed or has failed for good.
  *   G2  A failure of the connection, or of PostgreSQL as a whole, is retried with the same units until it ends
  *       or the service closes: units wait, nothing is dropped.
+ *   G2a Where the statement was certainly not carried out, and its caller would rather hear so than wait (`refuse`), its
+ *       units are settled with the error. Not after an attempt of which nobody knows what became.
  *   G3  A failure that the data itself causes is narrowed down by halves to the unit that causes it.
  */
 import type { Logger } from "pino";
-import { isPassing } from "./pg-errors.js";
+import { isCertain, isPassing } from "./pg-errors.js";
 
 export interface Unit {
   /** How many rows it stands for. */
@@ -24,6 +26,8 @@ export interface GroupCommitOptions<T extends Unit> {
   readonly log: Logger;
   /** Runs one statement for all of them; settling is the caller's. */
   readonly run: (units: T[]) => Promise<void>;
+  /** Failures that pass, but are told at once (G2a). Default: none. */
+  readonly refuse?: (error: Error) => boolean;
 }
 
 export class GroupCommit<T extends Unit> {
@@ -92,6 +96,7 @@ export class GroupCommit<T extends Unit> {
   }
 
   async #commit(units: T[]): Promise<void> {
+    let certain = true;
     for (let delayMs = 20; ; delayMs = Math.min(1000, delayMs * 2)) {
       try {
         await this.#options.run(units);
@@ -99,6 +104,12 @@ export class GroupCommit<T extends Unit> {
         return;
       } catch (cause) {
         const error = cause as Error;
+        if (certain && this.#options.refuse?.(error)) {
+          this.#options.log.warn({ err: error, statement: this.#options.name }, "a write is refused");
+          for (const unit of units) unit.settle(error);
+          return;
+        }
+        certain &&= isCertain(error);
         if (isPassing(error) && !this.#closed) {
           this.#options.log.warn(
             { err: error, statement: this.#options.name, units: units.length },

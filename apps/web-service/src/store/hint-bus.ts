@@ -13,6 +13,9 @@ const CHANNEL = "farloom_hints";
 const BEAT_MS = 5_000;
 /** A replica that has not been seen for this long is gone. */
 const GONE_MS = 20_000;
+/** Before a lost connection is made again, and before one that failed is tried again. */
+const RELISTEN_MS = 500;
+const RELISTEN_FAILED_MS = 2_000;
 /** Messages waiting for the connection; beyond, hints are dropped. */
 const MAX_WAITING = 10_000;
 
@@ -126,7 +129,8 @@ async function openNotify(
   let waiting: string[] = [];
   let sending = false;
 
-  const listen = async (): Promise<void> => {
+  /** Resolves once it hears; `ended` is called when a connection that was heard is gone. */
+  const listen = async (ended: () => void): Promise<void> => {
     const next = new pg.Client({ connectionString: databaseUrl, application_name: "farloom hints" });
     next.on("error", () => undefined);
     next.on("notification", ({ payload }) => {
@@ -134,20 +138,30 @@ async function openNotify(
       if (payload.includes('"joined"')) joined();
       else receive(payload);
     });
-    next.on("end", () => {
-      client = undefined;
-      if (!closed) setTimeout(relisten, 500).unref();
+    // A connection that never came tells of its end too, and before it rejects: who called hears of that by the rejection.
+    next.once("end", () => {
+      if (client === next) ended();
     });
-    await next.connect();
-    await next.query(`LISTEN ${CHANNEL}`);
-    client = next;
+    try {
+      await next.connect();
+      await next.query(`LISTEN ${CHANNEL}`);
+      client = next;
+    } catch (error) {
+      void next.end().catch(() => undefined);
+      throw error;
+    }
   };
-  const relisten = (): void => {
+  /** The one loop that keeps listening. */
+  const relisten = (afterMs: number): void => {
+    client = undefined;
     if (closed) return;
-    listen().catch((err: Error) => {
-      log.warn({ err: err.message }, "hints cannot be heard; the sweep finds what they would have told");
-      setTimeout(relisten, 2000).unref();
-    });
+    setTimeout(() => {
+      if (closed) return;
+      listen(() => relisten(RELISTEN_MS)).catch((err: Error) => {
+        log.warn({ err: err.message }, "hints cannot be heard; the sweep finds what they would have told");
+        relisten(RELISTEN_FAILED_MS);
+      });
+    }, afterMs).unref();
   };
   const send = async (): Promise<void> => {
     sending = true;
@@ -160,7 +174,7 @@ async function openNotify(
     }
     sending = false;
   };
-  await listen();
+  await listen(() => relisten(RELISTEN_MS));
   return {
     publish: (message) => {
       if (closed || waiting.length >= MAX_WAITING) return;

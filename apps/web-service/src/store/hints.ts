@@ -7,6 +7,7 @@
  */
 import type { IdKey } from "@farloom/protocol";
 import { isUuid, keyToUuid, uuidToKey } from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 
 /** Other replicas commit tasks and outcomes; what they say arrives here. */
 export interface HintHandlers {
@@ -16,18 +17,32 @@ export interface HintHandlers {
   onRunnable(endpointKey: IdKey, keys: IdKey[]): void;
   /** These tasks have outcomes. */
   onFinished(keys: IdKey[]): void;
+  /** Somebody asked to cancel these tasks of the endpoint; with `unbegun`, only what has not begun. */
+  onCancel(endpointKey: IdKey, keys: IdKey[], why: "unbegun" | undefined): void;
+  /** A connection of the endpoint was accepted elsewhere, under this epoch. */
+  onClaimed(endpointKey: IdKey, epoch: number): void;
 }
 
 export interface Hints {
   tasks(endpointKey: IdKey, firstSeq: number): void;
   runnable(endpointKey: IdKey, keys: readonly IdKey[]): void;
   finished(keys: readonly IdKey[]): void;
+  cancel(endpointKey: IdKey, keys: readonly IdKey[], why?: "unbegun"): void;
+  claimed(endpointKey: IdKey, epoch: number): void;
 }
 
 export type HintMessage =
   | { readonly from: string; readonly kind: "tasks"; readonly endpoint: string; readonly firstSeq: number }
   | { readonly from: string; readonly kind: "runnable"; readonly endpoint: string; readonly ids: string }
-  | { readonly from: string; readonly kind: "finished"; readonly ids: string };
+  | { readonly from: string; readonly kind: "finished"; readonly ids: string }
+  | {
+      readonly from: string;
+      readonly kind: "cancel";
+      readonly endpoint: string;
+      readonly ids: string;
+      readonly why?: "unbegun" | undefined;
+    }
+  | { readonly from: string; readonly kind: "claimed"; readonly endpoint: string; readonly epoch: number };
 
 /** PostgreSQL's NOTIFY takes 8,000 bytes: 300 ids in base64, and room. */
 export const IDS_IN_A_HINT = 300;
@@ -57,6 +72,10 @@ export function receiveHint(text: string, self: string, handlers: HintHandlers):
   else if (message.kind === "tasks" && endpointKey)
     handlers.onTasks(endpointKey, Number(message.firstSeq) || 0);
   else if (message.kind === "runnable" && endpointKey) handlers.onRunnable(endpointKey, ids);
+  else if (message.kind === "cancel" && endpointKey)
+    handlers.onCancel(endpointKey, ids, message.why === "unbegun" ? "unbegun" : undefined);
+  else if (message.kind === "claimed" && endpointKey)
+    handlers.onClaimed(endpointKey, Number(message.epoch) || 0);
 }
 
 function idsOf(text: string): IdKey[] {
@@ -93,7 +112,19 @@ export class HintSender implements Hints {
     for (const ids of idPieces(keys)) this.#send({ from: this.#self, kind: "finished", ids });
   }
 
+  cancel(endpointKey: IdKey, keys: readonly IdKey[], why?: "unbegun"): void {
+    for (const ids of idPieces(keys)) {
+      this.#send({ from: this.#self, kind: "cancel", endpoint: keyToUuid(endpointKey), ids, why });
+    }
+  }
+
+  claimed(endpointKey: IdKey, epoch: number): void {
+    this.#send({ from: this.#self, kind: "claimed", endpoint: keyToUuid(endpointKey), epoch });
+  }
+
   #send(message: HintMessage): void {
-    if (!this.alone) this.#publish(JSON.stringify(message));
+    if (this.alone || planted("notify-is-truth")) return;
+    crashPoint("service.hint.before-send");
+    this.#publish(JSON.stringify(message));
   }
 }

@@ -5,17 +5,22 @@
  * meets an id that is there already; then the same rows go again with ON CONFLICT DO NOTHING.
  */
 import type { Pool } from "pg";
-import { byteaColumn, int2Column, int4Column, jsonbColumn, uuidColumn } from "./pg-columns.js";
+import { byteaColumn, int2Column, int4Column, jsonbColumn, sealColumn, uuidColumn } from "./pg-columns.js";
 import { isUniqueViolation } from "./pg-errors.js";
 import type { NewTask } from "./rows.js";
 
+/** A limit of the options in milliseconds; null where there is none. Above some thirty years it is none that matters. */
+const limitOf = (option: string): string => `nullif(least((u.options ->> '${option}')::float8, 1e12), 0)`;
+
 const insert = (onConflict: string) => `
 WITH added AS (
-  INSERT INTO task (id, owner_id, endpoint_id, function_key, group_id, args, codec, options, not_before)
-  SELECT u.id, u.owner_id, u.endpoint_id, u.function_key, u.group_id, u.args, u.codec, u.options,
-         CASE WHEN u.delay_ms > 0 THEN now() + u.delay_ms * interval '1 millisecond' END
-  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int4[], $5::uuid[], $6::bytea[], $7::int2[], $8::jsonb[], $9::int4[])
-       AS u (id, owner_id, endpoint_id, function_key, group_id, args, codec, options, delay_ms)
+  INSERT INTO task (id, owner_id, endpoint_id, function_key, group_id, args, args_sha256, codec, options, not_before, queue_until, deadline_at)
+  SELECT u.id, u.owner_id, u.endpoint_id, u.function_key, u.group_id, u.args, u.args_sha256, u.codec, u.options,
+         CASE WHEN u.delay_ms > 0 THEN now() + u.delay_ms * interval '1 millisecond' END,
+         now() + (u.delay_ms + ${limitOf("queueTimeoutMs")}) * interval '1 millisecond',
+         now() + ${limitOf("deadlineMs")} * interval '1 millisecond'
+  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int4[], $5::uuid[], $6::bytea[], $7::int2[], $8::jsonb[], $9::int4[], $10::bytea[])
+       AS u (id, owner_id, endpoint_id, function_key, group_id, args, codec, options, delay_ms, args_sha256)
   ${onConflict}
   RETURNING seq
 )
@@ -43,6 +48,7 @@ export async function insertTasks(pool: Pool, tasks: readonly NewTask[]): Promis
     int2Column(tasks, (t) => t.codec),
     jsonbColumn(tasks, (t) => t.options),
     int4Column(tasks, (t) => t.options?.delayMs ?? 0),
+    sealColumn(tasks),
   ];
   let rows: { added: number; first_seq: number; last_seq: number }[];
   try {

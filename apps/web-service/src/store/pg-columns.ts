@@ -6,6 +6,8 @@
  * Format: dimensions (1), has-null flag, element type, length, lower bound (1); then for each element its
  * byte length, or -1 for null, and its bytes. All integers big-endian.
  */
+import { hasSeal, SEAL_BYTES, type SealPlace } from "@farloom/protocol";
+
 const HEADER_BYTES = 20;
 const OID = { bytea: 17, int8: 20, int2: 21, int4: 23, uuid: 2950, jsonb: 3802 } as const;
 
@@ -91,6 +93,26 @@ export function byteaColumn<T extends { source: Buffer; start: number; end: numb
     at += 4 + source.copy(out, at + 4, start, end);
   }
   return out;
+}
+
+/** `bytea[]` of seals, null where there is none. */
+export function sealColumn(items: readonly SealPlace[]): Buffer {
+  const n = items.length;
+  const out = Buffer.allocUnsafe(HEADER_BYTES + (4 + SEAL_BYTES) * n);
+  let at = HEADER_BYTES;
+  let hasNull = false;
+  for (let i = 0; i < n; i++) {
+    const { seals, sealAt = 0 } = items[i]!;
+    if (hasSeal(seals, sealAt)) {
+      out.writeInt32BE(SEAL_BYTES, at);
+      at += 4 + seals.copy(out, at + 4, sealAt, sealAt + SEAL_BYTES);
+    } else {
+      hasNull = true;
+      at = out.writeInt32BE(-1, at);
+    }
+  }
+  header(out, OID.bytea, n, hasNull);
+  return out.subarray(0, at);
 }
 
 /** `jsonb[]`, null where `pick` gives undefined. */

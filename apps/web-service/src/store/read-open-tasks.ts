@@ -10,7 +10,8 @@ import { uuidColumn } from "./pg-columns.js";
 import type { OpenTask } from "./rows.js";
 
 const COLUMNS = `uuid_send(t.id) AS id, t.seq::float8 AS seq, uuid_send(t.owner_id) AS owner_id, t.function_key,
-  uuid_send(t.group_id) AS group_id, t.args, t.codec, t.attempt, t.options::text AS options, t.cancel_requested_at IS NOT NULL AS cancel_requested, t.not_before IS NOT NULL AS waiting`;
+  uuid_send(t.group_id) AS group_id, t.args, t.args_sha256, t.codec, t.attempt, t.losses, t.options::text AS options, t.cancel_requested_at IS NOT NULL AS cancel_requested, t.not_before IS NOT NULL AS waiting,
+  (extract(epoch FROM t.queue_until - now()) * 1000)::float8 AS queue_left_ms, (extract(epoch FROM t.deadline_at - now()) * 1000)::float8 AS life_left_ms`;
 const OPEN = "NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id)";
 
 // Rows come as text: node-postgres reads every field as UTF-8 first, which is the end of any binary value.
@@ -36,11 +37,15 @@ interface Row {
   function_key: number;
   group_id: Buffer;
   args: Buffer;
+  args_sha256: Buffer | null;
   codec: number;
   attempt: number;
+  losses: number;
   options: string | null;
   cancel_requested: boolean;
   waiting: boolean;
+  queue_left_ms: number | null;
+  life_left_ms: number | null;
 }
 
 /** Above every `seq` that float8 holds exactly. */
@@ -105,10 +110,14 @@ function toOpenTask(row: Row): OpenTask {
     functionKey: row.function_key,
     groupKey: row.group_id.toString("latin1"),
     args: row.args,
+    seal: row.args_sha256 ?? undefined,
     codec: row.codec,
     attempt: row.attempt,
     options: row.options === null ? undefined : (JSON.parse(row.options) as TaskOptions),
     cancelRequested: row.cancel_requested,
     waiting: row.waiting,
+    losses: row.losses,
+    queueLeftMs: row.queue_left_ms ?? undefined,
+    lifeLeftMs: row.life_left_ms ?? undefined,
   };
 }

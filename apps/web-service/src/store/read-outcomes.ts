@@ -4,7 +4,7 @@ import type { IdKey, OutcomeDetail, ResultItem } from "@farloom/protocol";
 import type { Pool } from "pg";
 import { uuidColumn } from "./pg-columns.js";
 
-const COLUMNS = `uuid_send(o.task_id) AS id, o.state, o.reason, o.attempt, o.result, o.codec,
+const COLUMNS = `uuid_send(o.task_id) AS id, o.state, o.reason, o.attempt, o.result, o.result_sha256, o.codec,
   o.queue_us::float8 AS queue_us, o.run_us::float8 AS run_us, o.cpu_us::float8 AS cpu_us, o.peak_kb, o.detail`;
 
 const STANDING = {
@@ -25,6 +25,7 @@ interface Row {
   reason: number;
   attempt: number;
   result: Buffer;
+  result_sha256: Buffer | null;
   codec: number;
   queue_us: number;
   run_us: number;
@@ -57,6 +58,8 @@ function toItem(row: Row): ResultItem {
     source: row.result,
     start: 0,
     end: row.result.length,
+    seals: row.result_sha256 ?? undefined,
+    sealAt: 0,
     codec: row.codec,
     attempt: row.attempt,
     state: row.state,

@@ -1,8 +1,8 @@
 /** The rows of the hot path, as the statements beside this file take and give them. Ids are latin1 keys. */
-import type { IdKey, OutcomeDetail, Slice, TaskOptions } from "@farloom/protocol";
+import type { IdKey, OutcomeDetail, SealPlace, Slice, TaskOptions } from "@farloom/protocol";
 
 /** A task to insert. */
-export interface NewTask extends Slice {
+export interface NewTask extends Slice, SealPlace {
   readonly key: IdKey;
   readonly ownerKey: IdKey;
   readonly endpointKey: IdKey;
@@ -13,7 +13,7 @@ export interface NewTask extends Slice {
 }
 
 /** A terminal state to insert, with the lease it was reached under. */
-export interface NewOutcome extends Slice {
+export interface NewOutcome extends Slice, SealPlace {
   readonly key: IdKey;
   readonly endpointKey: IdKey;
   /** The owner epoch under which the result came. */
@@ -37,10 +37,17 @@ export interface OpenTask {
   readonly functionKey: number;
   readonly groupKey: IdKey;
   readonly args: Buffer;
+  /** The caller's seal over the arguments, where there is one. */
+  readonly seal: Buffer | undefined;
   readonly codec: number;
   readonly attempt: number;
   readonly options: TaskOptions | undefined;
   readonly cancelRequested: boolean;
   /** It waits for a delay or a backoff. */
   readonly waiting: boolean;
+  /** As the column has them (rewrite-tasks.ts). */
+  readonly losses: number;
+  /** What is left of its time in the queue, and of its life, by PostgreSQL's clock when it was read; undefined: no limit. */
+  readonly queueLeftMs: number | undefined;
+  readonly lifeLeftMs: number | undefined;
 }

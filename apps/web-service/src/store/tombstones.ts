@@ -1,0 +1,25 @@
+/** What remains of a task after its retention: that it was, and how it ended. */
+import type { IdKey } from "@farloom/protocol";
+import type { Pool } from "pg";
+import { uuidColumn } from "./pg-columns.js";
+
+export interface TombstoneRow {
+  task_id: string;
+  state: number;
+  reason: number;
+  finished_at: Date;
+}
+
+/** The owner's tasks among `keys` that were deleted when their retention ended. */
+export async function readTombstones(
+  pool: Pool,
+  ownerId: string,
+  keys: readonly IdKey[],
+): Promise<TombstoneRow[]> {
+  const { rows } = await pool.query<TombstoneRow>(
+    `SELECT b.task_id, b.state, b.reason, b.finished_at FROM unnest($1::uuid[]) AS u (id)
+     JOIN tombstone b ON b.task_id = u.id WHERE b.owner_id = $2`,
+    [uuidColumn(keys, (key) => key), ownerId],
+  );
+  return rows;
+}
