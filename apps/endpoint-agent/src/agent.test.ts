@@ -1,13 +1,15 @@
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CODEC_REFERENCE, CODECS, encodeReference, REASONS, TERMINAL_STATES } from "@farloom/protocol";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { enrolledStateDir, startEchoAgent } from "../../../test/support/agent.js";
 import type { EchoNodeOptions } from "../../../test/support/echo-node.js";
 import { defineFunction, FakeService } from "../../../test/support/fake-service.js";
 import type { AgentOptions } from "./config.js";
-import { encodeHeader } from "./journal/format.js";
+
+// Real agents on a busy machine.
+vi.setConfig({ testTimeout: 20_000 });
 
 let service: FakeService;
 let stateDir: string;
@@ -180,6 +182,40 @@ describe("identity and resumption of ids", () => {
   });
 });
 
+describe("being replaced", () => {
+  const replace = () => {
+    service.send({
+      t: "bye",
+      code: "LINK_REPLACED",
+      message: "A newer connection of the same endpoint took over.",
+    });
+    service.cut();
+  };
+
+  it("ends the link for good, and leases nothing more", async () => {
+    const { agent, node } = await start({ answers: false, creditTasks: 1 });
+    service.sendTasks([{}, {}]);
+    await service.until(() => node.given.length === 1);
+    replace();
+    expect((await agent.shutOut).code).toBe("LINK_REPLACED");
+    expect(agent.status()).toMatchObject({ link: { phase: "stopped" }, draining: true });
+    node.finish(node.given);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(node.given).toHaveLength(1);
+    expect(service.hellos).toHaveLength(1);
+  });
+
+  it("is forgiven once for each handshake of its own that a hanging service may have taken up late", async () => {
+    service.cutsAtHello = 1;
+    const { agent } = await start();
+    expect(service.hellos).toHaveLength(2);
+    replace();
+    await service.until(() => service.hellos.length === 3 && service.connected, "connected again");
+    replace();
+    expect((await agent.shutOut).code).toBe("LINK_REPLACED");
+  });
+});
+
 describe("cancel, time limits and drain", () => {
   it("cancels what has not started itself, and passes on the rest (P20)", async () => {
     const { node } = await start({ answers: false, creditTasks: 1 });
@@ -207,6 +243,23 @@ describe("cancel, time limits and drain", () => {
     });
     node.finish(node.given);
     await service.until(() => service.results.length === 2);
+  });
+
+  it("ends a task at its deadline wherever it is: in the queue itself, on a node by stopping it", async () => {
+    const { node } = await start({ answers: false, creditTasks: 1 });
+    const options = { deadlineMs: 60 };
+    const [running, queued] = service.sendTasks([{ options }, { options }]);
+    await service.until(() => service.results.length === 1);
+    expect(service.results[0]).toMatchObject({
+      key: queued,
+      state: TERMINAL_STATES.TIMED_OUT,
+      reason: REASONS.deadline,
+    });
+    await service.until(() => node.frames.some((f) => f.t === "cancel"));
+    expect(node.frames.find((f) => f.t === "cancel")).toMatchObject({
+      ids: Buffer.from(running!, "latin1"),
+      why: "deadline",
+    });
   });
 
   it("gives back what has not started when it drains, waits for the rest, and says bye", async () => {
@@ -280,16 +333,51 @@ describe("a restart", () => {
     expect(service.results[2]).toMatchObject({ key: keys[1], held: true });
   });
 
-  it("after another boot, counts what was handed down as maybe started", async () => {
+  it("after another boot, counts all that it holds unfinished as maybe started, and says so by its boot id (P15c)", async () => {
     const first = await start({ answers: false, creditTasks: 1 });
-    const [a, b] = service.sendTasks([{}, {}]);
+    const keys = service.sendTasks([{}, {}]);
     await service.until(() => first.node.given.length === 1);
     await first.agent.close();
-    forgeBoot(join(stateDir, "journal"));
+    const again = await start({ answers: false, creditTasks: 1, held: [keys[0]!] });
+    await again.agent.close();
+    process.env.FARLOOM_TEST_BOOT_ID = "another-boot";
+    cleanup.push(() => {
+      delete process.env.FARLOOM_TEST_BOOT_ID;
+    });
     const second = await start({ answers: false, whole: true });
-    await service.until(() => service.results.length === 1);
-    expect(service.results[0]).toMatchObject({ key: a, state: TERMINAL_STATES.LOST });
-    expect(second.node.given.map((t) => t.key)).toEqual([b]);
+    await service.until(() => service.results.length === 2);
+    expect(service.results.map((r) => [r.key, r.state, r.reason])).toEqual(
+      keys.map((key) => [key, TERMINAL_STATES.LOST, REASONS.agent_lost]),
+    );
+    expect(second.node.given).toEqual([]);
+    const boots = service.hellos.map((hello) => hello.bootId);
+    expect(boots[1], "a restart is no other memory").toBe(boots[0]);
+    expect(boots[2]).not.toBe(boots[0]);
+  });
+
+  it("after damage to its journal, goes on with what its workers hold, and counts the rest as maybe started", async () => {
+    const first = await start({ answers: false, creditTasks: 2 });
+    const [a, b, c] = service.sendTasks([{}, {}, {}]);
+    await service.until(() => first.node.given.length === 2);
+    await first.agent.close();
+    const dir = join(stateDir, "journal");
+    const path = join(dir, readdirSync(dir).at(-1)!);
+    truncateSync(path, statSync(path).size - 1);
+    const second = await start({ answers: false, held: [a!], whole: true });
+    await service.until(() => service.results.length === 2);
+    expect(service.results.map((r) => [r.key, r.state])).toEqual([
+      [b, TERMINAL_STATES.LOST],
+      [c, TERMINAL_STATES.LOST],
+    ]);
+    expect(second.node.given).toEqual([]);
+    expect(service.hellos[1]!.bootId).not.toBe(service.hellos[0]!.bootId);
+    second.node.finish(first.node.given.slice(0, 1));
+    await service.until(() => service.resultOf(a!) !== undefined);
+  });
+
+  it("says for how long its leases stand while it is away (P15d)", async () => {
+    await start({}, { reclaimMs: 1234 });
+    expect(service.hellos[0]!.reclaimMs).toBe(1234);
   });
 
   it("keeps kept results over a restart (P14)", async () => {
@@ -390,14 +478,3 @@ describe("payload files", () => {
     expect(readdirSync(join(stateDir, "payloads"))).toEqual([]);
   });
 });
-
-/** Rewrites the journal's headers as if another boot had written them. */
-function forgeBoot(dir: string): void {
-  for (const name of readdirSync(dir)) {
-    const path = join(dir, name);
-    const journal = readFileSync(path);
-    const header = encodeHeader("00000000-0000-0000-0000-000000000000", journal.readUInt16LE(10));
-    header.copy(journal, 0);
-    writeFileSync(path, journal);
-  }
-}

@@ -9,6 +9,7 @@ import type { AgentConfig } from "./config.js";
 import { Engine, type EngineStatus } from "./engine.js";
 import { FunctionsCache } from "./functions-cache.js";
 import { Journal } from "./journal/journal.js";
+import type { EndReason } from "./link/connection.js";
 import { SessionTokens } from "./link/session-token.js";
 import { type LinkState, LinkSupervisor } from "./link/supervisor.js";
 import { createPortPair, type FramePort } from "./node/port.js";
@@ -49,6 +50,11 @@ export interface AgentStatus extends EngineStatus {
 
 /** A running agent. `close` and `drain` are idempotent. */
 export interface Agent extends AsyncDisposable {
+  /**
+   * Resolves when the service has closed its door to this agent for good: another agent has its identity now, or only
+   * another version could speak to it. It leases nothing any more; whoever runs it should drain it and say why.
+   */
+  readonly shutOut: Promise<EndReason>;
   /** Tells the service, gives back what has not started, waits for the rest for at most `withinMs`, then closes. */
   drain(withinMs?: number): Promise<void>;
   /** Stops at once: everything accepted stays in the journal, what runs with its warm workers. */
@@ -88,6 +94,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       port: upper,
       windowTasks: config.windowTasks,
       windowBytes: config.windowBytes,
+      reclaimMs: config.reclaimMs,
       software: SOFTWARE,
       agentInfo,
       log: logger,
@@ -97,7 +104,14 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     const node = makeNode({ port: lower, log: logger, config, agentInfo });
     await node.start();
     undo.push(() => node.close({ stopWorkers: config.stopWorkers }));
-    const link = new LinkSupervisor({ serviceUrl, tokens, user: engine, log: logger });
+    let onFinal!: (reason: EndReason) => void;
+    const shutOut = new Promise<EndReason>((resolve) => {
+      onFinal = (reason) => {
+        engine.takeNothingMore();
+        resolve(reason);
+      };
+    });
+    const link = new LinkSupervisor({ serviceUrl, tokens, user: engine, log: logger, onFinal });
     const parts = {
       config,
       identity,
@@ -108,6 +122,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       link,
       transfer,
       lock,
+      shutOut,
       log: logger,
     };
     const agent = new RunningAgent(parts);
@@ -130,6 +145,7 @@ interface Parts {
   readonly link: LinkSupervisor;
   readonly transfer: PayloadTransfer;
   readonly lock: { release(): void };
+  readonly shutOut: Promise<EndReason>;
   readonly log: Logger;
 }
 
@@ -141,6 +157,10 @@ class RunningAgent implements Agent {
 
   constructor(parts: Parts) {
     this.#parts = parts;
+  }
+
+  get shutOut(): Promise<EndReason> {
+    return this.#parts.shutOut;
   }
 
   status(): AgentStatus {

@@ -23,12 +23,20 @@ export interface AgentOptions {
   readonly logLevel?: string | undefined;
   /** Between SIGTERM and SIGKILL when a running task is stopped. Environment FARLOOM_AGENT_KILL_GRACE_MS; default 5,000. */
   readonly killGraceMs?: number | undefined;
-  /** How long a stop waits for what runs. Environment FARLOOM_AGENT_DRAIN_MS; default 10,000. */
+  /**
+   * How long a stop waits for what runs. Environment FARLOOM_AGENT_DRAIN_MS; default 9,000, so that the whole stop
+   * takes no more than ten seconds.
+   */
   readonly drainMs?: number | undefined;
   /** Whether a stop ends the workers and what they run. Default false: they outlive the agent for a minute. */
   readonly stopWorkers?: boolean | undefined;
   /** Tasks accepted and not yet done with. Environment FARLOOM_AGENT_WINDOW_TASKS; default 4,096. */
   readonly windowTasks?: number | undefined;
+  /**
+   * How long the service keeps this agent's leases while it is away, before it counts what may have started as lost;
+   * 0: for ever. Environment FARLOOM_AGENT_RECLAIM_MS; default 60,000.
+   */
+  readonly reclaimMs?: number | undefined;
   /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
   readonly payloadCacheMb?: number | undefined;
 }
@@ -45,6 +53,7 @@ export interface AgentConfig {
   readonly drainMs: number;
   readonly stopWorkers: boolean;
   readonly windowTasks: number;
+  readonly reclaimMs: number;
   readonly windowBytes: number;
   readonly payloadCacheBytes: number;
 }
@@ -54,6 +63,9 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Argument bytes held at once. With the results' own bound it keeps the process near 200 MB at worst. */
 const WINDOW_BYTES = 64 * 1024 * 1024;
+
+/** Thirty days: longer than any walltime. */
+const MOST_RECLAIM_MS = 30 * 24 * 3_600_000;
 
 /** Resolves the configuration. Throws an Error that names the offending source. */
 export function resolveConfig(
@@ -80,9 +92,10 @@ export function resolveConfig(
     python: String(pick("python", "FARLOOM_AGENT_PYTHON")?.value ?? "python3"),
     logLevel: logLevel(pick("logLevel", "FARLOOM_LOG_LEVEL")),
     killGraceMs: integer(pick("killGraceMs", "FARLOOM_AGENT_KILL_GRACE_MS"), 5000, 0, 600_000),
-    drainMs: integer(pick("drainMs", "FARLOOM_AGENT_DRAIN_MS"), 10_000, 0, 3_600_000),
+    drainMs: integer(pick("drainMs", "FARLOOM_AGENT_DRAIN_MS"), 9_000, 0, 3_600_000),
     stopWorkers: flag(pick("stopWorkers", "FARLOOM_AGENT_STOP_WORKERS")),
     windowTasks: integer(pick("windowTasks", "FARLOOM_AGENT_WINDOW_TASKS"), 4096, 1, 65_536),
+    reclaimMs: integer(pick("reclaimMs", "FARLOOM_AGENT_RECLAIM_MS"), 60_000, 0, MOST_RECLAIM_MS),
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,

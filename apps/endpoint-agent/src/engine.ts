@@ -32,6 +32,7 @@ import {
   type TasksFrame,
   type WelcomeFrame,
 } from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import { type FunctionsCache, functionKey } from "./functions-cache.js";
 import { FunctionsDesk } from "./functions-desk.js";
@@ -49,10 +50,10 @@ import { KeptResults } from "./results/kept-results.js";
 import { Outcomes } from "./results/outcomes.js";
 import { ResultSender, resultBytes } from "./results/result-sender.js";
 import { idColumns, settle } from "./results/settle.js";
-import type { HeldState, HeldTask } from "./scheduler/held-task.js";
-import { QueueTimers } from "./scheduler/queue-timers.js";
+import { type HeldState, type HeldTask, leaseColumns, optionsOf } from "./scheduler/held-task.js";
 import { Scheduler, type SchedulerEffect, type SchedulerEvent } from "./scheduler/scheduler.js";
 import { tasksFrames } from "./scheduler/task-frames.js";
+import { TaskTimers } from "./scheduler/task-timers.js";
 import { Turn } from "./turn.js";
 
 /** The one node of a local block. */
@@ -68,6 +69,7 @@ export interface EngineOptions {
   readonly port: FramePort;
   readonly windowTasks: number;
   readonly windowBytes: number;
+  readonly reclaimMs: number;
   readonly software: string;
   readonly agentInfo: AgentInfo;
   readonly log: Logger;
@@ -94,7 +96,8 @@ export class Engine implements LinkUser {
   readonly #sender = new ResultSender();
   readonly #kept = new KeptResults();
   readonly #service: ServiceStream;
-  readonly #timers: QueueTimers;
+  readonly #queueTimers: TaskTimers;
+  readonly #deadlines: TaskTimers;
   readonly #outcomes: Outcomes;
 
   /** Results taken from the node in its session, and marked. */
@@ -108,6 +111,10 @@ export class Engine implements LinkUser {
   /** Whether something waits for a commit; what is only forgotten does not. */
   #urgent = false;
   #stuck = false;
+  /** Whether this life's snapshot is still to be written, as the disk is full. */
+  #owesSegment = false;
+  /** What the node does not hold may have run all the same, whatever it says. */
+  #mayLackWords = false;
   #keptTimer: NodeJS.Timeout | undefined;
   #draining = false;
   #ending = false;
@@ -132,15 +139,21 @@ export class Engine implements LinkUser {
       new CreditWindow(options.windowTasks, options.windowBytes),
       this.#sender,
     );
-    this.#timers = new QueueTimers((task) => {
-      this.#apply({ kind: "expired", task });
-      this.#turn.atEnd();
-    });
+    const timers = (limit: "queueTimeoutMs" | "deadlineMs", kind: "expired" | "deadline") =>
+      new TaskTimers(
+        (task) => optionsOf(task)?.[limit],
+        (task) => {
+          this.#apply({ kind, task });
+          this.#turn.atEnd();
+        },
+      );
+    this.#queueTimers = timers("queueTimeoutMs", "expired");
+    this.#deadlines = timers("deadlineMs", "deadline");
     this.#outcomes = new Outcomes({
       scheduler: this.#scheduler,
       files: options.files,
       append: (record) => this.#append(record),
-      onFinished: (tasks) => this.#timers.disarm(tasks),
+      onFinished: (tasks) => this.#disarm(tasks),
       onReady: () => this.#turn.atEnd(),
     });
     this.#restore(options.replay);
@@ -173,12 +186,13 @@ export class Engine implements LinkUser {
   // ─── the link ──────────────────────────────────────────────────────────────────────────────────────────
 
   hello(): HelloFrame {
+    crashPoint("agent.hello.before-send");
     this.#flush(true);
-    const held: IdKey[] = [];
+    const held: HeldTask[] = [];
     for (const task of this.#scheduler.tasks()) {
-      if (task.state === "waiting" || task.state === "queued" || task.state === "handed") held.push(task.key);
+      if (task.state === "waiting" || task.state === "queued" || task.state === "handed") held.push(task);
     }
-    for (const task of this.#outcomes.pending()) held.push(task.key);
+    held.push(...this.#outcomes.pending());
     const { software, agentInfo } = this.#options;
     return {
       t: "hello",
@@ -186,8 +200,11 @@ export class Engine implements LinkUser {
       versions: [...limits.SUPPORTED_VERSIONS],
       caps: [...CAPABILITIES],
       software,
-      held: keysToColumn(held),
+      held: keysToColumn(held.map((task) => task.key)),
+      ...leaseColumns(held),
       unacked: this.#sender.unacked,
+      bootId: this.#journal.custodyId,
+      reclaimMs: this.#options.reclaimMs,
       agent: agentInfo,
     };
   }
@@ -225,7 +242,7 @@ export class Engine implements LinkUser {
         this.#service.marked(frame);
         break;
       case "cancel":
-        this.#apply({ kind: "cancel", keys: columnToKeys(frame.ids) });
+        this.#apply({ kind: "cancel", keys: columnToKeys(frame.ids), unbegunOnly: frame.why === "unbegun" });
         break;
       case "unknown":
         this.#keepAside(columnToKeys(frame.ids));
@@ -258,7 +275,10 @@ export class Engine implements LinkUser {
     if (frame.opts) {
       for (const index in frame.opts) {
         const task = this.#scheduler.get(keyAt(frame.ids, 16 * Number(index)));
-        if (task?.state === "queued" || task?.state === "waiting") this.#timers.arm(task);
+        if (task?.state === "queued" || task?.state === "waiting") {
+          this.#queueTimers.arm(task);
+          this.#deadlines.arm(task);
+        }
       }
     }
   }
@@ -318,9 +338,11 @@ export class Engine implements LinkUser {
     const released = this.#service.takeReleased();
     const done = released.filter((task) => task.state === "done");
     if (done.length === 0) return;
+    crashPoint("agent.ack.before-record");
     // Should it never be written, the results are sent once more, and the service knows them.
     for (const ids of idColumns(done)) this.#journal.append(RECORD.acked, ids);
     this.#forget(done);
+    crashPoint("agent.ack.recorded");
     this.#turn.lazily();
   }
 
@@ -370,10 +392,16 @@ export class Engine implements LinkUser {
     if (hello === undefined) return;
     this.#nodeHello = undefined;
     const held = new Set([...columnToKeys(hello.held ?? NO_IDS), ...columnToKeys(hello.running ?? NO_IDS)]);
-    this.#apply({ kind: "node_up", node: LOCAL_NODE, held, whole: hello.whole === true });
+    this.#apply({
+      kind: "node_up",
+      node: LOCAL_NODE,
+      held,
+      whole: hello.whole === true && !this.#mayLackWords,
+    });
   }
 
   #takeResults(frame: ResultsFrame): void {
+    crashPoint("agent.result.before-journal");
     this.#nodeReceived += frame.n;
     const settled = settle(frame, this.#scheduler);
     if (settled) this.#outcomes.finished(settled);
@@ -389,8 +417,11 @@ export class Engine implements LinkUser {
   #carryOut(effect: SchedulerEffect): void {
     switch (effect.do) {
       case "hand":
+        crashPoint("agent.start.before-record");
         for (const frame of tasksFrames(effect.tasks)) {
-          this.#append({ type: RECORD.started, payload: frame.ids });
+          const recordMs = planted("started-after-handover") ? 2000 : 0;
+          if (recordMs === 0) this.#append({ type: RECORD.started, payload: frame.ids });
+          else setTimeout(() => this.#append({ type: RECORD.started, payload: frame.ids }), recordMs);
           this.#functions.beforeTasks(frame);
           this.#toNode.push(frame);
         }
@@ -406,7 +437,7 @@ export class Engine implements LinkUser {
         this.#outcomes.finishHere(effect.tasks, effect);
         return;
       case "cancel_on_node":
-        this.#toNode.push({ t: "cancel", ids: keysToColumn(effect.keys) });
+        this.#toNode.push({ t: "cancel", ids: keysToColumn(effect.keys), why: effect.why });
         return;
       case "unhand":
         this.#append(idsRecord(RECORD.unstarted, effect.tasks));
@@ -431,8 +462,13 @@ export class Engine implements LinkUser {
 
   #forget(tasks: readonly HeldTask[]): void {
     this.#scheduler.handle({ kind: "forget", tasks });
-    this.#timers.disarm(tasks);
+    this.#disarm(tasks);
     this.#files.release(tasks);
+  }
+
+  #disarm(tasks: readonly HeldTask[]): void {
+    this.#queueTimers.disarm(tasks);
+    this.#deadlines.disarm(tasks);
   }
 
   // ─── the turn ──────────────────────────────────────────────────────────────────────────────────────────
@@ -445,8 +481,8 @@ export class Engine implements LinkUser {
       const paused = this.#sender.heldBytes > MAX_RESULT_BYTES;
       this.#apply({ kind: "dispatch", atMs: performance.now(), paused });
     }
-    if (this.#urgent || lazyToo) {
-      if (!this.#journal.commit()) {
+    if (this.#urgent || lazyToo || this.#stuck) {
+      if ((this.#owesSegment && !this.#beginSegment()) || !this.#journal.commit()) {
         this.#stuck = true; // E1
         this.#turn.again();
         return;
@@ -461,12 +497,24 @@ export class Engine implements LinkUser {
 
   /** Everything staged leaves: the commit covers it. */
   #release(lazyToo: boolean): void {
-    for (const frame of this.#toNode.splice(0)) this.#port.send(frame);
+    if (this.#toNode.length > 0) crashPoint("agent.start.recorded");
+    for (const frame of this.#toNode.splice(0)) {
+      this.#port.send(frame);
+      crashPoint("agent.start.handed");
+    }
     if (this.#nodeMarked < this.#nodeReceived) {
+      crashPoint("agent.result.journalled");
       this.#nodeMarked = this.#nodeReceived;
       this.#port.send({ t: "mark", accepted: this.#nodeMarked, durable: this.#nodeMarked });
+      crashPoint("agent.result.node-marked");
     }
-    for (const batch of this.#outcomes.takeReady()) this.#sender.add(batch);
+    for (const batch of this.#outcomes.takeReady()) {
+      this.#sender.add(batch);
+      if (planted("forget-before-ack")) {
+        this.#append(idsRecord(RECORD.acked, batch.tasks));
+        this.#turn.atEnd();
+      }
+    }
     const wanted = this.#service.release({
       lazyToo,
       mayGrant: !this.#draining,
@@ -482,6 +530,23 @@ export class Engine implements LinkUser {
     for (const task of this.#scheduler.tasks())
       bytes += 64 + task.sizeBytes + (task.result ? resultBytes(task) : 0);
     return bytes;
+  }
+
+  /** A life begins with a snapshot of what it took over. False, and stuck, where that cannot be written yet. */
+  #beginSegment(): boolean {
+    try {
+      this.#journal.compact(liveRecords(this.#scheduler));
+    } catch (error) {
+      this.#log.warn(
+        { err: error },
+        "the journal cannot be begun; nothing is taken or acknowledged until it can",
+      );
+      this.#owesSegment = this.#stuck = true;
+      this.#turn.again();
+      return false;
+    }
+    this.#owesSegment = false;
+    return true;
   }
 
   #compact(): void {
@@ -505,18 +570,30 @@ export class Engine implements LinkUser {
       onWanted: (key) => this.#kept.take(key),
     });
     if (bad > 0) this.#log.warn({ records: bad }, "journal records were skipped: their frames are not valid");
+    const isOtherBoot = replay.bootId !== undefined && replay.bootId !== this.#options.bootId;
+    if (isOtherBoot || replay.damaged) {
+      // Its last words may be missing: what it calls queued may have been handed down, and may have run.
+      this.#apply({ kind: "mistrusted", node: LOCAL_NODE });
+      this.#log.warn(
+        { otherBoot: isOtherBoot, damaged: replay.damaged, tasks: this.#scheduler.count("handed") },
+        "the journal may lack its last words: what it holds unfinished counts as maybe started",
+      );
+      this.#mayLackWords = true;
+    }
     const finished: HeldTask[] = [];
     for (const task of [...this.#scheduler.tasks()]) {
       if (task.state === "waiting") this.#meetNeeds(task);
       else if (task.state === "handed") this.#files.pinArguments(task);
       else if (task.state === "done") finished.push(task);
-      if (task.state === "waiting" || task.state === "queued") this.#timers.arm(task);
+      if (task.state === "waiting" || task.state === "queued") this.#queueTimers.arm(task);
+      if (task.state !== "done" && task.state !== "kept") this.#deadlines.arm(task);
     }
     this.#outcomes.stage(finished, true);
     if (replay.bootId !== undefined && replay.bootId !== this.#options.bootId) {
       // Workers did not survive the boot, and nobody can say what of it had started.
       this.#apply({ kind: "node_lost", node: LOCAL_NODE });
     }
+    crashPoint("agent.boot.before-snapshot");
     this.#journal.compact(liveRecords(this.#scheduler));
     this.#expireKept();
     const { tasks } = this.status;
@@ -528,11 +605,7 @@ export class Engine implements LinkUser {
    * service, or for at most `withinMs`. What still runs then stays with its worker and in the journal.
    */
   async drain(withinMs: number): Promise<{ readonly unfinished: number }> {
-    if (!this.#draining) {
-      this.#draining = true;
-      this.#beginDrain();
-      this.#toNode.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
-    }
+    this.takeNothingMore();
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, withinMs);
       this.#onQuiet = () => {
@@ -543,6 +616,16 @@ export class Engine implements LinkUser {
     });
     this.#onQuiet = undefined;
     return { unfinished: this.#scheduler.count("handed") };
+  }
+
+  /** Begins a drain: from here on nothing is taken, nothing is handed out, and what has not begun is asked back. */
+  takeNothingMore(): void {
+    if (this.#draining) return;
+    this.#draining = true;
+    this.#beginDrain();
+    crashPoint("agent.drain.begun");
+    this.#toNode.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
+    this.#turn.atEnd();
   }
 
   /** Once in each session: tells the service, and gives back what has not started. */
@@ -571,7 +654,8 @@ export class Engine implements LinkUser {
     this.#rest.close();
     this.#outcomes.close();
     clearTimeout(this.#keptTimer);
-    this.#timers.clear();
+    this.#queueTimers.clear();
+    this.#deadlines.clear();
     this.#journal.close();
   }
 }

@@ -9,6 +9,9 @@ import type { Logger } from "pino";
 import { type FunctionKey, type FunctionsCache, functionKey } from "./functions-cache.js";
 import { functionOf, type HeldTask } from "./scheduler/held-task.js";
 
+/** A definition that could not be written (a full disk) is asked for again after this. */
+const ASK_AGAIN_MS = 5_000;
+
 export interface FunctionsDeskOptions {
   readonly cache: FunctionsCache;
   readonly toService: (frame: Frame) => void;
@@ -56,6 +59,9 @@ export class FunctionsDesk {
         { err: error, function: def.digest.toString("hex") },
         "a function's definition cannot be written; its tasks wait",
       );
+      setTimeout(() => {
+        if (this.#waiting.has(key) || this.#owed.has(key)) this.#ask([key]);
+      }, ASK_AGAIN_MS).unref();
       return;
     }
     if (this.#owed.delete(key)) this.#options.toNode({ t: "functions", defs: [def] });

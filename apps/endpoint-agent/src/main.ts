@@ -2,12 +2,15 @@
 /**
  * The agent as a program: arguments, signals, the log and the exit code. Everything else lies in the library.
  *
- * Exit codes: 0 done; 1 failed; 2 wrong usage; 3 `status` of an agent that does not run.
+ * Exit codes: 0 done; 1 failed; 2 wrong usage; 3 `status` of an agent that does not run; 4 another agent has this
+ * one's identity now; 5 this version cannot speak to the service.
  */
 import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { type Logger, pino } from "pino";
 import pretty from "pino-pretty";
+import { SOFTWARE } from "./agent-info.js";
 import {
   type Agent,
   type AgentConfig,
@@ -30,8 +33,10 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
   --workers N           worker processes [FARLOOM_AGENT_WORKERS]  the cores of this machine
   --python PATH         interpreter of Python workers [FARLOOM_AGENT_PYTHON]  python3
   --log-level LEVEL     fatal, error, warn, info, debug, trace or silent [FARLOOM_LOG_LEVEL]  info
-  --drain-ms MS         how long a stop waits for running tasks [FARLOOM_AGENT_DRAIN_MS]  10000
+  --drain-ms MS         how long a stop waits for running tasks [FARLOOM_AGENT_DRAIN_MS]  9000
   --kill-grace-ms MS    between SIGTERM and SIGKILL of a stopped task [FARLOOM_AGENT_KILL_GRACE_MS]  5000
+  --reclaim-ms MS       how long the service waits for this agent before its tasks count as lost; 0: for ever
+                        [FARLOOM_AGENT_RECLAIM_MS]  60000
   --stop-workers        a stop ends the workers and what they run
 Options of enroll
   --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it
@@ -48,6 +53,7 @@ const OPTIONS = {
   "log-level": { type: "string" },
   "drain-ms": { type: "string" },
   "kill-grace-ms": { type: "string" },
+  "reclaim-ms": { type: "string" },
   "stop-workers": { type: "boolean" },
   help: { type: "boolean", short: "h" },
 } as const;
@@ -90,6 +96,7 @@ function optionsOf(values: Values): AgentOptions {
     logLevel: values["log-level"],
     drainMs: numberOf(values["drain-ms"]),
     killGraceMs: numberOf(values["kill-grace-ms"]),
+    reclaimMs: numberOf(values["reclaim-ms"]),
     stopWorkers: values["stop-workers"],
   };
 }
@@ -118,6 +125,23 @@ async function runStatus(config: AgentConfig): Promise<number> {
   return answer.running ? 0 : 3;
 }
 
+/** Between two looks whether a full disk has room again. */
+const FULL_DISK_WAIT_MS = 1_000;
+
+/** What a person is told, and a supervisor of processes sees, when the service shuts this agent out. */
+const SHUT_OUT: Readonly<Record<string, { readonly exitCode: number; readonly advice: string }>> = {
+  LINK_REPLACED: {
+    exitCode: 4,
+    advice:
+      "Another agent runs with this endpoint's identity: it connected later, so it is the one that works now. " +
+      "Stop it before you start this one again, or enrol one of them as an endpoint of its own (farloom endpoint create NAME).",
+  },
+  VERSION_UNSUPPORTED: {
+    exitCode: 5,
+    advice: `This is ${SOFTWARE}. Install the version of the agent that fits the service, and start it on the same state folder: it takes up all that is in the journal.`,
+  },
+};
+
 /** Runs until a signal. The first SIGTERM or SIGINT drains, the second stops at once. */
 async function runAgentProcess(config: AgentConfig): Promise<number> {
   const log = makeLogger(config);
@@ -133,15 +157,39 @@ async function runAgentProcess(config: AgentConfig): Promise<number> {
     process.on("SIGTERM", onSignal);
     process.on("SIGINT", onSignal);
   });
-  agent = await startAgent(config, log);
+  agent = await startOnceThereIsRoom(config, log);
   const { endpointId, name, service } = agent.status();
   log.info(
     { endpoint: endpointId, name, service, stateDir: config.stateDir, workers: config.workers },
     "agent started",
   );
-  await ended;
-  log.info("agent stopped");
-  return 0;
+  const shutOut = await Promise.race([ended.then(() => undefined), agent.shutOut]);
+  if (shutOut === undefined) {
+    log.info("agent stopped");
+    return 0;
+  }
+  const { exitCode, advice } = SHUT_OUT[shutOut.code] ?? { exitCode: 1, advice: "" };
+  log.fatal({ code: shutOut.code, reason: shutOut.message, exitCode }, "the service has shut this agent out");
+  await agent.drain();
+  process.stderr.write(`${shutOut.message}\n${advice}\n`);
+  return exitCode;
+}
+
+/** A full disk is no reason to end: the workers of the last agent, and what they have finished, wait for this one. */
+async function startOnceThereIsRoom(config: AgentConfig, log: Logger): Promise<Agent> {
+  for (;;) {
+    try {
+      return await startAgent(config, log);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
+      log.warn(
+        { err: error, waitMs: FULL_DISK_WAIT_MS },
+        "the disk is full; the agent starts when there is room",
+      );
+      await sleep(FULL_DISK_WAIT_MS);
+    }
+  }
 }
 
 function makeLogger(config: AgentConfig): Logger {

@@ -2,16 +2,26 @@
  * The journal's bytes. A segment is a header and records; both carry a CRC32, so that a torn or flipped end is
  * seen and cut off.
  *
- *     header, 64 bytes   "FARLOOMJ" │ u16 version │ u16 flags │ 36 boot id │ zeros │ u32 crc
+ *     header, 128 bytes  "FARLOOMJ" │ u16 version │ u16 flags │ 36 boot id │ 16 custody id │ u64 place │ zeros │ u32 crc (at 108)
+ *                        │ u64 committed length (at 112) │ u32 crc of it │ zeros
  *     record             u32 length of payload │ u32 crc of type and payload │ u8 type │ payload
  *
- * All integers little-endian. A change that an older agent cannot read raises the version.
+ * All integers little-endian. The place is the inode of the folder that the segment was written in (0: unknown): a
+ * copied or restored journal is another one's, or of another time. The committed length is written again behind every commit: a file whose good records
+ * end before it has lost some of them, which the records alone cannot tell. A change that an older agent cannot read
+ * raises the version; every later version keeps the first 112 bytes as they are, so that it can be told by name.
+ *
+ * Version 1 (still read) has a header of 64 bytes, the CRC at 60, and neither custody id nor committed length: there
+ * a tail that is cut counts as damage.
  */
 import { crc32 } from "node:zlib";
 
-export const JOURNAL_VERSION = 1;
-export const HEADER_BYTES = 64;
+export const JOURNAL_VERSION = 2;
+export const HEADER_BYTES = 128;
 export const RECORD_HEADER_BYTES = 9;
+/** Where the committed length lies, and how many bytes it has with its CRC. */
+export const LENGTH_AT = 112;
+export const LENGTH_BYTES = 12;
 /** The segment begins with everything that was live: what came before it is superseded. */
 export const FLAG_SNAPSHOT = 1;
 /** Longer than any record that is written; a length above it is garbage. */
@@ -49,30 +59,100 @@ export interface JournalRecord {
   readonly payload: Buffer;
 }
 
-export function encodeHeader(bootId: string, flags: number): Buffer {
+/** What a header says beside boot and flags. */
+export interface HeaderOrigin {
+  /** A UUID. */
+  readonly custodyId?: string;
+  /** Inode of the folder. */
+  readonly place?: bigint;
+}
+
+/** The header of a new segment. */
+export function encodeHeader(bootId: string, flags: number, origin: HeaderOrigin = {}): Buffer {
   const header = Buffer.alloc(HEADER_BYTES);
   MAGIC.copy(header, 0);
   header.writeUInt16LE(JOURNAL_VERSION, 8);
   header.writeUInt16LE(flags, 10);
   header.write(bootId.slice(0, 36).padEnd(36), 12, "latin1");
-  header.writeUInt32LE(crc32(header.subarray(0, 60)), 60);
+  if (origin.custodyId !== undefined) header.write(origin.custodyId.replaceAll("-", ""), 48, 16, "hex");
+  header.writeBigUInt64LE(origin.place ?? 0n, 64);
+  header.writeUInt32LE(crc32(header.subarray(0, 108)), 108);
+  encodeLength(HEADER_BYTES).copy(header, LENGTH_AT);
   return header;
 }
 
+/** The committed length with its CRC. */
+export function encodeLength(sizeBytes: number): Buffer {
+  const out = Buffer.allocUnsafe(LENGTH_BYTES);
+  out.writeBigUInt64LE(BigInt(sizeBytes), 0);
+  out.writeUInt32LE(crc32(out.subarray(0, 8)), 8);
+  return out;
+}
+
 export type HeaderRead =
-  | { readonly ok: true; readonly bootId: string; readonly flags: number }
-  /** `torn`: the header itself was not completely written; `foreign`: another format. */
+  | {
+      readonly ok: true;
+      readonly version: number;
+      readonly headerBytes: number;
+      readonly bootId: string;
+      readonly flags: number;
+      /** Undefined in version 1. */
+      readonly custodyId: string | undefined;
+      /** 0: unknown. */
+      readonly place: bigint;
+      /** How long the file was at its last commit; undefined in version 1, and where it is damaged. */
+      readonly committedBytes: number | undefined;
+    }
+  /** `torn`: not completely written, or damaged; `foreign`: another format, of this version where we know it. */
   | { readonly ok: false; readonly why: "torn" | "foreign"; readonly version: number | undefined };
 
 export function decodeHeader(bytes: Buffer): HeaderRead {
-  if (bytes.length < HEADER_BYTES) return { ok: false, why: "torn", version: undefined };
-  if (!bytes.subarray(0, 8).equals(MAGIC)) return { ok: false, why: "foreign", version: undefined };
+  if (bytes.length < V1_HEADER_BYTES) return { ok: false, why: "torn", version: undefined };
+  const isV1 = bytes.readUInt32LE(60) === headerCrc(bytes, 60);
+  const isLater = bytes.length >= HEADER_BYTES && bytes.readUInt32LE(108) === headerCrc(bytes, 108);
+  const hasMagic = bytes.subarray(0, 8).equals(MAGIC);
+  if (!isV1 && !isLater) return { ok: false, why: hasMagic ? "torn" : "foreign", version: undefined };
+  // The CRC is that of a header of ours, whose first bytes were changed.
+  if (!hasMagic) return { ok: false, why: "torn", version: undefined };
   const version = bytes.readUInt16LE(8);
-  if (bytes.readUInt32LE(60) !== crc32(bytes.subarray(0, 60)))
-    return { ok: false, why: "torn", version: undefined };
-  if (version !== JOURNAL_VERSION) return { ok: false, why: "foreign", version };
-  return { ok: true, bootId: bytes.toString("latin1", 12, 48).trim(), flags: bytes.readUInt16LE(10) };
+  const flags = bytes.readUInt16LE(10);
+  const bootId = bytes.toString("latin1", 12, 48).trim();
+  if (isV1 && version === 1) {
+    return {
+      ok: true,
+      version,
+      headerBytes: V1_HEADER_BYTES,
+      bootId,
+      flags,
+      custodyId: undefined,
+      place: 0n,
+      committedBytes: undefined,
+    };
+  }
+  if (!isLater || version !== JOURNAL_VERSION) return { ok: false, why: "foreign", version };
+  const length = bytes.subarray(LENGTH_AT, LENGTH_AT + LENGTH_BYTES);
+  const isLengthGood = length.readUInt32LE(8) === crc32(length.subarray(0, 8));
+  const hex = bytes.toString("hex", 48, 64);
+  return {
+    ok: true,
+    version,
+    headerBytes: HEADER_BYTES,
+    bootId,
+    flags,
+    custodyId: hex === NO_CUSTODY ? undefined : hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-"),
+    place: bytes.readBigUInt64LE(64),
+    committedBytes: isLengthGood ? Number(length.readBigUInt64LE(0)) : undefined,
+  };
 }
+
+const V1_HEADER_BYTES = 64;
+const NO_CUSTODY = "0".repeat(32);
+
+/** The CRC of a header up to `end`, as if it began with the magic. */
+function headerCrc(bytes: Buffer, end: number): number {
+  return crc32(bytes.subarray(8, end), MAGIC_CRC);
+}
+const MAGIC_CRC = crc32(MAGIC);
 
 const TYPE_CRC = Array.from({ length: 256 }, (_, type) => crc32(Buffer.from([type])));
 

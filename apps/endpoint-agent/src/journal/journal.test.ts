@@ -1,12 +1,23 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import fc from "fast-check";
 import { pino } from "pino";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { Scheduler } from "../scheduler/scheduler.js";
 import { HEADER_BYTES, type JournalRecord, RECORD, RECORD_HEADER_BYTES } from "./format.js";
 import { Journal } from "./journal.js";
+import { liveRecords, replayRecords } from "./snapshot.js";
 
 const log = pino({ level: "silent" });
 let dir: string;
@@ -90,21 +101,57 @@ describe("the journal", () => {
     );
   });
 
-  it("refuses another format version, and says what to do", () => {
+  it("refuses a newer format version, and says what to do", () => {
     write("one").close();
     const path = segment();
     const bytes = readFileSync(path);
-    bytes.writeUInt16LE(0, 8);
-    bytes.writeUInt32LE(crc32(bytes.subarray(0, 60)), 60);
+    bytes.writeUInt16LE(3, 8);
+    bytes.writeUInt32LE(crc32(bytes.subarray(0, 108)), 108);
     writeFileSync(path, bytes);
     expect(() => Journal.open({ dir, bootId: "boot-a", log })).toThrow(
-      /has journal format 0, and this agent reads 1: let the version that wrote it finish/,
+      /has journal format 3, and this agent reads 2 and older: a newer version .* Start that version .* or move the journal folder aside/,
     );
+    expect(readFileSync(path), "it is left as it was").toEqual(bytes);
   });
 
   it("refuses a file that is no journal", () => {
     writeFileSync(join(dir, "0000000001.journal"), Buffer.alloc(200, "x"));
-    expect(() => Journal.open({ dir, bootId: "boot-a", log })).toThrow(/journal format unknown/);
+    expect(() => Journal.open({ dir, bootId: "boot-a", log })).toThrow(
+      /is no journal of Farloom.*Move it aside/,
+    );
+  });
+
+  it("reads what version 1 wrote, and goes on in version 2", () => {
+    copyFileSync(join(import.meta.dirname, "fixtures/version-1.journal"), join(dir, "0000000007.journal"));
+    const { journal, replay } = open("11111111-2222-3333-4444-555555555555");
+    expect(replay).toMatchObject({
+      bootId: "11111111-2222-3333-4444-555555555555",
+      damaged: false,
+      cutBytes: 0,
+    });
+    const scheduler = new Scheduler();
+    const bad = replayRecords(replay.records, {
+      scheduler,
+      node: "local",
+      nowMs: 0,
+      needsOf: () => undefined,
+      onKept: () => {},
+      onWanted: () => {},
+    });
+    expect(bad).toBe(0);
+    const states = [...scheduler.tasks()].map((t) => [t.key.charCodeAt(15), t.state, t.attempt]);
+    expect(states).toEqual([
+      [1, "done", 1],
+      [2, "handed", 1],
+      [3, "queued", 1],
+      [4, "queued", 1],
+      [5, "queued", 2],
+    ]);
+    journal.compact(liveRecords(scheduler));
+    journal.close();
+    expect(readdirSync(dir)).toEqual(["0000000008.journal"]);
+    expect(readFileSync(segment()).readUInt16LE(8)).toBe(2);
+    expect(open("11111111-2222-3333-4444-555555555555").replay.damaged).toBe(false);
   });
 
   it("starts empty after a crash before its first header was written", () => {
@@ -143,5 +190,48 @@ describe("the journal", () => {
     journal.commit();
     expect(journal.isWasteful(() => 70 * 1024 * 1024)).toBe(false);
     expect(journal.isWasteful(() => 50 * 1024 * 1024)).toBe(true);
+  });
+
+  it("is told from a torn tail where committed records are missing, even at a record's end", () => {
+    write("one", "two", "three").close();
+    const path = segment();
+    const whole = readFileSync(path);
+    const damagedAt = (bytes: Buffer) => {
+      writeFileSync(path, bytes);
+      return Journal.open({ dir, bootId: "boot-a", log }).replay.damaged;
+    };
+    expect(damagedAt(whole)).toBe(false);
+    expect(damagedAt(Buffer.concat([whole, whole.subarray(0, 5)])), "a write that was under way").toBe(false);
+    for (let cut = 1; cut <= whole.length; cut++) {
+      expect(damagedAt(whole.subarray(0, whole.length - cut)), `${cut} bytes cut`).toBe(true);
+    }
+  });
+
+  it("names its unbroken memory: the same over a restart, another after a boot, damage, loss or a copy", () => {
+    const custody = (bootId = "boot-a", from = dir) => {
+      const { journal, replay } = Journal.open({ dir: from, bootId, log });
+      journal.compact(replay.records);
+      journal.append(RECORD.acked, ids("x").payload);
+      journal.commit();
+      journal.close();
+      return journal.custodyId;
+    };
+    const first = custody();
+    expect(first).toMatch(/^[0-9a-f-]{36}$/);
+    expect(custody()).toBe(first);
+    const booted = custody("boot-b");
+    expect(booted).not.toBe(first);
+    expect(custody("boot-b")).toBe(booted);
+    truncateSync(segment(), readFileSync(segment()).length - 1);
+    const damaged = custody("boot-b");
+    expect(damaged).not.toBe(booted);
+    expect(custody("boot-b")).toBe(damaged);
+    const copy = mkdtempSync(join(tmpdir(), "farloom-journal-"));
+    cpSync(dir, copy, { recursive: true });
+    expect(Journal.open({ dir: copy, bootId: "boot-b", log }).replay.damaged).toBe(true);
+    expect(custody("boot-b", copy)).not.toBe(damaged);
+    rmSync(copy, { recursive: true });
+    for (const name of readdirSync(dir)) rmSync(join(dir, name));
+    expect(custody("boot-b")).not.toBe(damaged);
   });
 });

@@ -7,11 +7,30 @@
  *       the next one overwrites the rest. Nothing appended is forgotten; it is tried again.
  *   J3  fdatasync runs behind, never two at a time, at most every 100 ms: it narrows what the death of the
  *       machine can take, and no task waits for it.
- *   J4  A compaction writes what is live into a new segment, and only when that is synced are older ones deleted.
+ *   J4  Behind every commit the file's header says how long it is now. Whoever reads it later knows from that
+ *       whether records are missing at its end, be it cut at the most innocent place.
+ *   J5  A compaction writes what is live into a new segment, and only when that is synced are older ones deleted.
+ *
+ * What of this outlives what:
+ *
+ *   kill -9 of the agent   everything committed: the page cache is the kernel's.
+ *   death of the machine   what was synced: some of the last 100 ms may be missing, in any mixture. So after another
+ *                          boot nothing may be concluded from what is *not* here. Everything accepted and unfinished
+ *                          counts as maybe started; a result that was finished and not yet synced is lost, and its
+ *                          task with it (the service decides by its mode); one that the service has acknowledged
+ *                          is with the service and cannot be lost here.
+ *   damage                 the same as another boot, told by `Replay.damaged`: what is behind it cannot be known. A
+ *                          journal that was copied or restored from elsewhere counts as damaged too: what it calls
+ *                          queued may have run since, or may run where it was copied from.
+ *
+ * The *custody id* names an unbroken memory: it changes after another boot, after damage, and where there was no
+ * journal. The agent tells it to the service as its boot id (PROTOCOL.md P15c).
  *
  * Bound: live records (the credit window and as much for results) plus 64 MiB of garbage, or as much garbage
  * as live records, whichever is more; twice that while a compaction runs.
  */
+
+import { randomUUID } from "node:crypto";
 import {
   closeSync,
   fdatasync,
@@ -22,19 +41,24 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
+  writeSync,
   writevSync,
 } from "node:fs";
 import { join } from "node:path";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import {
   decodeHeader,
   decodeRecords,
   encodeHeader,
+  encodeLength,
   encodeRecordHeader,
   FLAG_SNAPSHOT,
-  HEADER_BYTES,
   JOURNAL_VERSION,
   type JournalRecord,
+  LENGTH_AT,
+  LENGTH_BYTES,
   RECORD,
   type RecordType,
 } from "./format.js";
@@ -59,10 +83,17 @@ export interface Replay {
   readonly bootId: string | undefined;
   /** Bytes cut off the end as torn or damaged. */
   readonly cutBytes: number;
+  /** Records that had been committed are missing: what was accepted may have started, whatever the rest says. */
+  readonly damaged: boolean;
+  /** The memory that the last segment belongs to. */
+  readonly custodyId: string | undefined;
 }
 
 export class Journal {
+  /** Names the unbroken memory that this journal is. */
+  readonly custodyId: string;
   readonly #dir: string;
+  readonly #place: bigint;
   readonly #bootId: string;
   readonly #log: Logger;
   #number: number;
@@ -79,8 +110,11 @@ export class Journal {
   #retired: number[] = [];
   #closed = false;
 
-  private constructor(options: JournalOptions, segments: readonly Segment[]) {
+  private constructor(options: JournalOptions, segments: readonly Segment[], replay: Replay) {
+    const isUnbroken = replay.bootId === options.bootId && !replay.damaged;
+    this.custodyId = (isUnbroken ? replay.custodyId : undefined) ?? randomUUID();
     this.#dir = options.dir;
+    this.#place = placeOf(options.dir);
     this.#bootId = options.bootId;
     this.#log = options.log;
     this.#number = segments.at(-1)?.number ?? 0;
@@ -93,8 +127,8 @@ export class Journal {
    */
   static open(options: JournalOptions): { journal: Journal; replay: Replay } {
     const segments = listSegments(options.dir);
-    const replay = readSegments(segments, options.log);
-    return { journal: new Journal(options, segments), replay };
+    const replay = readSegments(segments, placeOf(options.dir), options.log);
+    return { journal: new Journal(options, segments, replay), replay };
   }
 
   /** Bytes in the current segment. */
@@ -116,8 +150,15 @@ export class Journal {
   /** Writes everything appended. False: nothing of it counts yet, call again later (J2). */
   commit(): boolean {
     if (this.#pending.length === 0) return true;
+    if (this.#fd < 0) return false;
+    if (planted("journal-without-write")) {
+      this.#pending = [];
+      this.#pendingBytes = 0;
+    }
+    crashPoint("agent.journal.before-write");
     try {
       writeAll(this.#fd, this.#pending, this.#committedBytes);
+      writeLength(this.#fd, this.#committedBytes + this.#pendingBytes); // J4
     } catch (error) {
       this.#log.warn(
         { err: error, pendingBytes: this.#pendingBytes },
@@ -125,6 +166,7 @@ export class Journal {
       );
       return false;
     }
+    crashPoint("agent.journal.after-write");
     this.#committedBytes += this.#pendingBytes;
     this.#pending = [];
     this.#pendingBytes = 0;
@@ -152,7 +194,9 @@ export class Journal {
     const fd = openSync(aside, "w", 0o600);
     let at = 0;
     try {
-      let chunk: Buffer[] = [encodeHeader(this.#bootId, FLAG_SNAPSHOT)];
+      let chunk: Buffer[] = [
+        encodeHeader(this.#bootId, FLAG_SNAPSHOT, { custodyId: this.custodyId, place: this.#place }),
+      ];
       const add = (record: JournalRecord): void => {
         chunk.push(encodeRecordHeader(record.type, record.payload), record.payload);
         if (chunk.length >= MAX_IOV - 2) {
@@ -163,7 +207,10 @@ export class Journal {
       for (const record of live) add(record);
       add({ type: RECORD.snapshotEnd, payload: Buffer.alloc(0) });
       at += writeAll(fd, chunk, at);
+      writeLength(fd, at);
+      crashPoint("agent.compact.before-rename");
       renameSync(aside, path);
+      crashPoint("agent.compact.after-rename");
     } catch (error) {
       closeSync(fd);
       rmSync(aside, { force: true });
@@ -217,7 +264,7 @@ export class Journal {
     });
   }
 
-  /** J4 */
+  /** J5 */
   #deleteSuperseded(): void {
     if (this.#superseded.length === 0) return;
     syncDir(this.#dir);
@@ -265,28 +312,26 @@ function listSegments(dir: string): Segment[] {
 }
 
 /** The records from the newest complete snapshot on. */
-function readSegments(segments: readonly Segment[], log: Logger): Replay {
+function readSegments(segments: readonly Segment[], place: bigint, log: Logger): Replay {
   let records: JournalRecord[] = [];
   let bootId: string | undefined;
+  let custodyId: string | undefined;
   let cutBytes = 0;
+  let damaged = false;
+  if (planted("replay-skips-last-segment")) segments = segments.slice(0, -1);
   for (const segment of segments) {
     const bytes = readFileSync(segment.path);
     const header = decodeHeader(bytes);
     if (!header.ok) {
-      if (header.why === "foreign") {
-        throw new Error(
-          `${segment.path} has journal format ${header.version ?? "unknown"}, and this agent reads ${JOURNAL_VERSION}: let the version that wrote it finish its tasks, or move the folder aside to give them up`,
-        );
-      }
-      log.warn(
-        { segment: segment.path, sizeBytes: bytes.length },
-        "a journal segment has no whole header; skipped",
-      );
+      if (header.why === "foreign") throw new Error(`${segment.path} ${refusal(header.version)}`);
+      // A segment gets its name only once its header is whole: this one was damaged later, or by another boot's end.
+      log.error({ segment: segment.path, sizeBytes: bytes.length }, "a journal segment has no whole header");
       cutBytes += bytes.length;
+      damaged = true;
       continue;
     }
     const own: JournalRecord[] = [];
-    const walk = decodeRecords(bytes, HEADER_BYTES);
+    const walk = decodeRecords(bytes, header.headerBytes);
     let complete = false;
     let next = walk.next();
     while (!next.done) {
@@ -295,18 +340,56 @@ function readSegments(segments: readonly Segment[], log: Logger): Replay {
       next = walk.next();
     }
     const cut = bytes.length - next.value;
-    if (cut > 0) {
+    const isSnapshot = (header.flags & FLAG_SNAPSHOT) !== 0;
+    const isDamaged =
+      (header.place !== 0n && header.place !== place) ||
+      (isSnapshot && !complete) ||
+      (header.version === 1
+        ? cut > 0
+        : header.committedBytes === undefined || next.value < header.committedBytes);
+    if (cut > 0 || isDamaged) {
       cutBytes += cut;
       log.warn(
-        { segment: segment.path, cutBytes: cut, atBytes: next.value },
-        "the end of the journal is torn or damaged; everything before it is kept",
+        { segment: segment.path, cutBytes: cut, atBytes: next.value, damaged: isDamaged },
+        "the end of the journal is torn or damaged, or it was copied here; what is readable is kept",
       );
     }
-    // A snapshot that was cut short adds to what came before it instead of replacing it.
-    records = (header.flags & FLAG_SNAPSHOT) !== 0 && complete ? own : [...records, ...own];
+    if (isSnapshot && complete) {
+      records = own;
+      damaged = isDamaged;
+    } else {
+      // A snapshot that was cut short adds to what came before it instead of replacing it.
+      records = [...records, ...own];
+      damaged ||= isDamaged;
+    }
     bootId = header.bootId;
+    custodyId = header.custodyId;
   }
-  return { records, bootId, cutBytes };
+  return { records, bootId, cutBytes, damaged, custodyId };
+}
+
+/** Names the folder itself: a copy of it has another. */
+function placeOf(dir: string): bigint {
+  return statSync(dir, { bigint: true }).ino;
+}
+
+/** Why a segment of another format is not touched, and what to do. */
+function refusal(version: number | undefined): string {
+  if (version === undefined) {
+    return "is no journal of Farloom: somebody put it there. Move it aside, and start the agent again";
+  }
+  return (
+    `has journal format ${version}, and this agent reads ${JOURNAL_VERSION} and older: a newer version of the agent wrote it. ` +
+    "Start that version (or a newer one) again, or move the journal folder aside to give up the tasks in it"
+  );
+}
+
+/** J4 */
+function writeLength(fd: number, sizeBytes: number): void {
+  const slot = encodeLength(sizeBytes);
+  if (writeSync(fd, slot, 0, LENGTH_BYTES, LENGTH_AT) !== LENGTH_BYTES) {
+    throw new Error("the journal's length was not written whole");
+  }
 }
 
 /** Writes all of `buffers` from `position` on; returns how many bytes. */

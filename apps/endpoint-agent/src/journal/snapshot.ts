@@ -129,7 +129,7 @@ function replayResults(frame: ResultsFrame, { scheduler, nowMs }: ReplayTarget):
 }
 
 function withoutArguments(frame: ResultsFrame): TasksFrame {
-  const { n, ids, attempts } = frame;
+  const { n, ids, attempts, fences } = frame;
   return {
     t: "tasks",
     n,
@@ -139,5 +139,6 @@ function withoutArguments(frame: ResultsFrame): TasksFrame {
     ends: Buffer.alloc(4 * n),
     args: Buffer.alloc(0),
     ...(attempts ? { attempts } : {}),
+    ...(fences === undefined ? {} : { fences }),
   };
 }

@@ -3,7 +3,8 @@
  * to be sent, and the credit (PROTOCOL.md section 3). What may be sent when is the engine's to say: it calls
  * `release` only when the journal covers everything staged.
  */
-import { errorMessage, type Frame, type MarkFrame, type TasksFrame } from "@farloom/protocol";
+import { errorMessage, type Frame, type MarkFrame, misplaced, type TasksFrame } from "@farloom/protocol";
+import { crashPoint } from "@farloom/protocol/testing";
 import type { ResultSender } from "../results/result-sender.js";
 import type { HeldTask } from "../scheduler/held-task.js";
 import type { LinkSession } from "./connection.js";
@@ -62,6 +63,11 @@ export class ServiceStream {
 
   /** Counts a batch. False: there was no credit for it, and the session ends. */
   received(frame: TasksFrame): boolean {
+    const wrong = misplaced(frame.first, this.#received);
+    if (wrong !== undefined) {
+      this.#session?.close("FRAME_INVALID", errorMessage("FRAME_INVALID", { detail: wrong }));
+      return false;
+    }
     this.#received += frame.n;
     if (this.#window.received(frame.n, frame.args.length, largestOf(frame))) return true;
     const detail = `${this.#received} tasks in this session`;
@@ -96,7 +102,9 @@ export class ServiceStream {
     session.together(() => {
       if (isMarkDue) {
         this.#marked = this.#received;
+        crashPoint("agent.accepted.before-mark");
         session.send({ t: "mark", accepted: this.#marked, durable: this.#marked });
+        crashPoint("agent.accepted.after-mark");
       }
       for (const frame of this.#staged.splice(0)) session.send(frame);
       this.#sender.pump();

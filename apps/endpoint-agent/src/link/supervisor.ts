@@ -7,7 +7,10 @@
  * connecting  a token is fetched and the handshake made; left for open, or for waiting with the reason
  * open        frames flow; left when the connection ends
  * waiting     a jittered backoff, which starts anew only after a connection that lasted
- * stopped     for good
+ * stopped     for good: somebody stopped it, or going on would be wrong (`SupervisorOptions.onFinal`)
+ *
+ * Two ends are final. LINK_REPLACED: another agent has this identity, and two would take the link from each other for
+ * ever; the newest connection wins. VERSION_UNSUPPORTED: only another program can speak to this service.
  */
 import { type HelloFrame, isRetryable, limits, type WelcomeFrame } from "@farloom/protocol";
 import type { Logger } from "pino";
@@ -19,8 +22,17 @@ import type { SessionTokens } from "./session-token.js";
 
 /** A connection that lasted so long was no accident: the next break starts with a short wait again. */
 const PROVEN_MS = 10_000;
-/** Where trying again cannot help until somebody acts, it is tried at this pace: somebody may have acted. */
+/**
+ * A handshake that this process gave up may still be taken up by a service that hung meanwhile, as late as this after
+ * it: then it is a ghost of our own that replaced us, and not another agent. Each ghost excuses one LINK_REPLACED.
+ */
+const GHOST_MS = 10 * 60_000;
+/**
+ * Where trying again cannot help until somebody acts, it is tried at this pace: somebody may have acted. The first few
+ * times it may be an accident (a token that a jumping clock made old), and a minute away could cost the leases.
+ */
 const HOPELESS_MS = 60_000;
+const ACCIDENTS = 4;
 
 /** What the supervisor serves: the engine. */
 export interface LinkUser {
@@ -42,6 +54,8 @@ export interface SupervisorOptions {
   readonly tokens: SessionTokens;
   readonly user: LinkUser;
   readonly log: Logger;
+  /** The link has stopped by itself, for good. */
+  readonly onFinal?: (reason: EndReason) => void;
 }
 
 export class LinkSupervisor {
@@ -52,6 +66,10 @@ export class LinkSupervisor {
   #connection: Connection | undefined;
   #wake: AbortController | undefined;
   #running: Promise<void> | undefined;
+  /** Ends in a row after which only a person could help. */
+  #hopeless = 0;
+  /** When each connection ended that had said hello and heard neither welcome nor refusal. */
+  #ghostsAtMs: number[] = [];
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
@@ -86,6 +104,12 @@ export class LinkSupervisor {
       this.#set({ phase: "connecting" });
       const reason = await this.#connectAndServe();
       if (this.#stop.signal.aborted) break;
+      if (this.#isFinal(reason)) {
+        log.error({ code: reason.code, reason: reason.message }, "the link has ended for good");
+        this.#set({ phase: "stopped" });
+        this.#options.onFinal?.(reason);
+        return;
+      }
       const forMs = this.#waitAfter(reason);
       this.#set({ phase: "waiting", reason, forMs });
       log.warn({ code: reason.code, reason: reason.message, waitMs: Math.round(forMs) }, "not connected");
@@ -131,7 +155,10 @@ export class LinkSupervisor {
         onEnd: (reason) => end(said ?? reason),
       };
     });
-    if (!shaken.ok) return shaken;
+    if (!shaken.ok) {
+      if (!GIVEN_BY_SERVICE.has(shaken.code)) this.#ghostsAtMs.push(performance.now());
+      return shaken;
+    }
     if (signal.aborted) connection.close("DRAINING", "the agent stops");
     const reason = await ended;
     this.#connection = undefined;
@@ -140,8 +167,17 @@ export class LinkSupervisor {
     return reason;
   }
 
+  #isFinal(reason: EndReason): boolean {
+    if (reason.code === "VERSION_UNSUPPORTED") return true;
+    if (reason.code !== "LINK_REPLACED") return false;
+    const oldest = performance.now() - GHOST_MS;
+    this.#ghostsAtMs = this.#ghostsAtMs.filter((atMs) => atMs > oldest);
+    return this.#ghostsAtMs.shift() === undefined;
+  }
+
   #waitAfter(reason: EndReason): number {
-    return isHopeless(reason.code) ? HOPELESS_MS : this.#backoff.next(reason.retryAfterMs);
+    this.#hopeless = isHopeless(reason.code) ? this.#hopeless + 1 : 0;
+    return this.#hopeless > ACCIDENTS ? HOPELESS_MS : this.#backoff.next(reason.retryAfterMs);
   }
 
   #set(state: LinkState): void {
@@ -151,14 +187,16 @@ export class LinkSupervisor {
 
 /** The codes after which only a person can help. */
 function isHopeless(code: string): boolean {
-  if (code === "LINK_REPLACED") return true; // Two agents with one identity would take the link from each other for ever.
   return HOPELESS.has(code) && !isRetryable(code);
 }
 
-const HOPELESS = new Set([
+/** How a handshake ends where the service has heard us and let go. */
+const GIVEN_BY_SERVICE = new Set([
   "VERSION_UNSUPPORTED",
+  "LINK_REPLACED",
   "ENDPOINT_NOT_FOUND",
-  "SIGNATURE_INVALID",
-  "SCOPE_MISSING",
-  "UNAUTHENTICATED",
+  "NOT_READY",
+  "DRAINING",
 ]);
+
+const HOPELESS = new Set(["ENDPOINT_NOT_FOUND", "SIGNATURE_INVALID", "SCOPE_MISSING", "UNAUTHENTICATED"]);

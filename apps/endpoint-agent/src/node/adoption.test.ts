@@ -117,6 +117,22 @@ it("a worker that died with its agent is not waited for, and what it had finishe
   expect(next.held).toHaveLength(0);
 });
 
+it("a worker that is deep in C code when its agent dies is not taken for lost", async () => {
+  const code =
+    "def log(path, word, n):\n    with open(path, 'a') as f: f.write('+' + word + ' ')\n    return sum(range(n)) > 0 and word\n";
+  // One C call that never lets another thread of the interpreter run.
+  const agent = await startAgent(code, [[log, "x", 80_000_000]]);
+  await expect.poll(words, { timeout: 20_000 }).toContain("+x");
+  await kill9(agent);
+  await using next = await new NodeHarness({ stateDir, adoptWaitMs: 300 }).start();
+  const { keys } = JSON.parse(readFileSync(join(stateDir, "keys.json"), "utf8")) as { keys: string[] };
+  const key = Buffer.from(keys[0]!, "hex").toString("latin1");
+  expect(next.held).toEqual([key]);
+  const [end] = await next.ends([key], 50_000);
+  expect([end!.state, end!.value]).toEqual(["SUCCEEDED", "x"]);
+  expect(words()).toEqual(["+x"]);
+});
+
 it("a record with another process's number is not touched", async () => {
   const stranger = spawn("sleep", ["60"], { detached: true });
   agents.push(stranger);

@@ -17,13 +17,15 @@ import {
   type ResultItem,
   type ResultsFrame,
 } from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, mayGoAhead, overdueMs, plannedUs } from "./depth.js";
 import { addDuration, pickResults } from "./frame-items.js";
 import { Lane, type LaneTrouble } from "./lane.js";
-import { type NodeTask, outcome } from "./node-task.js";
-import { oomKills } from "./proc.js";
+import { type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
+import { OomWatch } from "./oom-watch.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
+import { isDiskFull } from "./worker-files.js";
 import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
 
 /** After this much of one task, those behind it are asked back where another worker has nothing to do. */
@@ -45,6 +47,8 @@ export interface Upstream {
   nothing(worker: Worker): void;
   returned(keys: readonly IdKey[]): void;
   started(keys: readonly IdKey[]): void;
+  /** This worker is gone, and all that it left has gone up. */
+  ended(name: string): void;
   /** Tasks left; credit may grow. */
   left(): void;
 }
@@ -72,7 +76,7 @@ export class Dispatcher implements WorkerOwner {
   #tick: NodeJS.Timeout | undefined;
   #markTimer: NodeJS.Timeout | undefined;
   #retireTimer: NodeJS.Timeout | undefined;
-  #oomKills = oomKills();
+  readonly #oom = new OomWatch();
   #closing = false;
   /** Microseconds that a task takes, over all functions; undefined until one is measured. */
   typicalUs: number | undefined;
@@ -98,7 +102,7 @@ export class Dispatcher implements WorkerOwner {
   adopt(record: WorkerRecord): Worker {
     const worker = Worker.expect(record, { owner: this, place: this.#options.place });
     this.#workers.set(record.name, worker);
-    this.#options.records.put(record);
+    this.#options.records.keep(record);
     this.#lane(record.lane)?.add(worker);
     return worker;
   }
@@ -126,20 +130,36 @@ export class Dispatcher implements WorkerOwner {
     this.wake();
   }
 
-  /** What has not started ends at once, or as soon as its worker gives it back; what runs is stopped. */
-  cancel(keys: readonly IdKey[]): void {
+  /**
+   * What has not started ends at once, or as soon as its worker gives it back; what runs is stopped, or, for
+   * `unbegun`, told of and left alone.
+   */
+  cancel(
+    keys: readonly IdKey[],
+    why: "cancelled_by_user" | "deadline" | "unbegun" = "cancelled_by_user",
+  ): void {
     const ended: ResultItem[] = [];
+    const running: IdKey[] = [];
     for (const key of keys) {
       const task = this.tasks.get(key);
-      if (!task || task.cancelRequested) continue;
-      task.cancelRequested = true;
+      if (!task || (task.stopFor !== undefined && task.stopFor !== "unbegun")) continue;
       const worker = this.#where.get(task);
+      if (why === "unbegun" && worker?.held.peek() === task) {
+        task.announced = true;
+        running.push(key);
+        continue;
+      }
+      task.stopFor = why;
       if (!worker) {
         task.gone = true;
-        ended.push(this.#end(task, outcome(task, "CANCELLED", "cancelled_by_user", undefined)));
-      } else if (worker.held.peek() === task) worker.stop(key, "cancelled_by_user");
+        ended.push(this.#end(task, stoppedUnbegun(task)));
+      } else if (why === "unbegun") worker.recall();
+      else if (planted("cancel-confirmed-unkilled")) {
+        ended.push(this.#end(task, outcome(task, "CANCELLED", why, { confirmed: true })));
+      } else if (worker.held.peek() === task) worker.stop(key, why);
       else worker.recall();
     }
+    if (running.length > 0) this.#options.up.started(running);
     if (ended.length > 0) this.#options.up.outcomes(ended);
     this.#options.up.left();
   }
@@ -246,17 +266,20 @@ export class Dispatcher implements WorkerOwner {
 
   onReturned(worker: Worker, tasks: readonly NodeTask[]): void {
     this.#giveBack(tasks);
-    for (const task of worker.held) {
-      if (task.cancelRequested && worker.held.peek() === task) worker.stop(task.key, "cancelled_by_user");
-    }
+    const head = worker.held.peek();
+    if (head?.stopFor === "unbegun") {
+      // It began before the recall reached its worker.
+      head.stopFor = undefined;
+      head.announced = true;
+      this.#options.up.started([head.key]);
+    } else if (head?.stopFor !== undefined) worker.stop(head.key, head.stopFor);
     this.wake();
   }
 
   onDeath(worker: Worker, death: Death): void {
-    const { log, up, records } = this.#options;
+    const { log, up } = this.#options;
     this.#workers.delete(worker.name);
     this.#owing.delete(worker);
-    records.remove(worker.name);
     const items: ResultItem[] = [];
     for (const result of death.results) {
       const task = this.tasks.get(result.key);
@@ -277,6 +300,7 @@ export class Dispatcher implements WorkerOwner {
       );
     }
     if (items.length > 0) up.outcomes(items);
+    up.ended(worker.name);
     this.#giveBack(death.rest);
     const lane = this.#lanes.get(worker.record.lane);
     if (!this.#closing) lane?.lost(worker, death);
@@ -331,7 +355,9 @@ export class Dispatcher implements WorkerOwner {
       for (const task of tasks) this.#where.set(task, worker);
       for (let from = 0; from < tasks.length; ) {
         const n = batchLength(tasks.length, from, (k) => tasks[k]!.end - tasks[k]!.start);
+        crashPoint("node.worker.before-feed");
         worker.feed(from === 0 && n === tasks.length ? tasks : tasks.slice(from, from + n));
+        crashPoint("node.worker.after-feed");
         from += n;
       }
       this.#owing.delete(worker);
@@ -384,9 +410,8 @@ export class Dispatcher implements WorkerOwner {
     const again = new Map<string, NodeTask[]>();
     for (const task of tasks) {
       this.#where.delete(task);
-      if (task.cancelRequested) {
-        ended.push(this.#end(task, outcome(task, "CANCELLED", "cancelled_by_user", undefined)));
-      } else if (!task.fn || this.draining) {
+      if (task.stopFor !== undefined) ended.push(this.#end(task, stoppedUnbegun(task)));
+      else if (!task.fn || this.draining) {
         this.tasks.delete(task.key);
         away.push(task.key);
       } else {
@@ -430,6 +455,7 @@ export class Dispatcher implements WorkerOwner {
 
   #watch(): void {
     const now = performance.now();
+    this.#oom.look();
     const started: IdKey[] = [];
     this.#flooded = false;
     const spare = this.#lanesWithSpareWorkers();
@@ -494,6 +520,7 @@ export class Dispatcher implements WorkerOwner {
       program,
       log: this.#options.log,
       startWorker: (which) => this.#start(which),
+      isDiskFull: () => isDiskFull(this.#options.runDir),
       onTrouble: (which, trouble) => this.#failQueued(which, trouble),
     });
     this.#lanes.set(name, lane);
@@ -506,8 +533,17 @@ export class Dispatcher implements WorkerOwner {
     while (this.#workers.has(name));
     const { runDir, place, records } = this.#options;
     const worker = Worker.start(name, lane.name, runDir, lane.program, { owner: this, place });
+    if (worker.record.pid > 0) {
+      try {
+        records.put(worker.record);
+      } catch (error) {
+        // The next agent would not find it, and take its tasks for never started: it gets none.
+        worker.kill();
+        worker.release();
+        throw error;
+      }
+    }
     this.#workers.set(name, worker);
-    if (worker.record.pid > 0) records.put(worker.record);
     return worker;
   }
 
@@ -549,8 +585,16 @@ export class Dispatcher implements WorkerOwner {
     const detail: OutcomeDetail = { ...death.output, worker: worker.label };
     if (death.exitCode !== undefined) detail.exitCode = death.exitCode;
     if (death.signal !== undefined) detail.signal = death.signal;
+    if (death.stopped !== undefined) detail.confirmed = death.confirmed;
     if (death.stopped === "cancelled_by_user") {
       return outcome(task, "CANCELLED", "cancelled_by_user", detail, runUs);
+    }
+    if (death.stopped === "deadline") {
+      detail.error = {
+        type: "Deadline",
+        message: "the task reached its deadline while it ran, and was ended",
+      };
+      return outcome(task, "TIMED_OUT", "deadline", detail, runUs);
     }
     if (death.stopped === "run_time_limit") {
       detail.error = {
@@ -559,21 +603,24 @@ export class Dispatcher implements WorkerOwner {
       };
       return outcome(task, "TIMED_OUT", "run_time_limit", detail, runUs);
     }
-    const kills = oomKills();
-    const oom = death.signal === "SIGKILL" && kills > this.#oomKills;
-    this.#oomKills = kills;
+    const isOom = this.#oom.rose() && (death.signal === "SIGKILL" || worker.isAdopted);
     const how =
       death.bad !== undefined
         ? `was ended because it wrote into the worker's connection (${death.bad})`
-        : death.signal !== undefined
-          ? `was ended by ${death.signal}`
-          : death.exitCode !== undefined
-            ? `ended with exit code ${death.exitCode}`
-            : "ended";
-    detail.error = oom
+        : death.signal === "SIGKILL"
+          ? `was ended by SIGKILL (${this.#oom.isKnown ? "not by the kernel for lack of memory" : "whether by the kernel for lack of memory cannot be told on this machine"})`
+          : death.signal !== undefined
+            ? `was ended by ${death.signal}`
+            : death.exitCode !== undefined
+              ? `ended with exit code ${death.exitCode} and without a report`
+              : "ended without a report; how cannot be told, as an earlier agent had started it";
+    detail.error = isOom
       ? { type: "OutOfMemory", message: `worker ${worker.label} was ended by the kernel for lack of memory` }
-      : { type: "WorkerDied", message: `worker ${worker.label} ${how} while it ran the task` };
-    return outcome(task, "FAILED", oom ? "out_of_memory" : "worker_died", detail, runUs);
+      : {
+          type: "WorkerDied",
+          message: `worker ${worker.label} ${how} while it ran the task${lastLine(detail)}`,
+        };
+    return outcome(task, "FAILED", isOom ? "out_of_memory" : "worker_died", detail, runUs);
   }
 
   #learn(runUs: Buffer): void {
@@ -586,6 +633,12 @@ export class Dispatcher implements WorkerOwner {
 }
 
 const NO_LANES: ReadonlySet<string> = new Set();
+
+/** The last that the worker said, for the message: its standard error knows best why it ended. */
+function lastLine(detail: OutcomeDetail): string {
+  const line = (detail.stderr ?? "").trimEnd().split("\n").at(-1)?.trim() ?? "";
+  return line === "" ? "" : `; the last line of its standard error: ${line.slice(0, 300)}`;
+}
 
 /**
  * The emptiest first. Of idle ones the one that worked last, whose memory is still in the caches; of busy ones

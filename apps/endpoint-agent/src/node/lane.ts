@@ -28,6 +28,8 @@ export interface LaneOptions {
   readonly log: Logger;
   /** Starts a process; the lane only decides when. */
   readonly startWorker: (lane: Lane) => Worker;
+  /** Whether the disk, and not the program, is what keeps workers from starting: then what waits goes on waiting. */
+  readonly isDiskFull: () => boolean;
   /** What waits here cannot run. */
   readonly onTrouble: (lane: Lane, trouble: LaneTrouble) => void;
 }
@@ -83,7 +85,8 @@ export class Lane {
       { lane: this.name, worker: worker.name, failures: this.#failures, detail: trouble.message },
       "a worker did not start",
     );
-    if (this.#ready() === 0 && (death.spawnError || this.#failures >= STARTS_BEFORE_FAILING)) {
+    const isHopeless = death.spawnError || this.#failures >= STARTS_BEFORE_FAILING;
+    if (this.#ready() === 0 && isHopeless && !this.#options.isDiskFull()) {
       this.#options.onTrouble(this, trouble);
     }
     // With nothing waiting there is no reason to try: the next task will.
@@ -109,7 +112,20 @@ export class Lane {
     if (this.#closed || this.#retry) return;
     // After failures one try at a time: a program that is broken is not started eightfold.
     const most = this.#failures > 0 ? Math.min(1, this.#wanted) : this.#wanted;
-    while (this.workers.size < most) this.workers.add(this.#options.startWorker(this));
+    while (this.workers.size < most) {
+      try {
+        this.workers.add(this.#options.startWorker(this));
+      } catch (error) {
+        // Its folder or its record cannot be written: a full disk, mostly. Nothing that waits is to blame.
+        this.#failures++;
+        this.#options.log.warn(
+          { err: error, lane: this.name },
+          "a worker cannot be started; it is tried again",
+        );
+        this.#backOff();
+        return;
+      }
+    }
   }
 
   #backOff(): void {

@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CODEC_REFERENCE, decodeReference, encodeReference } from "@farloom/protocol";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { type Call, NodeHarness, PYTHON, python } from "../../../../test/support/node-harness.js";
+import { type Call, command, NodeHarness, PYTHON, python } from "../../../../test/support/node-harness.js";
 
 // Real processes on a busy machine.
 vi.setConfig({ testTimeout: 30_000, hookTimeout: 30_000 });
@@ -304,6 +304,29 @@ describe("a worker's death", () => {
     await expect.poll(() => isAlive(pid), { timeout: 3000 }).toBe(false);
   });
 
+  it("ends daemons that left its process group and session, whatever it died of", async () => {
+    const path = join(scratch, "daemon");
+    const stray = python(
+      "import os, signal\ndef stray(path):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            signal.signal(signal.SIGTERM, signal.SIG_IGN)\n            open(path, 'w').write(str(os.getpid()))\n            import time; time.sleep(60)\n        os._exit(0)\n    import time\n    while not os.path.exists(path) or not open(path).read(): time.sleep(0.01)\n",
+    );
+    expect((await node.call(stray, [path])).state).toBe("SUCCEEDED");
+    const pid = Number(readFileSync(path, "utf8"));
+    expect(isAlive(pid)).toBe(true);
+    process.kill(node.pids[0]!, "SIGKILL");
+    await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);
+  });
+
+  it("is told with the last line of its standard error, and with how it ended", async () => {
+    const crash = python(
+      "import os, sys\ndef crash():\n    print('disk quota exceeded', file=sys.stderr, flush=True)\n    os.abort()\n",
+    );
+    const end = await node.call(crash);
+    expect([end.state, end.reason, end.detail.signal]).toEqual(["FAILED", "worker_died", "SIGABRT"]);
+    expect(end.detail.error!.message).toMatch(/was ended by SIGABRT .*standard error: disk quota exceeded/);
+    const silent = await node.call(python("import os\ndef silent():\n    os._exit(0)\n"));
+    expect(silent.detail.error!.message).toMatch(/ended with exit code 0 and without a report/);
+  });
+
   it("follows garbage on its connection, and the task is charged", async () => {
     const garbage = python(
       "import os, stat\ndef garbage():\n    for fd in range(3, 40):\n        try:\n            if stat.S_ISSOCK(os.fstat(fd).st_mode): os.write(fd, b'\\xff' * 64)\n        except OSError: pass\n    import time\n    time.sleep(30)\n",
@@ -360,6 +383,74 @@ describe("stopping", () => {
     expect(end.detail.signal).toBe("SIGKILL");
     const child = Number(readFileSync(join(scratch, "pid"), "utf8"));
     await expect.poll(() => isAlive(child)).toBe(false);
+  });
+
+  const leaver = (how: string) =>
+    python(
+      `import os, signal, subprocess, sys, time\ndef leave(path):\n    ${how.replaceAll("\n", "\n    ")}\n    while True: time.sleep(1)\n`,
+    );
+  const DAEMON =
+    "import os,signal,sys,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(60)";
+  const WAYS: [string, string][] = [
+    [
+      "forks twice",
+      `if os.fork() == 0:\n    if os.fork() == 0:\n        open(path, 'w').write(str(os.getpid()))\n        time.sleep(60)\n    os._exit(0)`,
+    ],
+    [
+      "starts a daemon in a session of its own that ignores SIGTERM",
+      `subprocess.Popen([sys.executable, '-S', '-c', ${JSON.stringify(DAEMON)}, path], start_new_session=True)`,
+    ],
+    [
+      "forks twice and calls setsid",
+      `if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        signal.signal(signal.SIGTERM, signal.SIG_IGN)\n        open(path, 'w').write(str(os.getpid()))\n        time.sleep(60)\n    os._exit(0)`,
+    ],
+    [
+      "ignores SIGTERM itself",
+      `signal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen(path, 'w').write(str(os.getpid()))`,
+    ],
+  ];
+  it.each(WAYS)("a cancel is confirmed where a function %s, and is true", async (_what, how) => {
+    const path = join(scratch, "pid");
+    const [key] = node.send({ fn: leaver(how), args: [path] });
+    await expect
+      .poll(() => existsSync(path) && readFileSync(path, "utf8") !== "", { timeout: 10_000 })
+      .toBe(true);
+    const pid = Number(readFileSync(path, "utf8"));
+    expect(isAlive(pid)).toBe(true);
+    node.port.send({ t: "cancel", ids: Buffer.from(key!, "latin1") });
+    const [end] = await node.ends([key!]);
+    expect([end!.state, end!.reason, end!.detail.confirmed]).toEqual([
+      "CANCELLED",
+      "cancelled_by_user",
+      true,
+    ]);
+    expect(isAlive(pid), "what was confirmed to be gone is gone").toBe(false);
+  });
+
+  it("a program that tidies up on SIGTERM is given its grace", async () => {
+    const file = join(scratch, "tidy");
+    const tidy = command({
+      argv: [
+        "sh",
+        "-c",
+        `trap 'sleep 0.25; echo tidy > ${file}; exit 0' TERM; echo up > ${file}; while :; do sleep 0.05; done`,
+      ],
+    });
+    const [key] = node.send({ fn: tidy });
+    await expect.poll(() => existsSync(file) && readFileSync(file, "utf8"), { timeout: 10_000 }).toBe("up\n");
+    node.port.send({ t: "cancel", ids: Buffer.from(key!, "latin1") });
+    const [end] = await node.ends([key!]);
+    expect([end!.state, end!.detail.confirmed]).toEqual(["CANCELLED", true]);
+    expect(readFileSync(file, "utf8")).toBe("tidy\n");
+  });
+
+  it("a task that reaches its deadline while it runs ends TIMED_OUT, and is stopped like a cancelled one", async () => {
+    const [key, queued] = node.send({ fn: NAP, args: [30] }, { fn: NAP, args: [30] });
+    await node.until(() => node.started.has(key!));
+    node.port.send({ t: "cancel", ids: Buffer.from(`${key}${queued}`, "latin1"), why: "deadline" });
+    const ends = await node.ends([key!, queued!]);
+    for (const end of ends)
+      expect([end.state, end.reason, end.detail.confirmed]).toEqual(["TIMED_OUT", "deadline", true]);
   });
 
   it("a queued task that is cancelled never starts; a running one is ended", async () => {

@@ -11,6 +11,8 @@
  *      task time.
  *   3  A worker's results are marked durable to it only when the agent's mark covers them: until then the
  *      worker keeps them, so that the death of this process costs nothing.
+ *   4  The record of a worker that is gone stays until the agent's journal has what becomes of its tasks: an agent
+ *      that starts before that must find that a worker is missing, or it would run them again.
  *
  * Bounds: tasks in hand, by the window of depth.ts; results above without a mark, MAX_UNMARKED, after which no
  * credit is given; definitions, MAX_DEFINITIONS, after which the oldest that no task needs is forgotten and asked
@@ -27,6 +29,7 @@ import {
   endOf,
   type Frame,
   type FunctionDefinition,
+  fenceOf,
   functionIndexOf,
   type IdKey,
   keyAt,
@@ -34,6 +37,7 @@ import {
   limits,
   type ResultItem,
   type ResultsFrame,
+  SEAL_BYTES,
   startOf,
   type TaskOptions,
   type TasksFrame,
@@ -46,17 +50,19 @@ import { socketPathFor, WorkerListener } from "./listener.js";
 import type { FunctionRecord, NodeTask } from "./node-task.js";
 import type { NodeManagerOptions } from "./options.js";
 import type { FramePort } from "./port.js";
-import { killGroup, processStartTime } from "./proc.js";
+import { processStartTime } from "./proc.js";
 import { laneNameOf, programOf } from "./programs.js";
+import { clearRemains } from "./remains.js";
 import type { Worker } from "./worker.js";
-import { readLeftover } from "./worker-files.js";
+import { readKept, readLeftover } from "./worker-files.js";
 import { type WorkerRecord, WorkerRecords } from "./worker-records.js";
 
 const MAX_UNMARKED = 16_384;
 const MAX_DEFINITIONS = 4_096;
 const BYTES_WINDOW = 64 * 1024 * 1024;
 const DEFAULT_KILL_GRACE_MS = 3_000;
-const DEFAULT_ADOPT_WAIT_MS = 3_000;
+/** Workers dial at once; on a machine under heavy load, "at once" has been seen to take seconds. */
+const DEFAULT_ADOPT_WAIT_MS = 10_000;
 const ADOPT_LOOK_MS = 50;
 const DEFAULT_IDLE_RETIRE_MS = 60_000;
 
@@ -90,6 +96,8 @@ export class NodeManager {
   #sentHead = 0;
   #sentResults = 0;
   #markedResults = 0;
+  /** Workers that are gone, and up to where their results must be marked before their records go (4). */
+  #ended: { readonly name: string; readonly upto: number }[] = [];
   #receivedTasks = 0;
   #receivedBytes = 0;
   #grantedTasks = 0;
@@ -209,10 +217,17 @@ export class NodeManager {
 
   async #adopt(): Promise<void> {
     const expected: Worker[] = [];
+    const buried: Promise<void>[] = [];
     for (const record of this.#records.load()) {
+      if (!record.dir.startsWith(this.#runDir)) {
+        // A copied folder: these are another agent's workers, and not to be touched.
+        this.#whole = false;
+        continue;
+      }
       if (processStartTime(record.pid) === record.startTime) expected.push(this.#dispatcher.adopt(record));
-      else this.#bury(record);
+      else buried.push(this.#bury(record));
     }
+    await Promise.all(buried);
     if (expected.length === 0) return;
     for (const worker of expected) worker.onSettled = () => this.#onArrival();
     const waitMs = this.#options.adoptWaitMs ?? DEFAULT_ADOPT_WAIT_MS;
@@ -224,8 +239,13 @@ export class NodeManager {
       const missing = expected.filter((worker) => !worker.settled && worker.phase !== "dead");
       if (missing.length === 0 || this.#phase === "closed") break;
       if (leftMs <= 0) {
-        // It may still run its task, which the agent now counts as lost: it must not go on beside a second try.
         for (const worker of missing) {
+          // One that runs a task may be deep in C code and deaf: what it runs is known, and it dials when it can.
+          if (worker.awaitSilent()) {
+            for (const task of worker.held) this.#dispatcher.adoptTask(worker, task);
+            continue;
+          }
+          // What it may run the agent now counts as lost: it must not go on beside a second try.
           this.#log.warn(
             { worker: worker.name, pid: worker.record.pid },
             "an old worker did not dial; it is ended",
@@ -252,13 +272,19 @@ export class NodeManager {
     this.#dispatcher.recallAll();
   }
 
-  /** A recorded worker that is gone: what it had finished goes up all the same. */
-  #bury(record: WorkerRecord): void {
+  /** A recorded worker that is gone: what it had finished goes up all the same, and what its tasks started ends. */
+  async #bury(record: WorkerRecord): Promise<void> {
     this.#whole = false;
+    this.#records.keep(record);
     const { results } = readLeftover(record.dir);
     if (results.length > 0) this.#sendOutcomes(results);
-    killGroup(record.pid, "SIGKILL");
-    if (record.dir.startsWith(this.#runDir)) rmSync(record.dir, { recursive: true, force: true });
+    for (const frame of readKept(record.dir)) this.#sendResults(frame, undefined);
+    this.#ended.push({ name: record.name, upto: this.#sentResults });
+    const { pid, startTime, marker = "" } = record;
+    const isCleared = await clearRemains({ pid, startTime, marker }, () => 0);
+    if (!isCleared)
+      this.#log.warn({ worker: record.name, pid }, "not everything that it started could be ended");
+    rmSync(record.dir, { recursive: true, force: true });
   }
 
   // ------------------------------------------------------------------ from the agent
@@ -269,13 +295,15 @@ export class NodeManager {
         for (const definition of frame.defs) this.#define(definition);
         return;
       case "tasks":
+        this.#forgetEnded();
         this.#tasks(frame);
         return;
       case "cancel":
-        this.#dispatcher.cancel(columnToKeys(frame.ids));
+        this.#dispatcher.cancel(columnToKeys(frame.ids), frame.why);
         return;
       case "mark":
         this.#marked(frame.durable);
+        this.#forgetEnded();
         return;
       case "drain":
         void this.drain().then(() => this.#port.send({ t: "bye", code: "DRAINING", message: "drained" }));
@@ -344,6 +372,7 @@ export class NodeManager {
     if (given || codec & CODEC_REFERENCE) {
       options = {};
       if (given?.timeoutMs !== undefined) options.timeoutMs = given.timeoutMs;
+      if (given?.deadlineMs !== undefined) options.deadlineMs = given.deadlineMs;
       if (given?.env) options.env = given.env;
       if (given?.cwd !== undefined) options.cwd = given.cwd;
       if (codec & CODEC_REFERENCE) {
@@ -359,12 +388,16 @@ export class NodeManager {
       end: endOf(frame.ends, i),
       codec,
       attempt: u32Of(frame.attempts, i, 1),
+      fence: fenceOf(frame.fences, i),
+      seals: frame.seals,
+      sealAt: SEAL_BYTES * i,
+      deadlineAtMs: given?.deadlineMs === undefined ? undefined : now + given.deadlineMs,
       options,
       arrivedMs: now,
       sentMs: now,
       limitMs: given?.timeoutMs ?? fn.definition.timeoutMs,
       gone: false,
-      cancelRequested: false,
+      stopFor: undefined,
       announced: false,
       plannedUs: 0,
     };
@@ -386,6 +419,16 @@ export class NodeManager {
     this.#grant();
   }
 
+  /**
+   * The journal has all that these workers left (4): their results are marked, and a frame of tasks or a mark came, which
+   * the agent sends only once it has written what becomes of the rest.
+   */
+  #forgetEnded(): void {
+    let n = 0;
+    while (n < this.#ended.length && this.#ended[n]!.upto <= this.#markedResults) n++;
+    for (const { name } of this.#ended.splice(0, n)) this.#records.remove(name);
+  }
+
   // ------------------------------------------------------------------ to the agent
 
   #upstream(): Upstream {
@@ -395,6 +438,10 @@ export class NodeManager {
       nothing: (worker) => this.#note(worker),
       returned: (keys) => this.#port.send({ t: "returned", ids: keysToColumn(keys) }),
       started: (keys) => this.#port.send({ t: "progress", ids: keysToColumn(keys), kind: "started" }),
+      ended: (name) => {
+        if (this.#sentResults === this.#markedResults) this.#records.remove(name);
+        else this.#ended.push({ name, upto: this.#sentResults });
+      },
       left: () => {
         this.#grant();
         if (this.#dispatcher.tasks.size === 0) this.#onEmpty();

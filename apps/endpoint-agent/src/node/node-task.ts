@@ -28,11 +28,14 @@ export interface NodeTask extends TaskItem {
   sentMs: number;
   /** Run time limit in milliseconds; 0 for none. */
   readonly limitMs: number;
+  /** When its whole life is over, on the monotonic clock in milliseconds; undefined where it has no deadline. */
+  readonly deadlineAtMs: number | undefined;
   /** What the worker is sent in its `opts`, if anything. */
   options: TaskOptions | undefined;
   /** Set where the task left the queue without running; the queue skips it. */
   gone: boolean;
-  cancelRequested: boolean;
+  /** Why it is to end before its time, where somebody asked for that; `unbegun`: only if it has not begun. */
+  stopFor: "cancelled_by_user" | "deadline" | "unbegun" | undefined;
   /** Whether `progress started` was told. */
   announced: boolean;
   /** The share of its worker's time that was planned for it. */
@@ -51,15 +54,27 @@ export function foreignTask(key: IdKey, limitMs: number): NodeTask {
     end: 0,
     codec: 1,
     attempt: 1,
+    fence: 0,
+    seals: undefined,
+    sealAt: 0,
     options: undefined,
+    deadlineAtMs: undefined,
     arrivedMs: performance.now(),
     sentMs: performance.now(),
     limitMs,
     gone: false,
-    cancelRequested: false,
+    stopFor: undefined,
     announced: false,
     plannedUs: 0,
   };
+}
+
+/** The end of a task that was to be stopped and had not begun: nothing of it is anywhere. */
+export function stoppedUnbegun(task: NodeTask): ResultItem {
+  const detail: OutcomeDetail = { confirmed: true };
+  return task.stopFor === "deadline"
+    ? outcome(task, "TIMED_OUT", "deadline", detail)
+    : outcome(task, "CANCELLED", "cancelled_by_user", detail);
 }
 
 /** An outcome that the node manager itself gives. */
@@ -78,6 +93,7 @@ export function outcome(
     end: 0,
     codec: 1,
     attempt: task.attempt,
+    fence: task.fence,
     state: TERMINAL_STATES[state],
     reason: REASONS[reason],
     queueUs: Math.max(0, Math.round(waitedUs)),

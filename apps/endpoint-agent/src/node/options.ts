@@ -24,7 +24,7 @@ export interface NodeManagerOptions {
   readonly killGraceMs?: number;
   /** Environment of the workers; default: the agent's own. */
   readonly env?: Readonly<Record<string, string | undefined>>;
-  /** How long `start` waits for the workers of an earlier agent to dial. Default 3,000. */
+  /** How long `start` waits for the workers of an earlier agent to dial. Default 10,000. */
   readonly adoptWaitMs?: number;
   /** How long an idle worker beyond the number of `workers` is kept warm. Default 60,000. */
   readonly idleRetireMs?: number;

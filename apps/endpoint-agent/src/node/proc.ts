@@ -23,22 +23,31 @@ export function killGroup(pid: number, signal: NodeJS.Signals): void {
 }
 
 /**
- * How often the kernel ended a process of ours, or of this machine, for lack of memory. A rise between two
- * looks tells a SIGKILL by the kernel from any other.
+ * How often the kernel ended a process of our cgroup, or of this machine, for lack of memory; undefined where nothing
+ * tells. A rise between two looks tells a SIGKILL by the kernel from any other.
  */
-export function oomKills(): number {
+export function oomKills(): number | undefined {
+  let groups: string;
   try {
-    const group = readFileSync("/proc/self/cgroup", "latin1").match(/^0::(.*)$/m)?.[1];
-    if (group !== undefined) {
-      for (const path of [`/sys/fs/cgroup${group}/memory.events`, "/sys/fs/cgroup/memory.events"]) {
-        const n = number(path, /^oom_kill (\d+)$/m);
-        if (n !== undefined) return n;
-      }
-    }
-    return number("/proc/vmstat", /^oom_kill (\d+)$/m) ?? 0;
+    groups = readFileSync("/proc/self/cgroup", "latin1");
   } catch {
-    return 0;
+    return undefined;
   }
+  const v2 = groups.match(/^0::(.*)$/m)?.[1];
+  const v1 = groups.match(/^\d+:memory:(.*)$/m)?.[1];
+  const paths: [string, RegExp][] = [];
+  if (v2 !== undefined) paths.push([`/sys/fs/cgroup${v2}/memory.events`, /^oom_kill (\d+)$/m]);
+  if (v1 !== undefined) {
+    // In a container the path is the host's, and the files of the own group lie at the top.
+    paths.push([`/sys/fs/cgroup/memory${v1}/memory.oom_control`, /^oom_kill (\d+)$/m]);
+    paths.push(["/sys/fs/cgroup/memory/memory.oom_control", /^oom_kill (\d+)$/m]);
+  }
+  paths.push(["/sys/fs/cgroup/memory.events", /^oom_kill (\d+)$/m], ["/proc/vmstat", /^oom_kill (\d+)$/m]);
+  for (const [path, pattern] of paths) {
+    const n = number(path, pattern);
+    if (n !== undefined) return n;
+  }
+  return undefined;
 }
 
 function number(path: string, pattern: RegExp): number | undefined {

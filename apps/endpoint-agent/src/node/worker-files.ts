@@ -5,18 +5,34 @@
  *   results          shared memory of the worker: the task that runs, and results not yet in the socket. It
  *                    outlives the worker, so its death loses nothing that was finished (layout: ResultsFile in
  *                    farloom_worker.py)
+ *   kept             results that a worker still had when it gave up waiting for an agent: frames, each behind its
+ *                    length, as they would have gone through the socket
  *   scratch/         the working directory of tasks that name none
  */
-import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync, truncateSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+  statfsSync,
+  statSync,
+  truncateSync,
+} from "node:fs";
 import { join } from "node:path";
 import {
   decodeBounded,
+  decodeFrame,
   durationUsOf,
+  fenceOf,
   type IdKey,
   keyAt,
+  LengthPrefixReader,
   limits,
   type OutcomeDetail,
   type ResultItem,
+  type ResultsFrame,
+  SEAL_BYTES,
 } from "@farloom/protocol";
 
 /** A running task's output above this is cut to its tail, so that a flood fills no disk. */
@@ -32,6 +48,8 @@ export interface Leftover {
 
 const HEAD_BYTES = 32;
 const RECORD_BYTES = 48;
+/** Fence (u64) and seal behind a record's detail, where the file says (at 5) that its worker writes them. */
+const CUSTODY_BYTES = 8 + SEAL_BYTES;
 
 /** Reads the results file. A file that is missing or torn tells only what can be trusted of it. */
 export function readLeftover(dir: string): Leftover {
@@ -43,6 +61,7 @@ export function readLeftover(dir: string): Leftover {
   }
   if (bytes.length < HEAD_BYTES) return { running: undefined, results: [] };
   const running = bytes[4] === 1 ? keyAt(bytes, 8) : undefined;
+  const custodyBytes = bytes[5] === 1 ? CUSTODY_BYTES : 0;
   const end = Math.min(bytes.length, HEAD_BYTES + bytes.readUInt32LE(0));
   const results: ResultItem[] = [];
   let at = HEAD_BYTES;
@@ -51,10 +70,11 @@ export function readLeftover(dir: string): Leftover {
     const detailBytes = bytes.readUInt32LE(at + 44);
     const start = at + RECORD_BYTES;
     const next = start + dataBytes + detailBytes;
-    if (next > end) break;
+    if (next > end || detailBytes < custodyBytes) break;
+    const custodyAt = next - custodyBytes;
     let detail: OutcomeDetail | undefined;
-    if (detailBytes > 0) {
-      const decoded = decodeBounded(bytes.subarray(next - detailBytes, next), {
+    if (detailBytes > custodyBytes) {
+      const decoded = decodeBounded(bytes.subarray(next - detailBytes, custodyAt), {
         maxBytes: limits.MAX_FRAME_BYTES,
         maxDepth: limits.MAX_FRAME_DEPTH,
         maxElements: limits.MAX_FRAME_ELEMENTS,
@@ -67,6 +87,9 @@ export function readLeftover(dir: string): Leftover {
       state: bytes[at + 17]!,
       reason: bytes[at + 18]!,
       attempt: bytes.readUInt32LE(at + 20),
+      fence: custodyBytes > 0 ? fenceOf(bytes.subarray(custodyAt, custodyAt + 8), 0) : 0,
+      seals: custodyBytes > 0 ? bytes : undefined,
+      sealAt: custodyAt + 8,
       queueUs: durationUsOf(bytes.subarray(at + 24, at + 28), 0),
       runUs: durationUsOf(bytes.subarray(at + 28, at + 32), 0),
       cpuUs: durationUsOf(bytes.subarray(at + 32, at + 36), 0),
@@ -79,6 +102,39 @@ export function readLeftover(dir: string): Leftover {
     at = next;
   }
   return { running, results };
+}
+
+/** Results that the worker could hand to nobody while it lived. */
+export function readKept(dir: string): ResultsFrame[] {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(join(dir, "kept"));
+  } catch {
+    return [];
+  }
+  const frames: ResultsFrame[] = [];
+  const chunks = new LengthPrefixReader().push(bytes);
+  if ("bad" in chunks) return [];
+  for (const chunk of chunks) {
+    const decoded = decodeFrame(chunk, RESULTS);
+    if (decoded.ok) frames.push(decoded.frame);
+  }
+  return frames;
+}
+
+const RESULTS = new Set(["results"] as const);
+
+/** Less free space than a worker needs to start counts as none. */
+const LEAST_FREE_BYTES = 4 * 1024 * 1024;
+
+/** Whether the disk below `dir` has no room for another worker. */
+export function isDiskFull(dir: string): boolean {
+  try {
+    const { bavail, bsize } = statfsSync(dir);
+    return bavail * bsize < LEAST_FREE_BYTES;
+  } catch {
+    return false;
+  }
 }
 
 /** What was cut off one stream of a running task. */

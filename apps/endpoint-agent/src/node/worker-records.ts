@@ -1,6 +1,7 @@
 /**
  * `run/workers.json`: which workers this state folder has, so that the next agent finds those that outlive
- * this one. Holds their secrets, hence 0600. Written whole on every change, which is rare.
+ * this one. Holds their secrets, hence 0600. Written whole on every change, which is rare. A worker that is not in it
+ * gets no task; one that is in it and gone is looked after by the next agent.
  */
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,6 +15,8 @@ export interface WorkerRecord {
   /** The lane, e.g. `python:default`. */
   readonly lane: string;
   readonly dir: string;
+  /** What FARLOOM_WORKER says in the environment of everything it starts; absent in records of older agents. */
+  readonly marker?: string | undefined;
 }
 
 export class WorkerRecords {
@@ -35,20 +38,38 @@ export class WorkerRecords {
           r !== null &&
           Number.isSafeInteger(r.pid) &&
           r.pid > 1 &&
-          [r.name, r.startTime, r.secret, r.lane, r.dir].every((field) => typeof field === "string"),
+          [r.name, r.startTime, r.secret, r.lane, r.dir, r.marker ?? ""].every(
+            (field) => typeof field === "string",
+          ),
       );
     } catch {
       return [];
     }
   }
 
+  /** One that was loaded, and is still there: the file has it already. */
+  keep(record: WorkerRecord): void {
+    this.#records.set(record.name, record);
+  }
+
+  /** Throws where it cannot be written, and then has not got it. */
   put(record: WorkerRecord): void {
     this.#records.set(record.name, record);
-    this.#write();
+    try {
+      this.#write();
+    } catch (error) {
+      this.#records.delete(record.name);
+      throw error;
+    }
   }
 
   remove(name: string): void {
-    if (this.#records.delete(name)) this.#write();
+    if (!this.#records.delete(name)) return;
+    try {
+      this.#write();
+    } catch {
+      // A record too many costs the next agent one look for a process that is gone.
+    }
   }
 
   #write(): void {

@@ -4,7 +4,8 @@
  *   starting   the process was started, or an earlier agent's worker is expected; left when it says hello
  *   ready      it is linked and may be fed
  *   unlinked   the link broke and the process lives: it dials again (P17), or is ended after a grace
- *   dead       the process is gone and its leftovers were read; final
+ *   leaving    the process is gone; what its tasks started is looked for and ended (remains.ts)
+ *   dead       nothing of it is left, or cannot be ended; its leftovers were read; final
  *
  * Invariants
  *   1  `held` is in the order in which tasks were sent, which is the order in which the worker runs them.
@@ -35,6 +36,7 @@ import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
 import { foreignTask, type NodeTask } from "./node-task.js";
 import { killGroup, processStartTime } from "./proc.js";
+import { askRemains, clearRemains, type Lineage, MARKER_VARIABLE } from "./remains.js";
 import { OutputWatch, readLeftover } from "./worker-files.js";
 import type { WorkerFrame, WorkerLink } from "./worker-link.js";
 import type { WorkerRecord } from "./worker-records.js";
@@ -45,6 +47,8 @@ const MAX_KNOWN = 256;
 const RELINK_MS = 5_000;
 /** How long an asked worker may take to give back what has not begun, before a stop goes on without. */
 const RECALL_WAIT_MS = 100;
+/** How often a process that is no child of ours and does not speak is looked for. */
+const SILENT_LOOK_MS = 500;
 /** After the process is gone, the rest of its socket is read within this. */
 const LAST_WORDS_MS = 500;
 
@@ -59,6 +63,8 @@ export interface Death {
   readonly rest: readonly NodeTask[];
   /** Why it was stopped, where it was. */
   readonly stopped: StopReason | undefined;
+  /** Nothing that it or its tasks started is left, as far as processes can be found (remains.ts). */
+  readonly confirmed: boolean;
   readonly exitCode: number | undefined;
   readonly signal: string | undefined;
   readonly output: OutcomeDetail;
@@ -70,7 +76,7 @@ export interface Death {
   readonly spawnError: NodeJS.ErrnoException | undefined;
 }
 
-export type StopReason = "cancelled_by_user" | "run_time_limit";
+export type StopReason = "cancelled_by_user" | "run_time_limit" | "deadline";
 
 export interface WorkerOwner {
   onReady(worker: Worker): void;
@@ -103,7 +109,7 @@ export class Worker {
   readonly record: WorkerRecord;
   readonly watch: OutputWatch;
   readonly held = new Fifo<NodeTask>();
-  phase: "starting" | "ready" | "unlinked" | "dead" = "starting";
+  phase: "starting" | "ready" | "unlinked" | "leaving" | "dead" = "starting";
   heldBytes = 0;
   plannedUs = 0;
   /** When its head began, as far as can be seen from here (monotonic milliseconds). */
@@ -132,6 +138,8 @@ export class Worker {
   #recalling = false;
   #recalledFor: IdKey | undefined;
   #stop: { readonly key: IdKey; readonly why: StopReason; signalled: boolean } | undefined;
+  /** From when on what its tasks left behind is ended by SIGKILL (monotonic milliseconds). */
+  #killAtMs = 0;
   #bad: string | undefined;
   #wasReady = false;
   #exit: { code: number | null; signal: string | null } | undefined;
@@ -157,6 +165,7 @@ export class Worker {
     rmSync(dir, { recursive: true, force: true });
     mkdirSync(join(dir, "scratch"), { recursive: true, mode: 0o700 });
     const secret = randomBytes(32).toString("base64url");
+    const marker = randomBytes(16).toString("hex");
     const out = openSync(join(dir, "stdout"), "a", 0o600);
     const err = openSync(join(dir, "stderr"), "a", 0o600);
     let child: ChildProcess;
@@ -166,7 +175,7 @@ export class Worker {
         // A session and process group of its own: what stops the worker stops all that its tasks started.
         detached: true,
         stdio: ["pipe", out, err],
-        env: { ...program.env },
+        env: { ...program.env, [MARKER_VARIABLE]: marker },
       });
     } finally {
       closeSync(out);
@@ -175,7 +184,7 @@ export class Worker {
     const pid = child.pid ?? 0;
     const startTime = pid > 0 ? (processStartTime(pid) ?? "0") : "0";
     const worker = new Worker(
-      { name, pid, startTime, secret, lane: laneName, dir },
+      { name, pid, startTime, secret, lane: laneName, dir, marker },
       context.owner,
       context.place,
     );
@@ -226,13 +235,27 @@ export class Worker {
     return this.phase === "ready" && this.#stop === undefined && !this.#recalling && !this.yielding;
   }
 
+  /** Started by an earlier agent: no child of this process, so nobody tells how it ends. */
+  get isAdopted(): boolean {
+    return this.#child === undefined;
+  }
+
+  get #isGone(): boolean {
+    return this.phase === "leaving" || this.phase === "dead";
+  }
+
+  get #lineage(): Lineage {
+    const { pid, startTime, marker = "" } = this.record;
+    return { pid, startTime, marker };
+  }
+
   get stopping(): boolean {
     return this.#stop !== undefined;
   }
 
   /** A connection of this worker came, its secret checked. */
   attach(hello: HelloFrame, link: WorkerLink): void {
-    if (this.phase === "dead") {
+    if (this.#isGone) {
       link.destroy();
       return;
     }
@@ -286,6 +309,14 @@ export class Worker {
     }
     const now = performance.now();
     if (this.held.length === 0) this.headSinceMs = now;
+    for (const task of tasks) {
+      // What remains of its time, as of now (P27).
+      if (task.deadlineAtMs !== undefined)
+        task.options = {
+          ...task.options,
+          deadlineMs: Math.max(0, Math.round(task.deadlineAtMs - now)),
+        };
+    }
     frames.push(buildTasks(tasks, 0, tasks.length, (task) => task.fn!.digest));
     for (const task of tasks) {
       task.sentMs = now;
@@ -313,7 +344,7 @@ export class Worker {
 
   /** Stops the task that runs by ending the process group; what is behind it comes back untouched (2). */
   stop(key: IdKey, why: StopReason): void {
-    if (this.#stop || this.phase === "dead") return;
+    if (this.#stop || this.#isGone) return;
     this.#stop = { key, why, signalled: false };
     if (this.held.length > 1 && this.phase === "ready") {
       this.#recalledFor = undefined;
@@ -324,17 +355,36 @@ export class Worker {
 
   /** Ends an idle or unwanted process: asks first, then insists. */
   retire(): void {
-    if (this.phase === "dead") return;
+    if (this.#isGone) return;
     this.yielding = true;
     if (this.#main && !this.#main.closed)
       this.#main.send({ t: "bye", code: "DRAINING", message: "not needed" });
     this.#later(this.#place.killGraceMs, () => this.kill());
   }
 
-  /** Ends the process group at once. */
+  /** Ends the process group at once, and what is left of a process that is gone. */
   kill(): void {
-    if (this.phase !== "dead" && this.record.pid > 0) killGroup(this.record.pid, "SIGKILL");
+    this.#killAtMs = 0;
+    if (!this.#isGone && this.record.pid > 0) killGroup(this.record.pid, "SIGKILL");
     if (!this.#child) this.#pollGone();
+  }
+
+  /**
+   * For a worker of an earlier agent that lives and does not dial: whether its results file says that it runs a task.
+   * Then that task is held from now on, and the process is watched until it dials or ends.
+   */
+  awaitSilent(): boolean {
+    const { running } = readLeftover(this.record.dir);
+    if (running === undefined || this.#isGone) return false;
+    this.held.push(foreignTask(running, 0));
+    this.headSinceMs = performance.now();
+    this.#watchSilent();
+    return true;
+  }
+
+  #watchSilent(): void {
+    this.#pollGone();
+    if (this.phase === "starting") this.#later(SILENT_LOOK_MS, () => this.#watchSilent());
   }
 
   /** For a process that is no child of ours: whether it is still there. */
@@ -444,9 +494,11 @@ export class Worker {
   /** SIGTERM to the group, and SIGKILL after the grace. */
   #signal(): void {
     const stop = this.#stop;
-    if (!stop || stop.signalled || this.phase === "dead") return;
+    if (!stop || stop.signalled || this.#isGone) return;
     stop.signalled = true;
+    this.#killAtMs = performance.now() + this.#place.killGraceMs;
     killGroup(this.record.pid, "SIGTERM");
+    void askRemains(this.#lineage);
     this.#later(this.#place.killGraceMs, () => this.kill());
     if (!this.#child) this.#pollGone();
   }
@@ -463,7 +515,7 @@ export class Worker {
       this.#recalledFor = undefined;
       return;
     }
-    if (link !== this.#main || this.phase === "dead") return;
+    if (link !== this.#main || this.#isGone) return;
     this.#main = undefined;
     if (this.#exit) {
       this.#die();
@@ -478,7 +530,7 @@ export class Worker {
 
   /** A process that is no child of ours tells nobody of its end: look until it is gone or linked again. */
   #pollGone(): void {
-    if (this.phase === "dead") return;
+    if (this.#isGone) return;
     if (processStartTime(this.record.pid) !== this.record.startTime) {
       this.#exit = { code: null, signal: null };
       if (this.#main) this.#later(LAST_WORDS_MS, () => this.#die());
@@ -503,19 +555,27 @@ export class Worker {
   #later(ms: number, then: () => void): void {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
-      if (this.phase !== "dead") then();
+      if (!this.#isGone) then();
     }, ms);
     this.#timers.add(timer);
   }
 
   #die(): void {
-    if (this.phase === "dead") return;
-    this.phase = "dead";
+    if (this.#isGone) return;
+    this.phase = "leaving";
     for (const timer of this.#timers) clearTimeout(timer);
     this.#main?.destroy();
     this.#control?.destroy();
-    // Children that its tasks left behind end with it.
-    if (this.record.pid > 0) killGroup(this.record.pid, "SIGKILL");
+    const runningMs = performance.now() - this.headSinceMs;
+    void clearRemains(this.#lineage, () => this.#killAtMs).then((confirmed) => {
+      // Let go of meanwhile: the next agent finds its record, and looks again.
+      if (this.phase === "leaving") this.#bequeath(runningMs, confirmed);
+    });
+  }
+
+  /** Tells what became of everything that it held (3). */
+  #bequeath(runningMs: number, confirmed: boolean): void {
+    this.phase = "dead";
     const leftover = readLeftover(this.record.dir);
     const results: ResultItem[] = [];
     for (const result of leftover.results) {
@@ -528,9 +588,10 @@ export class Worker {
     const death: Death = {
       results,
       running,
-      runningMs: performance.now() - this.headSinceMs,
+      runningMs,
       rest: this.held.takeAll(),
       stopped: running !== undefined && this.#stop?.key === running.key ? this.#stop.why : undefined,
+      confirmed,
       exitCode: this.#exit?.code ?? undefined,
       signal: this.#exit?.signal ?? undefined,
       output: this.watch.last(),

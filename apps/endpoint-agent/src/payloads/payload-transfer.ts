@@ -14,6 +14,7 @@ import { createReadStream, createWriteStream, rmSync } from "node:fs";
 import type { IncomingMessage } from "node:http";
 import { pipeline } from "node:stream/promises";
 import { FarloomError, limits } from "@farloom/protocol";
+import { planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import { failureOf, type HttpFailure, http, isOk, isRequestSent, readInto, sleep } from "../http.js";
 import { Backoff } from "../link/backoff.js";
@@ -138,7 +139,8 @@ export class PayloadTransfer {
     const buffer = this.#buffers.take(sizeBytes);
     const received = await readInto(response, buffer.subarray(0, sizeBytes));
     const bytes = buffer.subarray(0, received);
-    const actual = createHash("sha256").update(bytes).digest("hex");
+    const isChecked = !planted("payload-digest-unchecked");
+    const actual = isChecked ? createHash("sha256").update(bytes).digest("hex") : hex;
     if (actual === hex) await this.#options.store.writePart(hex, bytes);
     this.#buffers.give(buffer);
     return actual;

@@ -7,7 +7,15 @@
  *
  * Bound: results of held tasks; the engine hands no more down while `heldBytes` exceeds its limit.
  */
-import { batchLength, buildResults, encodeFrame, Outbox, type ResultsFrame } from "@farloom/protocol";
+import {
+  batchLength,
+  buildResults,
+  encodeFrame,
+  Outbox,
+  type ResultsFrame,
+  withPosition,
+} from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { LinkSession } from "../link/connection.js";
 import { type HeldTask, toResultItem } from "../scheduler/held-task.js";
 
@@ -45,6 +53,7 @@ export class ResultSender {
   /** A new session: all that is unacknowledged lines up again, in front (R2). */
   attach(session: LinkSession): void {
     const again = this.#outbox.restart();
+    if (planted("outbox-drops-results")) again.length = 0;
     for (const batch of this.#ready) again.push(...batch.tasks);
     this.#ready = [];
     this.#readyTasks = 0;
@@ -68,7 +77,8 @@ export class ResultSender {
     let sent = 0;
     while (sent < this.#ready.length && session.writable) {
       const batch = this.#ready[sent++]!;
-      session.sendBytes(batch.bytes);
+      session.sendBytes(withPosition(batch.bytes, this.#outbox.sent + 1));
+      crashPoint("agent.result.sent");
       for (const task of batch.tasks) this.#outbox.push(task);
       this.#readyTasks -= batch.tasks.length;
     }
@@ -118,6 +128,7 @@ export function resultBytes(task: HeldTask): number {
       3 *
       ((error?.message.length ?? 0) +
         (error?.traceback?.length ?? 0) +
+        (error?.data?.length ?? 0) +
         (stdout?.length ?? 0) +
         (stderr?.length ?? 0));
   }

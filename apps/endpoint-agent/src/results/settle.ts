@@ -7,6 +7,7 @@ import {
   durationToWire,
   durationUsOf,
   encodeFrame,
+  fenceOf,
   type IdKey,
   keyAt,
   keysToColumn,
@@ -38,6 +39,8 @@ export function settle(frame: ResultsFrame, scheduler: Scheduler): Settled | und
     }
     // The service sent the task again under a newer attempt while this one ran: the run answers for it.
     if (u32Of(frame.attempts, i, 1) !== task.attempt) asItIs = false;
+    // Or under a newer lease, as its connection had broken.
+    if (task.fence !== 0 && fenceOf(frame.fences, i) !== task.fence) asItIs = false;
     task.result = { frame, index: i };
     tasks.push(task);
     indices.push(i);

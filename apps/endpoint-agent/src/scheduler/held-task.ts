@@ -6,14 +6,18 @@ import {
   byteOf,
   durationUsOf,
   endOf,
+  fenceOf,
   type IdKey,
+  type OutcomeDetail,
   type ResultItem,
   type ResultsFrame,
+  SEAL_BYTES,
   startOf,
   type TaskItem,
   type TaskOptions,
   type TasksFrame,
   u32Of,
+  writeFence,
 } from "@farloom/protocol";
 
 /**
@@ -30,6 +34,8 @@ export interface HeldTask {
   readonly key: IdKey;
   /** Raised where the service sends the same task under a newer attempt. */
   attempt: number;
+  /** Of the newest lease under which the service sent it (P26); 0 where it said none. */
+  fence: number;
   readonly frame: TasksFrame;
   readonly index: number;
   /** Argument bytes, as they count against credit. */
@@ -50,6 +56,17 @@ export interface HeldTask {
 
 export function optionsOf(task: HeldTask): TaskOptions | undefined {
   return task.frame.opts?.[task.index];
+}
+
+/** Under what each is held, as a hello says it beside their ids (P15b). */
+export function leaseColumns(tasks: readonly HeldTask[]): { heldAttempts: Buffer; heldFences: Buffer } {
+  const heldAttempts = Buffer.allocUnsafe(4 * tasks.length);
+  const heldFences = Buffer.allocUnsafe(8 * tasks.length);
+  for (const [i, task] of tasks.entries()) {
+    heldAttempts.writeUInt32LE(task.attempt, 4 * i);
+    writeFence(heldFences, i, task.fence);
+  }
+  return { heldAttempts, heldFences };
 }
 
 /** The digest of the task's function. */
@@ -73,6 +90,9 @@ export function toTaskItem(task: HeldTask): TaskItem & { readonly task: HeldTask
     key: task.key,
     codec: byteOf(frame.codecs, index),
     attempt: task.attempt,
+    fence: task.fence,
+    seals: frame.seals,
+    sealAt: SEAL_BYTES * index,
     options: frame.opts?.[index],
     source: frame.args,
     start: startOf(frame.ends, index),
@@ -81,15 +101,19 @@ export function toTaskItem(task: HeldTask): TaskItem & { readonly task: HeldTask
   };
 }
 
-/** Result `index` of a frame as an item for a new batch, under the given attempt. */
+/** Result `index` of a frame as an item for a new batch, under the given attempt and lease. */
 export function toResultItem(
   frame: ResultsFrame,
   index: number,
-  identity: { readonly key: IdKey; readonly attempt: number },
+  identity: { readonly key: IdKey; readonly attempt: number; readonly fence: number },
 ): ResultItem {
   return {
     key: identity.key,
     attempt: identity.attempt,
+    // An agent of an earlier version kept no fence of the task; the result may have one all the same.
+    fence: identity.fence === 0 ? fenceOf(frame.fences, index) : identity.fence,
+    seals: frame.seals,
+    sealAt: SEAL_BYTES * index,
     codec: byteOf(frame.codecs, index),
     state: byteOf(frame.states, index),
     reason: byteOf(frame.reasons, index),
@@ -113,12 +137,17 @@ export function ownResult(
     readonly state: number;
     readonly reason: number;
     readonly error?: { readonly type: string; readonly message: string };
+    /** Of what is stopped: whether nothing of it is left. */
+    readonly confirmed?: boolean | undefined;
   },
   nowMs: number,
 ): ResultItem {
   return {
     key: task.key,
     attempt: task.attempt,
+    fence: task.fence,
+    seals: undefined,
+    sealAt: 0,
     codec: 1,
     state: outcome.state,
     reason: outcome.reason,
@@ -126,9 +155,15 @@ export function ownResult(
     runUs: 0,
     cpuUs: 0,
     peakKb: 0,
-    detail: outcome.error ? { error: { ...outcome.error } } : undefined,
+    detail: ownDetail(outcome),
     source: NO_BYTES,
     start: 0,
     end: 0,
   };
+}
+
+function ownDetail(outcome: Parameters<typeof ownResult>[1]): OutcomeDetail | undefined {
+  const { error, confirmed } = outcome;
+  if (error === undefined && confirmed === undefined) return undefined;
+  return { ...(error ? { error: { ...error } } : {}), ...(confirmed === undefined ? {} : { confirmed }) };
 }

@@ -239,5 +239,5 @@ describe("against a model", () => {
       }),
       { numRuns: 300 },
     );
-  });
+  }, 60_000);
 });

@@ -12,6 +12,7 @@
 import {
   Credit,
   endOf,
+  fenceOf,
   type IdKey,
   keyAt,
   limits,
@@ -35,6 +36,8 @@ export type SchedulerEvent =
   | { readonly kind: "ready"; readonly task: HeldTask }
   /** Only in a replay: the journal says that these were handed to `node`. */
   | { readonly kind: "restored"; readonly node: string; readonly keys: readonly IdKey[] }
+  /** Only after a replay: the journal may lack its last words, so that whatever is unfinished may be at `node`. */
+  | { readonly kind: "mistrusted"; readonly node: string }
   /**
    * A node says what it holds. What it was handed and does not hold is charged as lost, or, where `whole` (no
    * worker of the time before is missing), known not to have started.
@@ -51,8 +54,12 @@ export type SchedulerEvent =
   | { readonly kind: "node_returned"; readonly keys: readonly IdKey[]; readonly atMs: number }
   /** Results came, or were made here. */
   | { readonly kind: "finished"; readonly tasks: readonly HeldTask[] }
-  | { readonly kind: "cancel"; readonly keys: readonly IdKey[] }
+  /** With `unbegunOnly`, what a worker runs is left alone. */
+  | { readonly kind: "cancel"; readonly keys: readonly IdKey[]; readonly unbegunOnly?: boolean }
+  /** Its time to wait is over. */
   | { readonly kind: "expired"; readonly task: HeldTask }
+  /** Its whole life's time is over: it ends, wherever it is. */
+  | { readonly kind: "deadline"; readonly task: HeldTask }
   /** The service never heard of this finished task (P14). */
   | { readonly kind: "unknown"; readonly key: IdKey }
   /** The service has the results for good, or the tasks themselves again. */
@@ -73,8 +80,15 @@ export type SchedulerEffect =
       readonly tasks: readonly HeldTask[];
       readonly state: number;
       readonly reason: number;
+      /** Nothing of them ever ran, which who stopped them wants to know. */
+      readonly confirmed?: boolean;
     }
-  | { readonly do: "cancel_on_node"; readonly node: string; readonly keys: readonly IdKey[] }
+  | {
+      readonly do: "cancel_on_node";
+      readonly node: string;
+      readonly keys: readonly IdKey[];
+      readonly why?: "deadline" | "unbegun";
+    }
   /** The journal must say that these have not started after all. */
   | { readonly do: "unhand"; readonly tasks: readonly HeldTask[] }
   | { readonly do: "return"; readonly tasks: readonly HeldTask[] };
@@ -136,6 +150,13 @@ export class Scheduler {
           task.node = event.node;
         }
         return NONE;
+      case "mistrusted":
+        for (const task of this.#tasks.values()) {
+          if (task.state !== "queued" && task.state !== "waiting") continue;
+          this.#set(task, "handed");
+          task.node = event.node;
+        }
+        return NONE;
       case "node_up":
         return this.#nodeUp(event.node, event.held, event.whole);
       case "node_credit":
@@ -155,11 +176,13 @@ export class Scheduler {
         }
         return NONE;
       case "cancel":
-        return this.#cancel(event.keys);
+        return this.#cancel(event.keys, event.unbegunOnly === true);
       case "expired":
         return event.task.state === "queued" || event.task.state === "waiting"
           ? [finish([event.task], TERMINAL_STATES.TIMED_OUT, REASONS.queue_time_limit)]
           : NONE;
+      case "deadline":
+        return this.#deadline(event.task);
       case "unknown": {
         const task = this.#tasks.get(event.key);
         if (task?.state === "done") this.#set(task, "kept");
@@ -191,9 +214,11 @@ export class Scheduler {
     for (let i = 0; i < frame.n; i++) {
       const key = keyAt(frame.ids, 16 * i);
       const attempt = u32Of(frame.attempts, i, 1);
+      const fence = fenceOf(frame.fences, i);
       const before = this.#tasks.get(key);
       if (before !== undefined && !(isFinished(before) && attempt > before.attempt)) {
         // S4
+        before.fence = Math.max(before.fence, fence);
         if (before.state === "kept") {
           this.#set(before, "done");
           effects ??= [];
@@ -205,6 +230,7 @@ export class Scheduler {
       const task: HeldTask = {
         key,
         attempt,
+        fence,
         frame,
         index: i,
         sizeBytes: endOf(frame.ends, i) - startOf(frame.ends, i),
@@ -267,7 +293,7 @@ export class Scheduler {
     return this.#draining ? [unhand, { do: "return", tasks: back }] : [unhand];
   }
 
-  #cancel(keys: readonly IdKey[]): readonly SchedulerEffect[] {
+  #cancel(keys: readonly IdKey[], unbegunOnly: boolean): readonly SchedulerEffect[] {
     const here: HeldTask[] = [];
     const there = new Map<string, IdKey[]>();
     for (const key of keys) {
@@ -280,9 +306,29 @@ export class Scheduler {
       }
     }
     const effects: SchedulerEffect[] = [];
-    if (here.length > 0) effects.push(finish(here, TERMINAL_STATES.CANCELLED, REASONS.cancelled_by_user));
-    for (const [node, list] of there) effects.push({ do: "cancel_on_node", node, keys: list });
+    if (here.length > 0) {
+      effects.push({
+        ...finish(here, TERMINAL_STATES.CANCELLED, REASONS.cancelled_by_user),
+        confirmed: true,
+      });
+    }
+    for (const [node, list] of there) {
+      effects.push({
+        do: "cancel_on_node",
+        node,
+        keys: list,
+        ...(unbegunOnly && { why: "unbegun" as const }),
+      });
+    }
     return effects;
+  }
+
+  #deadline(task: HeldTask): readonly SchedulerEffect[] {
+    if (task.state === "queued" || task.state === "waiting") {
+      return [finish([task], TERMINAL_STATES.TIMED_OUT, REASONS.deadline)];
+    }
+    if (task.state !== "handed" || task.node === undefined) return NONE;
+    return [{ do: "cancel_on_node", node: task.node, keys: [task.key], why: "deadline" }];
   }
 
   #dispatch(atMs: number): readonly SchedulerEffect[] {
@@ -395,6 +441,10 @@ function isFinished(task: HeldTask): boolean {
   return task.state === "done" || task.state === "kept";
 }
 
-function finish(tasks: readonly HeldTask[], state: number, reason: number): SchedulerEffect {
+function finish(
+  tasks: readonly HeldTask[],
+  state: number,
+  reason: number,
+): Extract<SchedulerEffect, { do: "finish" }> {
   return { do: "finish", tasks, state, reason };
 }

@@ -1,5 +1,5 @@
 /** Tasks on their way to a node, as frames: a batch that goes on whole stays the frame that it came in. */
-import { batchLength, buildTasks, type TasksFrame } from "@farloom/protocol";
+import { batchLength, buildTasks, fenceOf, type TasksFrame } from "@farloom/protocol";
 import { functionOf, type HeldTask, toTaskItem } from "./held-task.js";
 
 /** Smaller batches are put together instead of being passed on one by one. */
@@ -31,14 +31,14 @@ export function tasksFrames(tasks: readonly HeldTask[]): TasksFrame[] {
   return frames;
 }
 
-/** Whether `frame` is exactly the tasks from `from` on, under the attempts it says. */
+/** Whether `frame` is exactly the tasks from `from` on, under the attempts and leases it says. */
 function isWhole(tasks: readonly HeldTask[], from: number, frame: TasksFrame): boolean {
   if (from + frame.n > tasks.length) return false;
   for (let i = 0; i < frame.n; i++) {
     const task = tasks[from + i]!;
     if (task.frame !== frame || task.index !== i) return false;
     const said = frame.attempts === undefined ? 1 : frame.attempts.readUInt32LE(4 * i);
-    if (task.attempt !== said) return false;
+    if (task.attempt !== said || task.fence !== fenceOf(frame.fences, i)) return false;
   }
   return true;
 }

@@ -5,8 +5,13 @@
 import { readFileSync } from "node:fs";
 import { hostname, uptime } from "node:os";
 
-/** The kernel's boot id; where there is none (macOS), the host and the minute it booted in. */
-export function readBootId(): string {
+/**
+ * The kernel's boot id; where there is none (macOS), the host and the minute it booted in. Tests that let a machine
+ * "die" give another one in FARLOOM_TEST_BOOT_ID; nothing else should set it.
+ */
+export function readBootId(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  const forged = env.FARLOOM_TEST_BOOT_ID;
+  if (forged !== undefined && forged !== "") return forged.slice(0, 36);
   try {
     return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
   } catch {

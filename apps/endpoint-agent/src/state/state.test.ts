@@ -105,6 +105,17 @@ describe("configuration", () => {
     expect(Object.isFrozen(config)).toBe(true);
   });
 
+  it("keeps leases for a minute while the agent is away, or as long as is asked for; 0 is for ever", () => {
+    expect(resolveConfig({ stateDir: dir }, {}).reclaimMs).toBe(60_000);
+    expect(resolveConfig({ stateDir: dir }, { FARLOOM_AGENT_RECLAIM_MS: "0" }).reclaimMs).toBe(0);
+    expect(() => resolveConfig({ stateDir: dir, reclaimMs: -1 }, {})).toThrow("option reclaimMs is '-1'");
+  });
+
+  it("gives a forged boot to tests alone that ask for it by name", () => {
+    expect(readBootId({ FARLOOM_TEST_BOOT_ID: "another" })).toBe("another");
+    expect(readBootId({})).toBe(readBootId({ FARLOOM_TEST_BOOT_ID: "" }));
+  });
+
   it("names where a wrong value came from", () => {
     expect(() => resolveConfig({ stateDir: dir }, { FARLOOM_AGENT_WORKERS: "many" })).toThrow(
       "FARLOOM_AGENT_WORKERS is 'many', not a whole number from 1 to 1024",

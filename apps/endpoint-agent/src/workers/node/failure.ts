@@ -16,6 +16,15 @@ export class Failure extends Error {
   }
 }
 
+/** The arguments are not what the caller sent (P25). */
+export function corrupt(): Failure {
+  return new Failure(
+    "payload_corrupt",
+    "PayloadCorrupt",
+    "the arguments are not those that were sent for this task: they do not bear their seal. Nothing was run",
+  );
+}
+
 /** What the function threw, whatever it is. */
 export function userFailure(thrown: unknown, prefix = ""): Failure {
   if (thrown instanceof Failure) return thrown;

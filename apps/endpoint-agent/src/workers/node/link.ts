@@ -4,7 +4,9 @@
  *
  * Bound: results await marks for as many tasks as there was credit.
  */
+import { renameSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { join } from "node:path";
 import {
   buildResults,
   decodeFrame,
@@ -49,6 +51,17 @@ export interface LinkListener {
 const FIRST_WAIT_MS = 20;
 const MAX_WAIT_MS = 500;
 
+/** Tests do not wait a minute. */
+const ORPHAN_MS = Number(process.env.FARLOOM_TEST_ORPHAN_S ?? 0) * 1000 || limits.WORKER_ORPHAN_MS;
+
+function withLength(frame: Frame): Buffer {
+  const body = encodeFrame(frame);
+  const bytes = Buffer.allocUnsafe(4 + body.length);
+  bytes.writeUInt32BE(body.length, 0);
+  body.copy(bytes, 4);
+  return bytes;
+}
+
 export class NodeLink {
   readonly #config: WorkerConfig;
   readonly #listener: LinkListener;
@@ -78,11 +91,7 @@ export class NodeLink {
   }
 
   #write(frame: Frame): void {
-    const body = encodeFrame(frame);
-    const bytes = Buffer.allocUnsafe(4 + body.length);
-    bytes.writeUInt32BE(body.length, 0);
-    body.copy(bytes, 4);
-    this.#socket?.write(bytes);
+    this.#socket?.write(withLength(frame));
   }
 
   #dial(): void {
@@ -149,13 +158,26 @@ export class NodeLink {
     this.#write({ t: "credit", tasks: 0xffffffff, bytes: 2 ** 48 });
   }
 
+  /** Nobody came for these results: they go to a file, which the next agent reads (node/worker-files.ts). */
+  #leaveBehind(): void {
+    if (this.#unmarked.length === 0) return;
+    const path = join(this.#config.dir, "kept");
+    try {
+      writeFileSync(`${path}.new`, Buffer.concat(this.#unmarked.map(({ frame }) => withLength(frame))));
+      renameSync(`${path}.new`, path);
+    } catch {
+      // A full disk: the results are lost with this process, and their tasks count as lost.
+    }
+  }
+
   #broken(socket: Socket): void {
     if (socket !== this.#socket) return;
     if (this.#welcome) this.#brokenMs = performance.now();
     this.#welcome = false;
     const { held } = this.#listener.holding();
     if (held.length > 0) this.#brokenMs = performance.now();
-    if (performance.now() - this.#brokenMs > limits.WORKER_ORPHAN_MS) {
+    if (performance.now() - this.#brokenMs > ORPHAN_MS) {
+      this.#leaveBehind();
       this.#listener.onGone();
       return;
     }

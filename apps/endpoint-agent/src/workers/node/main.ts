@@ -17,19 +17,22 @@ import {
   endOf,
   type Frame,
   type FunctionDefinition,
+  fenceOf,
   functionIndexOf,
-  type IdKey,
   keyAt,
   keysToColumn,
   REASONS,
   type ResultItem,
+  SEAL_BYTES,
+  sealHolds,
   startOf,
-  type TaskOptions,
   type TasksFrame,
   TERMINAL_STATES,
   u32Of,
+  writeSeal,
 } from "@farloom/protocol";
-import { Failure, userFailure } from "./failure.js";
+import { type Call, exposeContext } from "./context.js";
+import { corrupt, Failure, userFailure } from "./failure.js";
 import { FunctionLoader } from "./functions.js";
 import { NodeLink, type WorkerConfig } from "./link.js";
 import { readPayload, spill } from "./payloads.js";
@@ -41,14 +44,13 @@ const MAX_KNOWN = 256;
 /** Frames are looked at between tasks after this much time. */
 const YIELD_AFTER_MS = 1;
 
-interface Task {
-  readonly key: IdKey;
+interface Task extends Call {
   readonly definition: FunctionDefinition | undefined;
   readonly codec: number;
   readonly raw: Buffer;
-  readonly attempt: number;
-  readonly options: TaskOptions | undefined;
-  readonly cameMs: number;
+  /** The caller's seal over `raw` lies here, if there is one (P25). */
+  readonly seals: Buffer | undefined;
+  readonly sealAt: number;
 }
 
 class NodeWorker {
@@ -71,12 +73,15 @@ class NodeWorker {
     this.#around = new Surroundings(config.dir);
     this.#loader = new FunctionLoader(config.dir);
     this.#guard();
+    exposeContext(() =>
+      this.#current === undefined ? undefined : { call: this.#current, startedMs: this.#currentMs },
+    );
     this.#link = new NodeLink(config, {
       holding: () => ({
         held: [...(this.#current ? [this.#current] : []), ...this.#pending].map((task) => task.key),
         running: this.#current?.key,
         runningMs: performance.now() - this.#currentMs,
-        limitMs: this.#current?.options?.timeoutMs ?? this.#current?.definition?.timeoutMs ?? 0,
+        limitMs: this.#current?.limitMs ?? 0,
       }),
       onWelcome: () => this.#known.clear(),
       onFrame: (frame) => this.#receive(frame),
@@ -137,7 +142,11 @@ class NodeWorker {
         codec: byteOf(frame.codecs, i),
         raw: frame.args.subarray(startOf(frame.ends, i), endOf(frame.ends, i)),
         attempt: u32Of(frame.attempts, i, 1),
+        fence: fenceOf(frame.fences, i),
+        seals: frame.seals,
+        sealAt: SEAL_BYTES * i,
         options: frame.opts?.[i],
+        limitMs: frame.opts?.[i]?.timeoutMs ?? definitions[functionIndexOf(frame, i)]?.timeoutMs ?? 0,
         cameMs,
       });
     }
@@ -171,6 +180,7 @@ class NodeWorker {
     let failure: Failure | undefined;
     const queueUs = Math.round((performance.now() - task.cameMs) * 1000);
     try {
+      checkSeal(task);
       this.#enter(task);
       const raw = task.codec & CODEC_REFERENCE ? readPayload(task.raw, task.options?.argsFile) : task.raw;
       const value = await this.#call(task, decodeArguments(codec, raw));
@@ -187,6 +197,11 @@ class NodeWorker {
     }
     const measures = this.#around.measure();
     const written = this.#around.leave(measures.runUs);
+    let seals: Buffer | undefined;
+    if (!failure) {
+      seals = Buffer.allocUnsafe(SEAL_BYTES);
+      writeSeal(seals, 0, task.key, data);
+    }
     const detail = failure ? { ...failure.detail, ...written, worker: this.#label } : written;
     return {
       key: task.key,
@@ -195,6 +210,9 @@ class NodeWorker {
       end: data.length,
       codec,
       attempt: task.attempt,
+      fence: task.fence,
+      seals,
+      sealAt: 0,
       state: failure ? TERMINAL_STATES.FAILED : TERMINAL_STATES.SUCCEEDED,
       reason: REASONS[failure?.reason ?? "none"],
       queueUs,
@@ -238,6 +256,11 @@ class NodeWorker {
       this.#fail = undefined;
     }
   }
+}
+
+/** Before anything is decoded: are these the bytes that the caller sent for this task? (P25) */
+function checkSeal(task: Task): void {
+  if (!sealHolds(task.seals, task.sealAt, task.key, task.raw)) throw corrupt();
 }
 
 const EMPTY = Buffer.alloc(0);

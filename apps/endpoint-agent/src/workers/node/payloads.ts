@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CODEC_REFERENCE, decodeReference, encodeReference, limits } from "@farloom/protocol";
-import { Failure } from "./failure.js";
+import { corrupt, Failure } from "./failure.js";
 
 let temporaries = 0;
 
@@ -12,9 +12,16 @@ export function readPayload(reference: Buffer, path: string | undefined): Buffer
   try {
     if (path === undefined) throw new Error("no path came with the reference");
     const bytes = readFileSync(path);
-    if (bytes.length !== decodeReference(reference)?.sizeBytes) throw new Error("it has the wrong size");
+    const wanted = decodeReference(reference);
+    if (bytes.length !== wanted?.sizeBytes) throw new Error("it has the wrong size");
+    if (!createHash("sha256").update(bytes).digest().equals(wanted.digest)) {
+      // Another try fetches it anew.
+      rmSync(path);
+      throw corrupt();
+    }
     return bytes;
   } catch (error) {
+    if (error instanceof Failure) throw error;
     throw new Failure(
       "payload_missing",
       "PayloadMissing",

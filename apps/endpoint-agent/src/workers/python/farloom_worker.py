@@ -30,6 +30,7 @@ for as many tasks as there was credit; 256 functions are known and compiled; a f
 
 import _thread
 import asyncio
+import binascii
 import collections
 import datetime
 import errno
@@ -60,6 +61,8 @@ MAX_INLINE_BYTES = 64 * 1024
 MAX_PAYLOAD_BYTES = 1024 * 1024 * 1024
 MAX_OUTPUT_TAIL_BYTES = 64 * 1024
 MAX_TRACEBACK_BYTES = 16 * 1024
+# A pickled exception, in base64; a larger one is told of by its type and message alone.
+MAX_ERROR_DATA_BYTES = 64 * 1024
 MAX_MESSAGE_CHARS = 4096
 # Deeper values are refused: the recursion limit of any peer is near.
 MAX_VALUE_DEPTH = 256
@@ -80,7 +83,7 @@ SCRATCH_AFTER_NS = 10_000
 
 SUCCEEDED, FAILED = 1, 2
 R_NONE, R_USER_ERROR, R_TOO_LARGE, R_FUNCTION, R_ENVIRONMENT = 0, 1, 4, 7, 8
-R_ARGUMENTS, R_RESULT, R_EXIT, R_RUNTIME, R_PAYLOAD = 14, 15, 16, 19, 20
+R_ARGUMENTS, R_RESULT, R_EXIT, R_RUNTIME, R_PAYLOAD, R_CORRUPT = 14, 15, 16, 19, 20, 21
 JSON, MSGPACK, PICKLE, REFERENCE = 1, 2, 3, 128
 
 
@@ -463,6 +466,7 @@ class ResultsFile:
 
     Layout: u32 bytes used; at 4 u8 whether a task runs; at 8 its id; from 32 the records of results not yet in the
     socket: id, codec, state, reason, attempt, queue, run, cpu, peak, size of data, size of detail, data, detail.
+    A 1 at 5 says that behind each detail, and counted in its size, lie the result's fence (u64) and its seal (32).
     """
 
     HEAD = 32
@@ -471,11 +475,17 @@ class ResultsFile:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, size)
+            try:
+                # On a full disk this says so now; a write into a hole of the map would end the process with SIGBUS.
+                os.posix_fallocate(fd, 0, size)
+            except AttributeError:
+                pass
             self.map = mmap.mmap(fd, size)
         finally:
             os.close(fd)
         self._size = size
         self._at = self.HEAD
+        self.map[5] = 1
         self.clear()
 
     def begin(self, key):
@@ -488,19 +498,18 @@ class ResultsFile:
 
     def add(self, item):
         """Records a result; returns False where there is no room for it, and it must go out at once."""
-        key, codec, attempt, state, reason, queue_us, run_us, cpu_us, peak_kb, data, detail = item
+        key, codec, attempt, state, reason, queue_us, run_us, cpu_us, peak_kb, data, detail, fence, seal = item
         packed = b"" if detail is None else pack(detail, 16)
         at = self._at
-        end = at + 48 + len(data) + len(packed)
+        size = len(packed) + 40
+        end = at + 48 + len(data) + size
         if end > self._size:
             return False
         m = self.map
         _RECORD.pack_into(
-            m, at, key, codec, state, reason, attempt, queue_us, run_us, cpu_us, peak_kb, len(data), len(packed)
+            m, at, key, codec, state, reason, attempt, queue_us, run_us, cpu_us, peak_kb, len(data), size
         )
-        m[at + 48 : at + 48 + len(data)] = data
-        if packed:
-            m[end - len(packed) : end] = packed
+        m[at + 48 : end] = b"".join((data, packed, _LE64.pack(fence), seal))
         self._at = end
         _HEAD.pack_into(m, 0, end - self.HEAD, 0)
         return True
@@ -511,23 +520,26 @@ class ResultsFile:
 
 
 _LE32 = struct.Struct("<I")
+_LE64 = struct.Struct("<Q")
 _HEAD = struct.Struct("<IB")
 
 
 # One plain result, field by field as results_frame below would write it: the whole of a single call's answer.
-_ONE_HEAD = b"\x8b\xa1t\xa7results\xa1n\x01\xa3ids\xc4\x10"
+_ONE_HEAD = b"\x8d\xa1t\xa7results\xa1n\x01\xa3ids\xc4\x10"
 _ONE_NAMES = [b"\xa6codecs\xcc", b"\xa6states\xcc", b"\xa7queueUs\xc4\x04", b"\xa5runUs\xc4\x04"]
-_ONE_NAMES += [b"\xa5cpuUs\xc4\x04", b"\xa6peakKb\xc4\x04", b"\xa4ends\xc4\x04", b"\xa4data\xc5"]
-_ONE = struct.Struct("<" + "".join("%ds%s" % (len(name), kind) for name, kind in zip(_ONE_NAMES, [*"BBIIIII", "2s"])))
-_N1, _N2, _N3, _N4, _N5, _N6, _N7, _N8 = _ONE_NAMES
+_ONE_NAMES += [b"\xa5cpuUs\xc4\x04", b"\xa6peakKb\xc4\x04", b"\xa4ends\xc4\x04"]
+_ONE_NAMES += [b"\xa6fences\xc4\x08", b"\xa5seals\xc4\x20", b"\xa4data\xc5"]
+_ONE = struct.Struct("<" + "".join("%ds%s" % (len(name), kind) for name, kind in zip(_ONE_NAMES, [*"BBIIIIIQ", "32s", "2s"])))
+_N1, _N2, _N3, _N4, _N5, _N6, _N7, _N8, _N9, _N10 = _ONE_NAMES
 
 
 def one_result_frame(item):
     """results_frame of a single item that has no reason, no detail, a first attempt and less than 64 KiB."""
-    key, codec, _, state, _, queue_us, run_us, cpu_us, peak_kb, data, _ = item
+    key, codec, _, state, _, queue_us, run_us, cpu_us, peak_kb, data, _, fence, seal = item
     size = len(data)
     columns = _ONE.pack(
-        _N1, codec, _N2, state, _N3, queue_us, _N4, run_us, _N5, cpu_us, _N6, peak_kb, _N7, size, _N8, _U16.pack(size)
+        *(_N1, codec, _N2, state, _N3, queue_us, _N4, run_us, _N5, cpu_us, _N6, peak_kb),
+        *(_N7, size, _N8, fence, _N9, seal, _N10, _U16.pack(size)),
     )
     return b"".join((_U32.pack(len(_ONE_HEAD) + 16 + len(columns) + size), _ONE_HEAD, key, columns, data))
 
@@ -539,7 +551,7 @@ def results_frame(items):
         item = items[0]
         if item[10] is None and item[4] == 0 and item[2] == 1 and len(item[9]) < 65536:
             return one_result_frame(item)
-    keys, codecs, attempts, states, reasons, queue, run, cpu, peak, data, details = zip(*items)
+    keys, codecs, attempts, states, reasons, queue, run, cpu, peak, data, details, fences, seals = zip(*items)
     ends = []
     at = 0
     for piece in data:
@@ -558,7 +570,10 @@ def results_frame(items):
         "runUs": u32.pack(*run),
         "cpuUs": u32.pack(*cpu),
         "peakKb": u32.pack(*peak),
+        "seals": b"".join(seals),
     }
+    # One number where all are of one lease.
+    frame["fences"] = fences[0] if fences.count(fences[0]) == n else struct.pack("<%dQ" % n, *fences)
     if any(reasons):
         frame["reasons"] = bytes(reasons)
     if attempts.count(1) != n:
@@ -591,9 +606,9 @@ class Function:
 class Task:
     """One call, as it waits."""
 
-    __slots__ = ("key", "fn", "codec", "args", "attempt", "opts", "came_ns")
+    __slots__ = ("key", "fn", "codec", "args", "attempt", "opts", "came_ns", "fence", "seal")
 
-    def __init__(self, key, fn, codec, args, attempt, opts, came_ns):
+    def __init__(self, key, fn, codec, args, attempt, opts, came_ns, fence, seal):
         self.key = key
         self.fn = fn
         self.codec = codec
@@ -601,6 +616,9 @@ class Task:
         self.attempt = attempt
         self.opts = opts
         self.came_ns = came_ns
+        self.fence = fence
+        # The caller's seal over `args`; None where there is no such column.
+        self.seal = seal
 
 
 class Worker:
@@ -610,6 +628,8 @@ class Worker:
         self.config = config
         self.name = config["worker"]
         self.label = "%s (pid %d)" % (self.name, os.getpid())
+        # Tests do not wait a minute.
+        self.orphan_s = float(os.environ.get("FARLOOM_TEST_ORPHAN_S") or ORPHAN_S)
         self.results = ResultsFile(os.path.join(config["dir"], "results"))
         self.pending = collections.deque()
         self.current = None
@@ -705,7 +725,8 @@ class Worker:
             except OSError:
                 if self.current is None and not self.pending:
                     since = max(broken_at, self.idle_since)
-                    if time.monotonic() - since > ORPHAN_S:
+                    if time.monotonic() - since > self.orphan_s:
+                        self._leave_behind()
                         os._exit(0)
                 time.sleep(wait_s)
                 wait_s = min(0.5, wait_s * 2)
@@ -747,6 +768,22 @@ class Worker:
             if stale is not None:
                 stale.sock.close()
         self.linked.set()
+
+    def _leave_behind(self):
+        """Nobody came for these results: they go to a file, which the next agent reads (worker-files.ts)."""
+        with self.tx:
+            while self._collect() is not None:
+                pass
+            if not self.unmarked:
+                return
+            path = os.path.join(self.config["dir"], "kept")
+            try:
+                with open(path + ".new", "wb") as out:
+                    for _, _, data in self.unmarked:
+                        out.write(data)
+                os.rename(path + ".new", path)
+            except OSError:
+                pass
 
     @staticmethod
     def _send_on(sock, data):
@@ -880,6 +917,13 @@ class Worker:
         one_codec = codecs if isinstance(codecs, int) else None
         attempts = frame.get("attempts")
         attempts = struct.unpack("<%dI" % n, attempts) if attempts is not None else None
+        fences = frame.get("fences") or 0
+        if isinstance(fences, bytes):
+            fences, one_fence = struct.unpack("<%dQ" % n, fences), None
+        else:
+            # Another language's encoder may write a large number as a float of the same value.
+            one_fence = int(fences)
+        seals = frame.get("seals")
         opts = frame.get("opts")
         if opts:
             # Map keys are strings or integers, as the peer's encoder likes.
@@ -899,6 +943,8 @@ class Worker:
                     1 if attempts is None else attempts[i],
                     opts.get(i) if opts else None,
                     came,
+                    fences[i] if one_fence is None else one_fence,
+                    None if seals is None else seals[32 * i : 32 * i + 32],
                 )
             )
             start = end
@@ -939,7 +985,92 @@ class Worker:
             self.flushed_ns = time.perf_counter_ns()
 
 
+# ---------------------------------------------------------------------------------------------- context
+
+
+class TaskContext:
+    """What a function may know of the task it runs in: `farloom.task`. Between tasks it is false and says None."""
+
+    __slots__ = ("_worker",)
+
+    def __init__(self, worker):
+        self._worker = worker
+
+    def __bool__(self):
+        return self._worker.current is not None
+
+    @property
+    def id(self):
+        task = self._worker.current
+        if task is None:
+            return None
+        h = task.key.hex()
+        return "-".join((h[:8], h[8:12], h[12:16], h[16:20], h[20:]))
+
+    @property
+    def attempt(self):
+        """Counted from 1."""
+        task = self._worker.current
+        return None if task is None else task.attempt
+
+    @property
+    def fence(self):
+        """Rises with every attempt and every lease: a store that keeps the highest it has seen refuses what is stale."""
+        task = self._worker.current
+        return None if task is None else task.fence
+
+    @property
+    def deadline(self):
+        """Seconds until it is stopped, by its run time limit or its deadline; None where it has neither."""
+        task = self._worker.current
+        if task is None:
+            return None
+        now = time.perf_counter_ns()
+        opts = task.opts or {}
+        left = []
+        limit = opts.get("timeoutMs") or task.fn.timeout_ms
+        if limit:
+            left.append(limit / 1e3 - (now - self._worker.current_ns) / 1e9)
+        deadline = opts.get("deadlineMs")
+        if deadline is not None:
+            left.append(deadline / 1e3 - (now - task.came_ns) / 1e9)
+        return max(0.0, min(left)) if left else None
+
+
+class ContextFinder:
+    """Offers a module `farloom` with `task` in it, after all other finders: an installed one has precedence."""
+
+    def __init__(self, module):
+        self._module = module
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "farloom":
+            return None
+        import importlib.machinery
+
+        return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        return self._module
+
+    def exec_module(self, module):
+        pass
+
+
+def expose_context(worker):
+    """`import farloom` finds the context; the SDK of that name finds it in sys.modules["farloom_worker_context"]."""
+    module = types.ModuleType("farloom", "What a function may know of the task it runs in.")
+    module.task = TaskContext(worker)
+    sys.modules["farloom_worker_context"] = module
+    sys.meta_path.append(ContextFinder(module))
+
+
 # ---------------------------------------------------------------------------------------------- outcomes
+
+sha256 = hashlib.sha256
+# Stands for none (P25).
+NO_SEAL = bytes(32)
+CORRUPT = "the arguments are not those that were sent for this task: they do not bear their seal. Nothing was run"
 
 
 class Failure(Exception):
@@ -1038,6 +1169,17 @@ def pickle_result(value):
         except ImportError:
             raise
         return cloudpickle.dumps(value, protocol=min(5, pickle.HIGHEST_PROTOCOL))
+
+
+def exception_data(error):
+    """The exception itself, for a caller in Python: {"data": pickle in base64}, or nothing where it cannot travel."""
+    try:
+        raw = pickle_result(error)
+    except BaseException:
+        return {}
+    if len(raw) > MAX_ERROR_DATA_BYTES * 3 // 4:
+        return {}
+    return {"data": binascii.b2a_base64(raw, newline=False).decode("ascii")}
 
 
 def missing_module(error, what):
@@ -1315,20 +1457,24 @@ class Runner:
         """One task, whatever it does. Returns the item for the results frame."""
         around = self.around
         detail = None
-        state, reason = SUCCEEDED, R_NONE
+        state, reason, seal = SUCCEEDED, R_NONE, NO_SEAL
         codec = task.codec & 127
         data = b""
         started = time.perf_counter_ns()
         try:
             if task.fn is None:
                 raise Failure(R_FUNCTION, "FunctionUnknown", "the worker has no definition of this function")
+            seal = task.seal
+            if seal is not None and seal != sha256(task.key + task.args).digest() and seal != NO_SEAL:
+                raise Failure(R_CORRUPT, "PayloadCorrupt", CORRUPT)
             around.enter(task)
             raw = self._payload(task) if task.codec & REFERENCE else task.args
             codec, data = self.execute(task, codec, raw)
             if len(data) > MAX_INLINE_BYTES:
                 codec, data = self._spill(codec, data)
+            seal = sha256(task.key + data).digest()
         except Failure as failure:
-            state, reason, detail = FAILED, failure.reason, failure.detail
+            state, reason, detail, seal = FAILED, failure.reason, failure.detail, NO_SEAL
             detail.setdefault("worker", self.worker.label)
             codec, data = JSON, b""
         ended = time.perf_counter_ns()
@@ -1356,6 +1502,8 @@ class Runner:
             peak_kb,
             data,
             detail,
+            task.fence,
+            seal,
         )
 
     def _payload(self, task):
@@ -1373,6 +1521,10 @@ class Runner:
                     if got == 0:
                         raise Failure(R_PAYLOAD, "PayloadMissing", "the arguments' payload file is too short")
                     at += got
+                if sha256(raw).digest() != task.args[:32]:
+                    # Another try fetches it anew.
+                    os.unlink(path)
+                    raise Failure(R_CORRUPT, "PayloadCorrupt", CORRUPT)
                 return raw
             finally:
                 os.close(fd)
@@ -1440,7 +1592,10 @@ class PythonRunner(Runner):
         except BaseException as error:
             if self.worker.forked:
                 self._leave_child(error)
-            raise self._user_error(error, call, args, kwargs) from None
+            failure = self._user_error(error, call, args, kwargs)
+            if codec == PICKLE and isinstance(error, Exception):
+                failure.detail["error"].update(exception_data(error))
+            raise failure from None
         if self.worker.forked:
             self._leave_child(None)
         return codec, encode_result(codec, value)
@@ -1588,6 +1743,7 @@ class CommandRunner(Runner):
         import subprocess
 
         self._subprocess = subprocess
+        self.context = TaskContext(worker)
         # `{{` and `}}` stand for the braces themselves.
         self._place = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*|[0-9]+)\}")
 
@@ -1625,7 +1781,7 @@ class CommandRunner(Runner):
         argv = [self._fill(part, args, kwargs) for part in spec["argv"]]
         stdin = spec.get("stdin")
         stdin = self._fill(stdin, args, kwargs).encode("utf-8") if stdin else b""
-        exit_code, signal_name = self._spawn(argv, stdin)
+        exit_code, signal_name = self._spawn(task, argv, stdin)
         written = self.output.take(MEASURE_AFTER_NS) or {}
         ok_codes = spec.get("okExitCodes") or [0]
         if exit_code not in ok_codes:
@@ -1651,7 +1807,7 @@ class CommandRunner(Runner):
             codec = JSON
         return codec, encode_result(codec, result)
 
-    def _spawn(self, argv, stdin):
+    def _spawn(self, task, argv, stdin):
         """Runs the program in this worker's process group, so that whatever stops the worker stops it too."""
         subprocess = self._subprocess
         source = subprocess.DEVNULL
@@ -1667,7 +1823,10 @@ class CommandRunner(Runner):
             os.lseek(spool, 0, 0)
             source = spool
         try:
-            child = subprocess.Popen(argv, stdin=source, close_fds=True, restore_signals=True)
+            context = self.context
+            env = dict(os.environ, FARLOOM_TASK_ID=context.id)
+            env["FARLOOM_ATTEMPT"], env["FARLOOM_FENCE"] = str(task.attempt), str(task.fence)
+            child = subprocess.Popen(argv, stdin=source, close_fds=True, restore_signals=True, env=env)
         except (OSError, ValueError) as error:
             raise Failure(
                 R_ENVIRONMENT,
@@ -1734,6 +1893,60 @@ class CommandRunner(Runner):
 # ---------------------------------------------------------------------------------------------- start
 
 
+# ---------------------------------------------------------------------------------------------- for tests alone
+
+
+def arm_crash_points(worker, runner, order):
+    """The labels `worker.…` of @farloom/protocol/testing, under the same rules. Unarmed, nothing of this runs."""
+    seen = ["", 0]
+
+    def crash_point(label):
+        text = order
+        if order.startswith("@"):
+            try:
+                with open(order[1:]) as file:
+                    text = file.read()
+            except OSError:
+                return
+        if text != seen[0]:
+            seen[:] = [text, 0]
+        wanted, _, rest = text.strip().partition(":")
+        if label != wanted:
+            return
+        seen[1] += 1
+        if str(seen[1]) != rest.split(":")[0]:
+            return
+        if order.startswith("@"):
+            try:
+                os.unlink(order[1:])
+            except OSError:
+                return  # Another process carries the order out.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    results, begin, add, run, send = worker.results, worker.results.begin, worker.results.add, runner.run, worker._send_on
+
+    def begin_and_crash(key):
+        begin(key)
+        crash_point("worker.task.begun")
+
+    def run_and_crash(task):
+        item = run(task)
+        crash_point("worker.task.ran")
+        return item
+
+    def add_and_crash(item):
+        stored = add(item)
+        crash_point("worker.result.stored")
+        return stored
+
+    def send_and_crash(sock, data):
+        send(sock, data)
+        if worker.unmarked and worker.unmarked[-1][2] is data:
+            crash_point("worker.result.sent")
+
+    results.begin, results.add, runner.run, worker._send_on = begin_and_crash, add_and_crash, run_and_crash, send_and_crash
+
+
 def main():
     config = json.loads(sys.stdin.buffer.read())
     null = os.open(os.devnull, os.O_RDWR)
@@ -1744,7 +1957,10 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != here]
     worker = Worker(config)
+    expose_context(worker)
     runner = CommandRunner(worker) if config["runtime"] == "command" else PythonRunner(worker)
+    if os.environ.get("FARLOOM_CRASH_AT"):
+        arm_crash_points(worker, runner, os.environ["FARLOOM_CRASH_AT"])
     worker.run(runner)
     os._exit(0)
 

@@ -130,8 +130,8 @@ class Codec(unittest.TestCase):
 class Columns(unittest.TestCase):
     def test_a_results_frame_is_what_the_columns_say(self):
         items = [
-            (b"a" * 16, 1, 1, 1, 0, 1, 2, 3, 4, b"null", None),
-            (b"b" * 16, 2, 5, 2, 1, 5, fw.duration(2**31), 7, 8, b"", {"error": {"type": "E", "message": "m"}}),
+            (b"a" * 16, 1, 1, 1, 0, 1, 2, 3, 4, b"null", None, 2**40, b"s" * 32),
+            (b"b" * 16, 2, 5, 2, 1, 5, fw.duration(2**31), 7, 8, b"", {"error": {"type": "E", "message": "m"}}, 7, fw.NO_SEAL),
         ]
         frame = fw.unpack(fw.results_frame(items)[4:], 16)
         self.assertEqual(frame["n"], 2)
@@ -142,14 +142,28 @@ class Columns(unittest.TestCase):
         self.assertEqual(frame["reasons"], b"\0\1")
         self.assertEqual(list(frame["detail"]), [1])
         self.assertEqual(frame["runUs"], struct.pack("<II", 2, 0x80000000 | 2147483))
+        self.assertEqual(frame["fences"], struct.pack("<QQ", 2**40, 7))
+        self.assertEqual(frame["seals"], b"s" * 32 + bytes(32))
+
+    def test_one_result_is_written_as_the_columns_say_too(self):
+        item = (b"a" * 16, 1, 1, 1, 0, 1, 2, 3, 4, b"null", None, 2**40 + 1, b"s" * 32)
+        one = fw.unpack(fw.one_result_frame(item)[4:], 16)
+        many = fw.unpack(fw.results_frame([item, item])[4:], 16)
+        self.assertEqual(one["fences"], struct.pack("<Q", 2**40 + 1))
+        self.assertEqual(many["fences"], 2**40 + 1)
+        self.assertEqual(set(one), set(many))
+        for name in ("ids", "data", "ends", "seals", "runUs"):
+            self.assertEqual(one[name], many[name][: len(one[name])])
 
     def test_the_results_file_says_when_it_is_full(self):
         with tempfile.TemporaryDirectory() as folder:
             file = fw.ResultsFile(os.path.join(folder, "results"), 4096)
-            item = (b"k" * 16, 1, 1, 1, 0, 1, 2, 3, 4, b"x" * 1000, None)
+            item = (b"k" * 16, 1, 1, 1, 0, 1, 2, 3, 4, b"x" * 1000, None, 9, b"s" * 32)
             self.assertEqual([file.add(item) for _ in range(4)], [True, True, True, False])
             file.clear()
             self.assertTrue(file.add(item))
+            self.assertEqual(file.map[5], 1)
+            self.assertEqual(file.map[32 + 1048 : 32 + 1088], struct.pack("<Q", 9) + b"s" * 32)
 
 
 class Values(unittest.TestCase):

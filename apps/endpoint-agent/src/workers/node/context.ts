@@ -1,0 +1,58 @@
+/**
+ * What a function may know of the task it runs in: `globalThis.farloom.task`. Between tasks its fields are undefined,
+ * so that a function that holds on to it never sees another's.
+ */
+import { type IdKey, keyToUuid, type TaskOptions } from "@farloom/protocol";
+
+/** One call, as far as its function may ask. */
+export interface Call {
+  readonly key: IdKey;
+  readonly attempt: number;
+  /** 0 where the peer gave none. */
+  readonly fence: number;
+  readonly options: TaskOptions | undefined;
+  /** Run time limit in milliseconds; 0: none. */
+  readonly limitMs: number;
+  readonly cameMs: number;
+}
+
+/** `globalThis.farloom.task`. */
+export interface TaskContext {
+  readonly id: string | undefined;
+  /** Counted from 1. */
+  readonly attempt: number | undefined;
+  /** Rises with every attempt and every lease: a store that keeps the highest it has seen refuses what is stale. */
+  readonly fence: number | undefined;
+  /** Seconds until it is stopped, by its run time limit or its deadline; undefined where it has neither. */
+  readonly deadline: number | undefined;
+}
+
+/** Makes `globalThis.farloom`; `current` is what runs, and since when on the monotonic clock. */
+export function exposeContext(
+  current: () => { readonly call: Call; readonly startedMs: number } | undefined,
+): void {
+  const task: TaskContext = Object.freeze({
+    get id() {
+      const call = current()?.call;
+      return call && keyToUuid(call.key);
+    },
+    get attempt() {
+      return current()?.call.attempt;
+    },
+    get fence() {
+      return current()?.call.fence;
+    },
+    get deadline() {
+      const running = current();
+      return running && remainingSeconds(running.call, running.startedMs);
+    },
+  });
+  Object.defineProperty(globalThis, "farloom", { value: Object.freeze({ task }), configurable: true });
+}
+
+function remainingSeconds({ limitMs, options, cameMs }: Call, startedMs: number): number | undefined {
+  const ends: number[] = [];
+  if (limitMs > 0) ends.push(startedMs + limitMs);
+  if (options?.deadlineMs !== undefined) ends.push(cameMs + options.deadlineMs);
+  return ends.length === 0 ? undefined : Math.max(0, Math.min(...ends) - performance.now()) / 1000;
+}
