@@ -20,6 +20,7 @@ export {
 } from "./frames/columns.js";
 export type * from "./frames/frames.js";
 export { FRAMES_DOWN, FRAMES_UP } from "./frames/frames.js";
+export { misplaced, withPosition } from "./frames/position.js";
 export { checkTaskOptions } from "./frames/validate.js";
 export type {
   CommandSpec,

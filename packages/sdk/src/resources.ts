@@ -98,6 +98,17 @@ export interface TaskInfo {
   readonly error?: { readonly type: string; readonly message: string; readonly traceback?: string };
   readonly stdout?: string;
   readonly stderr?: string;
+  /** Of a task that was cancelled or ran out of time: whether it is certain that no process of it is left. */
+  readonly confirmed?: boolean;
+  /** What its agent told after the task had ended without it; the state above is the outcome. */
+  readonly late?: {
+    readonly state: string;
+    readonly reason?: string;
+    readonly attempt: number;
+    readonly receivedAt: string;
+    readonly result?: unknown;
+    readonly error?: { readonly type: string; readonly message: string };
+  };
   readonly exitCode?: number;
   readonly worker?: string;
   /** Milliseconds: in all, on the road, waiting on the agent, running, on the CPU. */

@@ -114,6 +114,19 @@ export function addTasks(program: Command, { output, result }: Context): void {
       const head = output.fields([
         ["id", task.id],
         ["state", coloured(task) + (task.reason ? ` (${task.reason})` : "")],
+        [
+          "left over",
+          task.confirmed === undefined
+            ? undefined
+            : task.confirmed
+              ? "nothing: no process of it runs"
+              : "perhaps: nobody could look",
+        ],
+        [
+          "told late",
+          task.late &&
+            `${task.late.state} at ${task.late.receivedAt}, after the task had ended; it changes nothing`,
+        ],
         ["waiting", task.waiting?.message],
         ["function", task.function],
         ["endpoint", task.endpointName ?? task.endpoint],

@@ -50,8 +50,8 @@ export const ERRORS = {
   ),
   TOO_MANY_WATCHES: entry(
     429,
-    false,
-    "A connection watches at most {limit} task groups. Open another one, or submit into fewer groups.",
+    true,
+    "A connection watches at most {limit} task groups. Connect again, and watch only what you still wait for.",
   ),
   NOT_READY: entry(503, true, "The service is starting or stopping. Try again in a moment."),
   INTERNAL: entry(

@@ -25,6 +25,8 @@ export interface TaskOptions {
 export interface TasksFrame {
   t: "tasks";
   n: number;
+  /** Position of the first of them in this session's stream (P10a). */
+  first?: number | undefined;
   ids: Buffer;
   fns: Buffer[];
   fn?: Buffer | undefined;
@@ -47,6 +49,8 @@ export interface TasksFrame {
 export interface ResultsFrame {
   t: "results";
   n: number;
+  /** Position of the first of them in this session's stream (P10a). */
+  first?: number | undefined;
   ids: Buffer;
   codecs: number | Buffer;
   ends: Buffer;

@@ -74,6 +74,7 @@ const SPECS: Record<FrameKind, Spec> = {
   tasks: {
     need: { n: int, ids: bin, fns: digests, codecs: intOrColumn, ends: bin, args: bin },
     may: {
+      first: int,
       fn: bin,
       attempts: bin,
       fences: intOrBin,
@@ -87,6 +88,7 @@ const SPECS: Record<FrameKind, Spec> = {
   results: {
     need: { n: int, ids: bin, codecs: intOrColumn, ends: bin, data: bin, states: intOrColumn },
     may: {
+      first: int,
       attempts: bin,
       fences: intOrBin,
       seals: bin,

@@ -20,6 +20,7 @@ import {
   keyAt,
   keysToColumn,
   limits,
+  misplaced,
   Outbox,
   type ResultsFrame,
 } from "@farloom/protocol";
@@ -38,6 +39,8 @@ export interface LinkOptions extends ConnectionOptions {
 
 /** Ids in one watch frame: 1 MiB. */
 const WATCH_IDS = 65_536;
+/** Connections in a row that got nowhere and ended with a frame that could not be read: the next such one is no accident. */
+const MAX_ACCIDENTS = 5;
 
 export class ClientLink {
   readonly #options: LinkOptions;
@@ -59,6 +62,8 @@ export class ClientLink {
   #watched = new Set<string>();
   #released = 0;
   #received = 0;
+  /** Connections in a row that ended with a frame that could not be read. */
+  #accidents = 0;
   #marked = 0;
   #cancels: IdKey[] = [];
   #rewatch: Task[] = [];
@@ -183,13 +188,15 @@ export class ClientLink {
 
   #ended(how: Ended): void {
     const connection = this.#connection!;
-    this.#backoff.ended(connection.uptimeMs, this.#released > 0 || this.#received > 0);
+    const gotSomewhere = this.#released > 0 || this.#received > 0;
+    this.#backoff.ended(connection.uptimeMs, gotSomewhere);
+    if (gotSomewhere) this.#accidents = 0;
     this.#keepAlive.detach(connection);
     this.#connection = undefined;
     this.#welcomed = false;
     this.#restartSession();
     if (this.#closed) return;
-    if (how.kind === "fatal") {
+    if (this.#isFatal(how)) {
       this.#failAll(how.error);
       return;
     }
@@ -206,16 +213,26 @@ export class ClientLink {
       this.#failAll(how.error);
       return;
     }
+    const retryAfterMs = how.kind === "retryable" ? how.retryAfterMs : undefined;
     const timer = setTimeout(
       () => {
         this.#keepAlive.detach(timer);
         this.#retryTimer = undefined;
         if (this.#open.size > 0) this.#dial();
       },
-      Math.max(how.retryAfterMs ?? 0, this.#backoff.nextMs()),
+      Math.max(retryAfterMs ?? 0, this.#backoff.nextMs()),
     );
     this.#retryTimer = timer;
     this.#keepAlive.attach(timer);
+  }
+
+  /** One frame that cannot be read is an accident of its connection; one after the other means that nobody can. */
+  #isFatal(how: Ended): boolean {
+    if (how.error.code !== "FRAME_INVALID") {
+      this.#accidents = 0;
+      return how.kind === "fatal";
+    }
+    return ++this.#accidents > MAX_ACCIDENTS;
   }
 
   /** What was sent and not durable waits again, in front; positions and credit begin anew (P8). */
@@ -322,6 +339,11 @@ export class ClientLink {
 
   #results(frame: ResultsFrame): void {
     crashPoint("client.result.received");
+    const wrong = misplaced(frame.first, this.#received);
+    if (wrong !== undefined) {
+      this.#connection?.abort(wrong);
+      return;
+    }
     this.#received += frame.n;
     this.#scheduleFlush();
     for (let i = 0; i < frame.n; i++) {
@@ -411,6 +433,7 @@ export class ClientLink {
     frame.endpoint = lane.endpoint;
     frame.group = lane.group;
     if (again) frame.again = 1;
+    frame.first = this.#outbox.sent + 1;
     for (let i = from; i < from + n; i++) {
       const task = lane.queue[i]!;
       task.phase = "sent";
