@@ -8,6 +8,8 @@ import {
   endOf,
   FRAMES_DOWN,
   type Frame,
+  fenceOf,
+  type HelloFrame,
   type IdKey,
   keyAt,
   keysToColumn,
@@ -17,6 +19,7 @@ import {
   type Reason,
   type ResultItem,
   startOf,
+  type TaskOptions,
   type TasksFrame,
   TERMINAL_STATES,
   type TerminalState,
@@ -29,6 +32,10 @@ import { RestClient } from "./rest-service.js";
 export interface ReceivedTask {
   readonly key: IdKey;
   readonly attempt: number;
+  readonly fence?: number;
+  readonly options?: TaskOptions | undefined;
+  /** Undefined where the frame has no such column. */
+  readonly seal?: Buffer | undefined;
   readonly bytes: Buffer;
 }
 
@@ -38,6 +45,9 @@ export interface Reply {
   readonly bytes?: Buffer;
   /** Default: the task's. */
   readonly attempt?: number;
+  /** Default: the task's; 0: none, as of an agent of before fences. */
+  readonly fence?: number;
+  readonly seal?: Buffer;
   readonly detail?: OutcomeDetail;
 }
 
@@ -52,6 +62,8 @@ export interface EchoAgentOptions {
   /** What becomes of a task: a reply, or undefined to hold it. Default: its own arguments as the result. */
   readonly onTask?: (task: ReceivedTask) => Reply | undefined;
   readonly held?: readonly IdKey[];
+  /** What else its hello says. */
+  readonly hello?: Partial<HelloFrame>;
   /** Tasks that it is ready to hold unanswered. Default 16,384. */
   readonly window?: number;
 }
@@ -98,7 +110,7 @@ export class EchoAgent {
     agent.peer = await FramePeer.open({ url, path: limits.AGENT_LINK_PATH, token, kinds }, (frame) =>
       agent.#onFrame(frame),
     );
-    agent.peer.send(agentHello(options.held));
+    agent.peer.send({ ...agentHello(options.held), ...options.hello } as Frame);
     await agent.peer.until(() => agent.peer.of("welcome").length > 0, "the agent's welcome");
     if (agent.#window > 0) agent.grant(agent.#window);
     return agent;
@@ -148,6 +160,9 @@ export class EchoAgent {
       const task: ReceivedTask = {
         key: keyAt(frame.ids, 16 * i),
         attempt: u32Of(frame.attempts, i, 1),
+        fence: fenceOf(frame.fences, i),
+        options: frame.opts?.[i],
+        seal: frame.seals?.subarray(32 * i, 32 * i + 32),
         bytes: frame.args.subarray(startOf(frame.ends, i), endOf(frame.ends, i)),
       };
       this.received.push(task);
@@ -187,6 +202,8 @@ function toResult(task: ReceivedTask, reply: Reply): ResultItem {
   return {
     key: task.key,
     attempt: reply.attempt ?? task.attempt,
+    fence: reply.fence ?? task.fence,
+    seals: reply.seal,
     state: TERMINAL_STATES[state],
     reason: REASONS[reply.reason ?? (state === "FAILED" ? "user_error" : "none")],
     codec: 1,

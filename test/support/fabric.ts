@@ -18,7 +18,7 @@ import { RestClient } from "./rest-service.js";
 const ROOT = join(import.meta.dirname, "../..");
 const SERVICE = join(ROOT, "apps/web-service/dist/main.js");
 const AGENT = join(ROOT, "apps/endpoint-agent/dist/main.js");
-const START_MS = 20_000;
+const START_MS = 60_000;
 const STOP_MS = 15_000;
 /** Lines kept of each process. */
 const LOG_LINES = 2_000;

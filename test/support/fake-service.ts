@@ -14,6 +14,7 @@ import {
   FRAMES_UP,
   type Frame,
   type FunctionDefinition,
+  fenceOf,
   functionDigest,
   type HelloFrame,
   type IdKey,
@@ -35,6 +36,8 @@ export interface GotResult {
   readonly state: number;
   readonly reason: number;
   readonly attempt: number;
+  readonly fence: number;
+  readonly seal: Buffer | undefined;
   readonly held: boolean;
 }
 
@@ -43,6 +46,8 @@ export interface TaskToSend {
   readonly args?: Buffer;
   readonly codec?: number;
   readonly attempt?: number;
+  readonly fence?: number;
+  readonly seals?: Buffer;
   readonly options?: TaskOptions;
   readonly digest?: Buffer;
 }
@@ -78,6 +83,8 @@ export class FakeService {
   acknowledges = true;
   /** Result ids of tasks that "were never committed" (P14). */
   readonly unknownKeys = new Set<IdKey>();
+  /** So many links more are cut at their hello, without a word. */
+  cutsAtHello = 0;
   /** Refuses links with this, where set. */
   refuse: { code: string; message: string; retryAfterMs?: number } | undefined;
   def = defineFunction();
@@ -155,6 +162,8 @@ export class FakeService {
         key,
         codec: task.codec ?? CODECS.json,
         attempt: task.attempt ?? 1,
+        fence: task.fence,
+        seals: task.seals,
         options: task.options,
         source,
         start: 0,
@@ -295,6 +304,11 @@ export class FakeService {
     switch (frame.t) {
       case "hello":
         this.hellos.push(frame);
+        if (this.cutsAtHello > 0) {
+          this.cutsAtHello--;
+          ws.terminate();
+          return;
+        }
         if (this.refuse) {
           ws.send(encodeFrame({ t: "refuse", ...this.refuse }));
           ws.close();
@@ -344,6 +358,8 @@ export class FakeService {
           state: byteOf(frame.states, i),
           reason: byteOf(frame.reasons, i),
           attempt: u32Of(frame.attempts, i, 1),
+          fence: fenceOf(frame.fences, i),
+          seal: frame.seals?.subarray(32 * i, 32 * i + 32),
           held: byteOf(frame.held, i) === 1,
         });
       }

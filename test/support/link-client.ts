@@ -32,6 +32,8 @@ export interface Outcome {
   readonly state: TerminalState;
   readonly reason: Reason;
   readonly attempt: number;
+  /** Undefined where the frame has no such column. */
+  readonly seal: Buffer | undefined;
   readonly bytes: Buffer;
 }
 
@@ -40,6 +42,8 @@ export interface Submission {
   readonly fn: Buffer;
   readonly args: readonly Buffer[];
   readonly options?: TaskOptions;
+  /** The seal over each; default: none, as of a client of before seals. */
+  readonly seal?: (key: IdKey, bytes: Buffer) => Buffer;
   readonly again?: boolean;
   /** Default: new ones. */
   readonly keys?: readonly IdKey[];
@@ -130,6 +134,7 @@ export class LinkClient {
         state: stateName(byteOf(frame.states, i))!,
         reason: reasonName(byteOf(frame.reasons, i)),
         attempt: u32Of(frame.attempts, i, 1),
+        seal: frame.seals?.subarray(32 * i, 32 * i + 32),
         bytes: frame.data.subarray(startOf(frame.ends, i), endOf(frame.ends, i)),
       });
     }
@@ -149,6 +154,7 @@ export function tasksFrame(submission: Submission, keys: readonly IdKey[], group
     end: source.length,
     codec: 1,
     attempt: 1,
+    seals: submission.seal?.(keys[i]!, source),
     options: submission.options,
   }));
   const frame = buildTasks(items, 0, items.length, () => submission.fn);

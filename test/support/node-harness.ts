@@ -17,6 +17,7 @@ import {
   type IdKey,
   type OutcomeDetail,
   reasonName,
+  SEAL_BYTES,
   stateName,
   TaskIdAllocator,
   type TaskItem,
@@ -36,6 +37,9 @@ export interface Outcome {
   readonly codec: number;
   readonly bytes: Buffer;
   readonly attempt: number;
+  readonly fence: number;
+  /** The worker's seal, where there is a column of seals. */
+  readonly seal: Buffer | undefined;
   readonly queueUs: number;
   readonly runUs: number;
   readonly cpuUs: number;
@@ -98,6 +102,10 @@ export interface Call {
   readonly raw?: Buffer;
   readonly rawCodec?: number;
   readonly options?: TaskOptions;
+  readonly attempt?: number;
+  readonly fence?: number;
+  /** The caller's seal over the bytes; default: none, as from a service of before seals. */
+  readonly seal?: (key: IdKey, bytes: Buffer) => Buffer;
 }
 
 export class NodeHarness {
@@ -151,13 +159,16 @@ export class NodeHarness {
       const codec = call.rawCodec ?? CODECS[call.codec ?? "json"];
       const source =
         call.raw ?? (call.codec === "msgpack" ? encodeValue(value) : Buffer.from(JSON.stringify(value)));
+      const key = ids.next();
       return {
-        key: ids.next(),
+        key,
         source,
         start: 0,
         end: source.length,
         codec,
-        attempt: 1,
+        attempt: call.attempt ?? 1,
+        fence: call.fence,
+        seals: call.seal?.(key, source),
         options: call.options,
         digest: call.fn.digest,
       };
@@ -236,6 +247,8 @@ export class NodeHarness {
             codec: item.codec,
             bytes,
             attempt: item.attempt,
+            fence: item.fence ?? 0,
+            seal: item.seals?.subarray(item.sealAt, item.sealAt! + SEAL_BYTES),
             queueUs: item.queueUs,
             runUs: item.runUs,
             cpuUs: item.cpuUs,

@@ -29,8 +29,13 @@ export class TcpProxy {
     return proxy;
   }
 
-  async close(): Promise<void> {
+  /** Ends every connection there is; new ones are taken. */
+  cut(): void {
     for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async close(): Promise<void> {
+    this.cut();
     await new Promise((resolve) => this.#server.close(resolve));
   }
 

@@ -20,6 +20,7 @@ import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
 import { healthRoutes } from "./api/health.js";
 import { keyRoutes } from "./api/keys.js";
+import { objectRoutes } from "./api/objects.js";
 import { payloadRoutes } from "./api/payloads.js";
 import { taskRoutes } from "./api/tasks.js";
 import type { Config } from "./config.js";
@@ -34,6 +35,7 @@ import { registerProblems } from "./http/problem.js";
 import { registerSecurityHeaders } from "./http/security-headers.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
+import type { ObjectStore } from "./objects/store.js";
 import type { PayloadStore } from "./payloads/store.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake } from "./tasks/ports.js";
 
@@ -46,12 +48,15 @@ export interface AppDeps {
   readonly functions: FunctionRegistry;
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
+  readonly objects: ObjectStore;
   readonly intake: TaskIntake;
   readonly dispatch: TaskDispatch;
   readonly deliver: TaskDeliver;
   readonly metrics: Metrics;
   /** Whether the service takes work: the database answers, and it is not stopping. */
   ready(): Promise<boolean>;
+  /** Whether it is stopping: then no connection is kept for another request. */
+  draining(): boolean;
 }
 
 export type Api = FastifyInstance<
@@ -62,7 +67,7 @@ export type Api = FastifyInstance<
   TypeBoxTypeProvider
 >;
 
-/** Time for all of a request to arrive: 1 GiB at 300 KB/s. */
+/** Time for all of a request to arrive: 5 GiB at 1.5 MB/s. */
 const REQUEST_TIMEOUT_MS = 3_600_000;
 
 /** The application, not yet listening. Rejects where a route declares no policy. */
@@ -81,6 +86,10 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
     http: { headersTimeout: 10_000 },
   }).withTypeProvider<TypeBoxTypeProvider>();
 
+  // A long poll that ends with the service would otherwise leave its connection open behind it.
+  app.addHook("onSend", async (_request, reply) => {
+    if (deps.draining()) reply.header("connection", "close");
+  });
   registerProblems(app);
   registerValidation(app);
   registerBodies(app);
@@ -90,7 +99,8 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
     max: config.rateLimitPerMinute,
     timeWindow: 60_000,
     cache: 20_000,
-    keyGenerator: (request) => request.principal?.keyId ?? request.agent?.endpointId ?? request.ip,
+    keyGenerator: (request) =>
+      request.principal?.keyId ?? request.objectGrant?.keyId ?? request.agent?.endpointId ?? request.ip,
     addHeadersOnExceeding: {
       "x-ratelimit-limit": false,
       "x-ratelimit-remaining": false,
@@ -109,5 +119,6 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   taskRoutes(app, deps);
   groupRoutes(app, deps);
   payloadRoutes(app, deps);
+  objectRoutes(app, deps);
   return app;
 }

@@ -21,6 +21,8 @@ export interface Config {
   readonly redisUrl: string | undefined;
   /** Payload files, signing key, embedded database. FARLOOM_STATE_DIR; default ~/.local/state/farloom. */
   readonly stateDir: string;
+  /** Where objects lie. Undefined: in the state folder. */
+  readonly s3: S3Settings | undefined;
   /** How long finished tasks and their results are kept. FARLOOM_RETENTION_DAYS; default 7. */
   readonly retentionDays: number;
   /**
@@ -28,6 +30,12 @@ export interface Config {
    * is alone looks four times more rarely. FARLOOM_SWEEP_MS; default 15,000.
    */
   readonly sweepMs: number;
+  /** Open tasks that one owner may have. FARLOOM_MAX_OPEN_TASKS_PER_OWNER; default 2,000,000. */
+  readonly maxOpenTasksPerOwner: number;
+  /** Open tasks that one endpoint may have. FARLOOM_MAX_OPEN_TASKS_PER_ENDPOINT; default 2,000,000. */
+  readonly maxOpenTasksPerEndpoint: number;
+  /** Links of clients and agents at once. FARLOOM_MAX_LINKS; default 20,000. */
+  readonly maxLinks: number;
   /** FARLOOM_LOG_LEVEL; default info. */
   readonly logLevel: LogLevel;
   /** The Ed25519 key of tokens, PKCS #8 PEM, shared by all replicas. FARLOOM_SIGNING_KEY_FILE; undefined: made in the state folder. */
@@ -42,8 +50,25 @@ export interface Config {
   readonly failedAuthPerMinute: number;
 }
 
+/** Objects in a bucket of S3, or of any server that speaks its language. */
+export interface S3Settings {
+  /** FARLOOM_S3_BUCKET: setting it is what chooses S3. The bucket must exist. */
+  readonly bucket: string;
+  /** FARLOOM_S3_ENDPOINT, e.g. https://minio.example:9000; undefined: AWS. */
+  readonly endpoint: string | undefined;
+  /** FARLOOM_S3_REGION; default us-east-1. */
+  readonly region: string;
+  /** What the names of all that we store begin with. FARLOOM_S3_PREFIX; default "farloom/". */
+  readonly prefix: string;
+  /** FARLOOM_S3_ACCESS_KEY_ID and FARLOOM_S3_SECRET_ACCESS_KEY; undefined: what AWS's own SDK finds. */
+  readonly accessKeyId: string | undefined;
+  readonly secretAccessKey: string | undefined;
+}
+
 export type ConfigOptions = { readonly [K in keyof Config]?: Config[K] | undefined };
 type Env = Readonly<Record<string, string | undefined>>;
+
+const OPEN_TASKS = { fallback: 2_000_000, min: 1, max: 1_000_000_000 };
 
 /** A setting that cannot be used; the message names the variable and says what would be right. */
 export class ConfigError extends Error {
@@ -81,8 +106,16 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
     databaseUrl: url(text(options.databaseUrl, "DATABASE_URL"), "DATABASE_URL", ["postgres:", "postgresql:"]),
     redisUrl: url(text(options.redisUrl, "REDIS_URL"), "REDIS_URL", ["redis:", "rediss:"]),
     stateDir: resolve(text(options.stateDir, "FARLOOM_STATE_DIR") ?? defaultStateDir(env)),
+    s3: options.s3 ?? s3Settings(text),
     retentionDays: int(options.retentionDays, "FARLOOM_RETENTION_DAYS", { fallback: 7, min: 1, max: 36_500 }),
     sweepMs: int(options.sweepMs, "FARLOOM_SWEEP_MS", { fallback: 15_000, min: 100, max: 3_600_000 }),
+    maxOpenTasksPerOwner: int(options.maxOpenTasksPerOwner, "FARLOOM_MAX_OPEN_TASKS_PER_OWNER", OPEN_TASKS),
+    maxOpenTasksPerEndpoint: int(
+      options.maxOpenTasksPerEndpoint,
+      "FARLOOM_MAX_OPEN_TASKS_PER_ENDPOINT",
+      OPEN_TASKS,
+    ),
+    maxLinks: int(options.maxLinks, "FARLOOM_MAX_LINKS", { fallback: 20_000, min: 1, max: 1_000_000 }),
     logLevel: logLevel(text(options.logLevel, "FARLOOM_LOG_LEVEL") ?? "info"),
     signingKeyFile: text(options.signingKeyFile, "FARLOOM_SIGNING_KEY_FILE"),
     bootstrapKeyFile: text(options.bootstrapKeyFile, "FARLOOM_BOOTSTRAP_KEY_FILE"),
@@ -97,6 +130,33 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
       min: 1,
       max: 1e9,
     }),
+  });
+}
+
+function s3Settings(
+  text: (option: undefined, variable: string) => string | undefined,
+): S3Settings | undefined {
+  const bucket = text(undefined, "FARLOOM_S3_BUCKET");
+  const endpoint = url(text(undefined, "FARLOOM_S3_ENDPOINT"), "FARLOOM_S3_ENDPOINT", ["http:", "https:"]);
+  const accessKeyId = text(undefined, "FARLOOM_S3_ACCESS_KEY_ID");
+  const secretAccessKey = text(undefined, "FARLOOM_S3_SECRET_ACCESS_KEY");
+  if ((accessKeyId === undefined) !== (secretAccessKey === undefined))
+    throw new ConfigError(
+      "FARLOOM_S3_ACCESS_KEY_ID and FARLOOM_S3_SECRET_ACCESS_KEY belong together: set both or none",
+    );
+  if (bucket === undefined) {
+    if (endpoint === undefined && accessKeyId === undefined) return undefined;
+    throw new ConfigError(
+      "FARLOOM_S3_BUCKET is not set, but other variables of FARLOOM_S3_ are: which bucket?",
+    );
+  }
+  return Object.freeze({
+    bucket,
+    endpoint,
+    region: text(undefined, "FARLOOM_S3_REGION") ?? "us-east-1",
+    prefix: text(undefined, "FARLOOM_S3_PREFIX") ?? "farloom/",
+    accessKeyId,
+    secretAccessKey,
   });
 }
 

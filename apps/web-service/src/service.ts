@@ -4,8 +4,8 @@
  *     api ─► intake ─► store ─► dispatch ─► gateway ──► agent
  *     api ◄─ deliver ◄─ store ◄─ collect ◄──────────────┘
  *
- * and beside it stand identity, functions, endpoints, payloads (what tasks refer to) and background (what
- * happens later). Everything held in memory can be rebuilt from PostgreSQL.
+ * and beside it stand identity, functions, endpoints, payloads (what tasks refer to), objects (what people keep
+ * here) and background (what happens later). Everything held in memory can be rebuilt from PostgreSQL.
  */
 import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
@@ -23,8 +23,11 @@ import { Reattempts } from "./collect/reattempts.js";
 import { StartsWriter } from "./collect/starts.js";
 import type { Config } from "./config.js";
 import { Deliver } from "./deliver/deliver.js";
+import type { EndHow } from "./dispatch/cancels.js";
 import { Dispatch } from "./dispatch/dispatch.js";
+import { Reclaim } from "./dispatch/reclaim.js";
 import { STATEMENT_TIMEOUT_MS, Sweep } from "./dispatch/sweep.js";
+import { TimeLimits } from "./dispatch/time-limits.js";
 import { EndpointRegistry } from "./endpoints/registry.js";
 import { FunctionRegistry } from "./functions/registry.js";
 import { AgentSession } from "./gateway/agent-session.js";
@@ -36,12 +39,18 @@ import { Identity } from "./identity/identity.js";
 import { loadSigningKey } from "./identity/signing-key.js";
 import { Groups } from "./intake/groups.js";
 import { Intake } from "./intake/intake.js";
+import { OpenBudget } from "./intake/open-budget.js";
 import { serveLinks } from "./link/upgrade.js";
+import { openBackend } from "./objects/open-backend.js";
+import { ObjectStore } from "./objects/store.js";
+import { startObjectSweep } from "./objects/sweep.js";
 import { PayloadStore } from "./payloads/store.js";
+import { DatabaseClock } from "./store/database-clock.js";
 import { assertDurable } from "./store/durability.js";
-import { startEmbeddedPostgres } from "./store/embedded-postgres.js";
 import { joinHintBus } from "./store/hint-bus.js";
+import { keepEmbeddedPostgres } from "./store/kept-postgres.js";
 import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
+import { hotName } from "./store/ownership.js";
 import { SOFTWARE } from "./version.js";
 
 /** Connections for ordinary queries. */
@@ -49,7 +58,11 @@ const POOL_CONNECTIONS = 10;
 /** Connections for the hot path: two lanes each of intake and collect, and pages. */
 const HOT_CONNECTIONS = 6;
 /** How long a stop waits for what is being committed. */
-const DRAIN_MS = 8_000;
+const DRAIN_MS = 3_500;
+/** How long requests that are being answered have. */
+const CONNECTIONS_MS = 1_500;
+/** How long it waits for the record of what agents had to be written. */
+const FAREWELL_MS = 1_500;
 
 /**
  * Planner settings of the hot path's connections. Its statements join a batch of ids to tables by primary key;
@@ -90,12 +103,12 @@ async function start(
   // The database
   let databaseUrl = config.databaseUrl;
   if (databaseUrl === undefined) {
-    const postgres = await startEmbeddedPostgres({ dataDir: join(config.stateDir, "postgres"), log });
+    const postgres = await keepEmbeddedPostgres({ dataDir: join(config.stateDir, "postgres"), log });
     undo.push(() => postgres.stop());
     databaseUrl = postgres.url;
   }
   const pool = openPool(databaseUrl, POOL_CONNECTIONS, "farloom", log);
-  const hot = openPool(databaseUrl, HOT_CONNECTIONS, "farloom hot", log, HOT_PLANNER);
+  const hot = openPool(databaseUrl, HOT_CONNECTIONS, hotName(replicaId), log, HOT_PLANNER);
   undo.push(
     () => pool.end(),
     () => hot.end(),
@@ -106,11 +119,17 @@ async function start(
   undo.push(() => prisma.$disconnect());
 
   // What tasks refer to
-  const identity = new Identity(prisma, await loadSigningKey(config.stateDir, config.signingKeyFile));
+  const clock = await DatabaseClock.start(pool, log);
+  undo.push(() => clock.stop());
+  const identity = new Identity(prisma, await loadSigningKey(config.stateDir, config.signingKeyFile), clock);
   const functions = new FunctionRegistry(prisma);
   const endpoints = new EndpointRegistry(prisma);
   const payloads = new PayloadStore(pool, config.stateDir, log);
   undo.push(() => payloads.close());
+  const blobs = await openBackend(config, log);
+  const objects = new ObjectStore(pool, blobs, log);
+  const endObjectSweep = startObjectSweep({ rows: objects.rows, backend: blobs, log });
+  undo.push(endObjectSweep, () => blobs.close());
   await bootstrapKey(config, identity, log);
 
   // The road
@@ -132,6 +151,12 @@ async function start(
         dispatch.finishedElsewhere(keys);
         void guard(deliver.finishedElsewhere(keys), "a hint of outcomes");
       },
+      onCancel: (endpointKey, keys, why) =>
+        void guard(
+          why === "unbegun" ? dispatch.cancelUnbegun(keys) : dispatch.cancels.here(endpointKey, keys),
+          "a hint of a cancel",
+        ),
+      onClaimed: (endpointKey, epoch) => dispatch.supersede(endpointKey, epoch),
     },
     // The first beat may tell of others (a replica that was killed a moment ago) before there is a sweep.
     onAlone: (alone) => {
@@ -148,6 +173,8 @@ async function start(
     functions,
     log,
     hints: bus.hints,
+    replicaId,
+    lose: (queue, keys) => collect.lose(queue, keys),
     onLeft: (endpointKey) => deliver.trails.endpointLeft(endpointKey),
     onEnded: (ended) =>
       deliver.publish(
@@ -184,16 +211,38 @@ async function start(
     pool: hot,
     log,
     groups,
+    budget: new OpenBudget(pool, log, {
+      perOwner: config.maxOpenTasksPerOwner,
+      perEndpoint: config.maxOpenTasksPerEndpoint,
+    }),
     dispatch,
     collect,
     onRepeated: (items) => deliver.publish(items),
     onSubmitted: (groupKey, endpointKey, ownedHere) =>
       deliver.trails.submitted(groupKey, endpointKey, ownedHere),
+    onLimited: (inMs) => limitsOfTime.soon(inMs),
     schedule,
   });
   const starts = new StartsWriter(pool, log);
   sweep = new Sweep({ pool: hot, log, dispatch, deliver, sweepMs: config.sweepMs });
   sweep.setAlone(isAlone);
+  const { queueOf, stop, end } = {
+    queueOf: (key: IdKey) => dispatch.queueOf(key),
+    stop: (key: IdKey, keys: IdKey[]) => dispatch.stop(key, keys),
+    end: (keys: readonly IdKey[], how: EndHow) => dispatch.end(keys, how),
+  };
+  const limitsOfTime = new TimeLimits({ pool: hot, log, queueOf, stop, end });
+  const reclaim = new Reclaim({
+    pool,
+    log,
+    lose: (queue, keys) => collect.lose(queue, keys),
+    end,
+    isOwned: (key) => dispatch.queueOf(key) !== undefined,
+  });
+  undo.push(
+    () => limitsOfTime.close(),
+    () => reclaim.close(),
+  );
   undo.push(() => sweep?.close());
   const background = await createBackground(
     {
@@ -210,6 +259,7 @@ async function start(
     { redisUrl: config.redisUrl, retentionMs: config.retentionDays * 86_400_000 },
   );
   undo.push(() => background.close());
+  bus.follow();
 
   // The doors
   const metrics = new Metrics();
@@ -224,10 +274,12 @@ async function start(
     functions,
     endpoints,
     payloads,
+    objects,
     intake,
     dispatch,
     deliver,
     metrics,
+    draining: () => draining,
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
   });
   const sessions = new Set<{ drain(): void }>();
@@ -247,6 +299,7 @@ async function start(
               deliver,
               functions,
               endpoints,
+              clock,
               onClose: (session) => sessions.delete(session),
             }),
           ),
@@ -263,18 +316,22 @@ async function start(
               dispatch,
               collect,
               functions,
-              onStarted: (keys) => starts.add(keys),
+              onStarted: (entries) => {
+                starts.add(entries.map((entry) => entry.key));
+                deliver.started(entries);
+              },
               onClose: (session) => sessions.delete(session),
             }),
           ),
       },
     ],
-    log,
+    { log, maxLinks: config.maxLinks },
   );
   undo.push(async () => {
     draining = true;
     closeDoor();
     // Connections end first, so that nothing new comes; what came is committed before the pools end.
+    deliver.stopWaiting();
     for (const session of sessions) session.drain();
     await Promise.race([
       Promise.all([intake.idle(), collect.idle()]),
@@ -282,8 +339,13 @@ async function start(
     ]);
     intake.close();
     collect.close();
+    await Promise.race([dispatch.close(), new Promise((resolve) => setTimeout(resolve, FAREWELL_MS))]);
+    dispatch.giveUp();
     payloads.endRetries();
-    await app.close();
+    const closing = app.close();
+    await Promise.race([closing, new Promise((resolve) => setTimeout(resolve, CONNECTIONS_MS))]);
+    app.server.closeAllConnections();
+    await closing;
   });
   await app.listen({ host: config.host, port: config.port });
   const address = app.server.address() as AddressInfo;

@@ -5,6 +5,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { ownerIdOf } from "../http/policy.js";
+import { rangeOf } from "../http/range.js";
 import type { OpenPayload } from "../payloads/store.js";
 import { Digest, problems } from "./schemas.js";
 
@@ -112,22 +113,9 @@ export async function sendFile(
   // The memory is given to others once its last byte is with the kernel, or nobody wants it any more.
   if (reply.raw.destroyed) whole.release();
   else reply.raw.once("close", whole.release);
-  return reply.send(whole.bytes);
+  // Fastify knows bytes by their ArrayBuffer, and this one is shared with the disk's thread: it would become JSON.
+  return reply.serializer(asItIs).send(whole.bytes);
 }
 
-/** One range of RFC 9110; several, or other units, are ignored and answered whole, as it allows. */
-function rangeOf(
-  header: string | undefined,
-  sizeBytes: number,
-): { start: number; end: number } | "invalid" | undefined {
-  const match = header === undefined ? null : /^bytes=(\d*)-(\d*)$/.exec(header);
-  if (!match || (match[1] === "" && match[2] === "")) return undefined;
-  const [first, last] = [match[1]!, match[2]!];
-  if (first === "") {
-    const length = Math.min(Number(last), sizeBytes);
-    return length === 0 ? "invalid" : { start: sizeBytes - length, end: sizeBytes - 1 };
-  }
-  const start = Number(first);
-  const end = last === "" ? sizeBytes - 1 : Math.min(Number(last), sizeBytes - 1);
-  return start > end ? "invalid" : { start, end };
-}
+/** Its type says text, but bytes may be given as well. */
+const asItIs = (bytes: unknown): string => bytes as string;

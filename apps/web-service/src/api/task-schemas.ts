@@ -15,6 +15,7 @@ const Options = Strict(
   {
     timeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
     queueTimeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
+    deadlineMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_TIMEOUT_MS })),
     delayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_DELAY_MS })),
     retries: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_RETRIES })),
     backoffMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_BACKOFF_MS })),
@@ -103,6 +104,17 @@ export const View = Type.Unsafe<TaskView>({
     }),
     stdout: Type.String(),
     stderr: Type.String(),
+    confirmed: Type.Boolean({
+      description:
+        "Of a task that was cancelled or ran out of time: whether it is certain that no process of it is left",
+    }),
+    late: Type.Object(
+      { state: Type.String(), attempt: Type.Integer(), receivedAt: Time, result: Type.Unknown() },
+      {
+        description:
+          "What its agent told after the task had ended without it; the state is not changed by it",
+      },
+    ),
     times: Type.Object({
       totalMs: Type.Number(),
       roadMs: Type.Number({ description: "On the way: service, network, database" }),

@@ -12,16 +12,19 @@ import {
   TERMINAL_STATES,
   uuidToKey,
 } from "@farloom/protocol";
+import { crashPoint } from "@farloom/protocol/testing";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { principalOf } from "../http/policy.js";
 import { requireScope } from "../identity/principal.js";
+import { readLateResult } from "../store/late-results.js";
+import { readTombstones } from "../store/tombstones.js";
 import { TaskGroups } from "../tasks/groups.js";
 import { Idempotency } from "../tasks/idempotency.js";
 import { TaskReader, type TaskRow } from "../tasks/reader.js";
 import { MAX_TASKS_PER_REQUEST, Submission, type TaskBody } from "../tasks/submission.js";
-import { idTimeMs, lightView, type TaskView, type ViewOptions, wholeView } from "../tasks/view.js";
+import { lateView, lightView, type TaskView, type ViewOptions, wholeView } from "../tasks/view.js";
 import { MAX_WAIT_S, Waiting } from "../tasks/waiting.js";
 import { sendFile } from "./payloads.js";
 import { NextCursor, numberCursor, PageQuery, problems, Strict, Uuid } from "./schemas.js";
@@ -35,7 +38,7 @@ const MAX_WHOLE = 200;
 const MAX_IDEMPOTENCY_KEY = 200;
 
 export function taskRoutes(app: Api, deps: AppDeps): void {
-  const { pool, dispatch, functions, endpoints, payloads, intake, config } = deps;
+  const { pool, dispatch, functions, endpoints, payloads, intake } = deps;
   const reader = new TaskReader(pool, dispatch);
   const waiting = new Waiting(deps.deliver, reader);
   const groups = new TaskGroups(pool);
@@ -60,14 +63,33 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       reply,
     });
     if (rows[0]) return rows[0];
-    const old = Date.now() - idTimeMs(id) > config.retentionDays * 24 * 3_600_000;
-    throw new FarloomError(old ? "RESULT_EXPIRED" : "TASK_NOT_FOUND", { id });
+    const [stone] = await readTombstones(pool, principalOf(request).ownerId, [uuidToKey(id)!]);
+    if (!stone) throw new FarloomError("TASK_NOT_FOUND", { id });
+    throw new FarloomError("TASK_EXPIRED", {
+      id,
+      state: stateName(stone.state)!,
+      finishedAt: stone.finished_at.toISOString(),
+    });
+  };
+
+  /** The task with everything; where it ended without its agent, also with what that told later. */
+  const withLate = async (request: FastifyRequest, row: TaskRow): Promise<TaskView> => {
+    const options = optionsOf(request);
+    const view = wholeView(reader, row, options);
+    if (row.state === null || row.state < TERMINAL_STATES.CANCELLED) return view;
+    const late = await readLateResult(pool, principalOf(request).ownerId, uuidToKey(row.id)!);
+    if (late) view.late = lateView(late, options);
+    return view;
   };
 
   app.post(
     "/v1/tasks",
     {
       config: { policy: { scope: "tasks:submit" } },
+      onResponse: (_request, _reply, done) => {
+        crashPoint("service.rest.after-reply");
+        done();
+      },
       schema: {
         tags,
         summary: "Submit one call, or many; with wait, the result comes in the same reply",
@@ -98,6 +120,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         idempotency: key === undefined ? undefined : { key, bodyDigest: request.bodyDigest! },
       });
       const single = request.body.calls === undefined && request.body.tasks === undefined;
+      crashPoint("service.rest.before-reply");
 
       if (wait === 0) {
         reply.code(202);
@@ -175,7 +198,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request, reply) =>
-      wholeView(reader, await one(request, reply, request.params.id, request.query.wait), optionsOf(request)),
+      withLate(request, await one(request, reply, request.params.id, request.query.wait)),
   );
 
   app.get(
@@ -201,6 +224,8 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       }
       const codec = codecName(row.codec) ?? "unknown";
       reply.header("farloom-codec", codec).type(CONTENT_TYPES[codec] ?? "application/octet-stream");
+      // Over the bytes here, or, of a large result, over the reference to them (P25).
+      if (row.result_sha256) reply.header("farloom-seal", row.result_sha256.toString("hex"));
       if (!(row.codec & CODEC_REFERENCE)) return reply.send(row.result);
       const { digest } = decodeReference(row.result!)!;
       const file = await payloads.open(principalOf(request).ownerId, digest).catch((error: unknown) => {
@@ -263,7 +288,8 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       config: { policy: { scope: "tasks:cancel" } },
       schema: {
         tags,
-        summary: "Cancel a task: at once if it has not been sent, else its agent is asked to stop it",
+        summary:
+          "Cancel a task: at once if no agent has it, else its agent is asked to stop it. Where it ends CANCELLED, `confirmed` says whether it is certain that no process of it is left",
         params: Id,
         querystring: Strict({ wait: Wait }),
         response: { 202: View, ...problems },

@@ -51,6 +51,7 @@ const DEFAULTS = {
   retentionIntervalMs: 600_000,
   payloadGraceMs: DAY_MS,
   idempotencyMs: DAY_MS,
+  tombstoneMs: 90 * DAY_MS,
 };
 /** Jobs are made for what is due within this many sweep intervals: a sweep that fails is made good by the next. */
 const HORIZON_SWEEPS = 3;

@@ -43,7 +43,8 @@ export interface QueuesOptions {
 /** A caller waits this long for a backend; then our sweep is the quicker way. */
 const ADD_TIMEOUT_MS = 2_000;
 /** A job that is under way at `close` gets this long; it is then run again by somebody else. */
-const CLOSE_TIMEOUT_MS = 5_000;
+const CLOSE_TIMEOUT_MS = 2_000;
+const CLOSE_BACKEND_TIMEOUT_MS = 500;
 /** Four backends (two kinds, each a queue and a worker), two of which hold a connection to LISTEN. */
 const POSTGRES_CONNECTIONS = 6;
 /** A finished job leaves nothing: its id must be free when the same tasks wait again. */
@@ -92,7 +93,7 @@ export async function openQueues(options: QueuesOptions): Promise<Queues> {
     },
     close() {
       closing ??= within(CLOSE_TIMEOUT_MS, Promise.all(kinds.map((kind) => kind.close())))
-        .then(() => within(CLOSE_TIMEOUT_MS, backend.close()))
+        .then(() => within(CLOSE_BACKEND_TIMEOUT_MS, backend.close()))
         .then(() => {});
       return closing;
     },

@@ -6,7 +6,9 @@
 //    So losing every job costs at most one sweep interval.
 // 3. Jobs exist only for the near future; what is due later waits in its row for a sweep. However many tasks are
 //    delayed, the backend holds few jobs.
+
 import { createHash } from "node:crypto";
+import { crashPoint } from "@farloom/protocol/testing";
 import type pg from "pg";
 import type { Logger } from "pino";
 import type { JobKind, JobRequest } from "./queues.js";
@@ -73,7 +75,9 @@ export async function runRelease(
   kind: JobKind<ReleaseJob>,
   job: ReleaseJob,
 ): Promise<void> {
+  crashPoint("service.release.before-write");
   const released = await deps.pool.query<ReleasedRow>(RELEASE_IDS, [job.taskIds, TOLERANCE_MS]);
+  crashPoint("service.release.after-write");
   await notify(deps, released.rows);
   if (released.rows.length === job.taskIds.length) return;
   const { rows } = await deps.pool.query<WaitingRow>(STILL_WAITING, [job.taskIds]);

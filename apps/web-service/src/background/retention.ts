@@ -1,11 +1,13 @@
 // Deletes what has been kept long enough, in bounded batches: finished tasks with their outcomes, old idempotency
 // keys, expired agent challenges, and payload files that nothing refers to any more.
 //
-// 1. A task and its outcome go in one statement: an outcome deleted alone would make its task open again.
+// 1. A task and its outcome go in one statement, which leaves the tombstone: an outcome deleted alone would make its
+//    task open again.
 // 2. No statement deletes more than BATCH_SIZE rows, and between two of them the run may be asked to stop; the next
 //    run goes on where this one was.
 // 3. A payload's row goes before its file, by a statement that checks again that it is unused: a crash in between
 //    leaves a file that nobody sees, never a row whose file is missing. No lock is held while the file is deleted.
+import { crashPoint } from "@farloom/protocol/testing";
 import type pg from "pg";
 import type { Logger } from "pino";
 
@@ -23,11 +25,14 @@ export interface RetentionLimits {
   readonly payloadGraceMs: number;
   /** How long an Idempotency-Key is remembered. */
   readonly idempotencyMs: number;
+  /** How long it is remembered that a task was, and how it ended, after it was deleted. */
+  readonly tombstoneMs: number;
 }
 
 /** What one run removed. */
 export interface RetentionCounts {
   tasks: number;
+  tombstones: number;
   idempotencyKeys: number;
   challenges: number;
   payloads: number;
@@ -43,8 +48,17 @@ const OLD_OUTCOMES = `
   SELECT task_id FROM outcome WHERE finished_at < now() - $1 * interval '1 millisecond' LIMIT ${PAGE_SIZE}`;
 
 const DELETE_TASKS = `
-  WITH gone AS (DELETE FROM outcome WHERE task_id = ANY($1::uuid[]))
+  WITH gone AS (DELETE FROM outcome WHERE task_id = ANY($1::uuid[]) RETURNING task_id, state, reason, finished_at),
+  late AS (DELETE FROM late_result WHERE task_id = ANY($1::uuid[])),
+  buried AS (
+    INSERT INTO tombstone (task_id, owner_id, state, reason, finished_at)
+    SELECT g.task_id, t.owner_id, g.state, g.reason, g.finished_at FROM gone g JOIN task t ON t.id = g.task_id
+    ON CONFLICT DO NOTHING)
   DELETE FROM task WHERE id = ANY($1::uuid[])`;
+
+const DELETE_TOMBSTONES = `
+  DELETE FROM tombstone WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM tombstone WHERE expired_at < now() - $1 * interval '1 millisecond' LIMIT ${BATCH_SIZE}))`;
 
 const DELETE_IDEMPOTENCY = `
   DELETE FROM idempotency WHERE ctid = ANY(ARRAY(
@@ -59,7 +73,8 @@ const IS_UNUSED = `
   p.last_used_at < now() - $1 * interval '1 millisecond'
   AND NOT EXISTS (SELECT FROM task t WHERE t.args = p.digest AND t.codec >= 128 AND t.owner_id = p.owner_id)
   AND NOT EXISTS (SELECT FROM outcome o JOIN task t ON t.id = o.task_id
-                   WHERE o.result = p.digest AND o.codec >= 128 AND t.owner_id = p.owner_id)`;
+                   WHERE o.result = p.digest AND o.codec >= 128 AND t.owner_id = p.owner_id)
+  AND NOT EXISTS (SELECT FROM late_result l WHERE l.result = p.digest AND l.codec >= 128 AND l.owner_id = p.owner_id)`;
 
 const UNUSED_PAYLOADS = `
   SELECT owner_id, digest FROM payload p
@@ -88,6 +103,7 @@ export async function runRetention(
   const { pool, log } = deps;
   const counts: RetentionCounts = {
     tasks: await deleteTasks(pool, limits.retentionMs, signal),
+    tombstones: await deleteBatches(pool, DELETE_TOMBSTONES, { params: [limits.tombstoneMs], signal }),
     idempotencyKeys: await deleteBatches(pool, DELETE_IDEMPOTENCY, {
       params: [limits.idempotencyMs],
       signal,
@@ -105,7 +121,9 @@ async function deleteTasks(pool: pg.Pool, retentionMs: number, signal: AbortSign
     const { rows } = await pool.query<{ task_id: string }>(OLD_OUTCOMES, [retentionMs]);
     const ids = rows.map((row) => row.task_id);
     for (let start = 0; start < ids.length && !signal.aborted; start += BATCH_SIZE) {
+      crashPoint("service.retention.before-delete");
       const deleted = await pool.query(DELETE_TASKS, [ids.slice(start, start + BATCH_SIZE)]);
+      crashPoint("service.retention.after-delete");
       total += deleted.rowCount ?? 0;
     }
     if (ids.length < PAGE_SIZE) break;

@@ -26,15 +26,18 @@ export function boundDetail(detail: OutcomeDetail | undefined): OutcomeDetail | 
     const text = detail[field];
     if (typeof text === "string") out[field] = text.slice(0, MAX_NAME_CHARS);
   }
+  if (typeof detail.confirmed === "boolean") out.confirmed = detail.confirmed;
   return Object.keys(out).length > 0 ? out : undefined;
 }
 
 function boundError(error: unknown): RemoteErrorInfo | undefined {
   if (typeof error !== "object" || error === null) return undefined;
-  const { type, message, traceback } = error as Record<string, unknown>;
+  const { type, message, traceback, data } = error as Record<string, unknown>;
   return {
     type: typeof type === "string" ? type.slice(0, MAX_TYPE_CHARS) : "Error",
     message: typeof message === "string" ? message.slice(0, MAX_MESSAGE_CHARS) : "",
     ...(typeof traceback === "string" ? { traceback: traceback.slice(-limits.MAX_TRACEBACK_BYTES) } : {}),
+    // A part of a pickle is none.
+    ...(typeof data === "string" && data.length <= limits.MAX_ERROR_DATA_BYTES ? { data } : {}),
   };
 }

@@ -3,19 +3,24 @@
  * for its backoff. Rare, and batched like everything that is written.
  */
 import type { IdKey } from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { Dispatch } from "../dispatch/dispatch.js";
 import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
 import { GroupCommit, type Unit } from "../store/group-commit.js";
+import { isEpochCurrent } from "../store/ownership.js";
 import { writeAttempts } from "../store/rewrite-tasks.js";
 
 interface AttemptUnit extends Unit {
   readonly queue: EndpointQueue;
   readonly entry: TaskEntry;
   readonly delayMs: number;
+  readonly loss: "worker" | "agent" | undefined;
   written: boolean;
+  /** The endpoint has another owner: nothing of it is settled. */
+  stale: boolean;
 }
 
 export interface ReattemptsDeps {
@@ -41,43 +46,67 @@ export class Reattempts {
     });
   }
 
-  /** The attempt of `entry` is over and another follows after `delayMs`; `settled` once that is durable. */
-  add(queue: EndpointQueue, entry: TaskEntry, delayMs: number, settled: () => void): void {
+  /** The attempt of `entry` is over and another follows after `delayMs`; `settled` once that is durable, or cannot be. */
+  add(
+    queue: EndpointQueue,
+    entry: TaskEntry,
+    how: { readonly delayMs: number; readonly loss?: "worker" | "agent" | undefined },
+    settled: (stale: boolean | "failed") => void,
+  ): void {
     const unit: AttemptUnit = {
       size: 1,
       queue,
       entry,
-      delayMs,
+      delayMs: how.delayMs,
+      loss: how.loss,
       written: false,
-      settle: () => {
+      stale: false,
+      settle: (error) => {
         if (unit.written) this.#again(unit);
-        settled();
+        // Another replica has ended this attempt meanwhile: the row says what comes next.
+        else if (!error) this.#deps.dispatch.answered(queue, entry);
+        settled(error === undefined ? unit.stale : "failed");
       },
     };
     this.#commits.add(unit);
   }
 
   async #write(units: AttemptUnit[]): Promise<void> {
+    crashPoint("service.reattempt.before-write");
     const written = await writeAttempts(
       this.#deps.pool,
-      units.map(({ queue, entry, delayMs }) => ({
+      units.map(({ queue, entry, delayMs, loss }) => ({
         key: entry.key,
         endpointKey: entry.endpointKey,
         epoch: queue.epoch,
         attempt: entry.attempt,
         delayMs,
+        loss,
       })),
     );
-    for (const unit of units) unit.written = written.has(unit.entry.key);
+    crashPoint("service.reattempt.after-write");
+    const current = new Map<EndpointQueue, boolean>();
+    for (const unit of units) {
+      const { queue, entry } = unit;
+      unit.written = written.has(entry.key);
+      if (unit.written) continue;
+      if (!current.has(queue))
+        current.set(queue, await isEpochCurrent(this.#deps.pool, queue.endpointKey, queue.epoch));
+      unit.stale = !current.get(queue);
+    }
   }
 
-  #again({ queue, entry, delayMs }: AttemptUnit): void {
+  #again({ queue, entry, delayMs, loss }: AttemptUnit): void {
     if (delayMs > 0) {
       queue.forget(entry);
       this.#deps.schedule(entry.endpointKey, [entry.key], delayMs);
       return;
     }
-    entry.attempt++;
+    if (!planted("attempt-not-raised")) entry.attempt++;
+    if (loss === "worker") entry.losses++;
+    else if (loss === "agent") entry.agentLosses++;
+    const queueTimeoutMs = entry.options?.queueTimeoutMs;
+    if (queueTimeoutMs) entry.queueEndsMs = performance.now() + queueTimeoutMs;
     this.#deps.dispatch.requeue(entry.endpointKey, [entry]);
   }
 }

@@ -7,6 +7,8 @@
  *   L3  An outcome of another replica is a hint away; the sweep asks PostgreSQL again, for the groups that may have
  *       tasks elsewhere (trails.ts).
  */
+import { setMaxListeners } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { IdKey, ResultItem } from "@farloom/protocol";
 import { keyToUuid } from "@farloom/protocol";
 import type { Pool } from "pg";
@@ -15,6 +17,8 @@ import { Trails } from "./trails.js";
 
 /** Outcomes read by one statement: their results together are at most 64 MiB. */
 const PAGE_OUTCOMES = 1000;
+/** Between two looks at a client that is slow to read what it asked for. */
+const CROWDED_MS = 20;
 
 /** An outcome with the group it belongs to. */
 export interface Delivered extends ResultItem {
@@ -25,6 +29,11 @@ export interface Delivered extends ResultItem {
 export interface ResultSink {
   readonly ownerKey: IdKey;
   push(item: ResultItem): void;
+  /** What was pushed has not been read yet. */
+  readonly crowded: boolean;
+  readonly closed: boolean;
+  /** These tasks of a group that it watches have started. */
+  started(keys: readonly IdKey[]): void;
 }
 
 interface Waiter {
@@ -36,11 +45,14 @@ export class Deliver {
   readonly #pool: Pool;
   readonly #watchers = new Map<IdKey, Set<ResultSink>>();
   readonly #waiters = new Map<IdKey, Set<Waiter>>();
+  readonly #stopped = new AbortController();
   /** Where the tasks of groups are. */
   readonly trails = new Trails();
 
   constructor(pool: Pool) {
     this.#pool = pool;
+    // One listener for each request that waits: waiting.ts has their bound.
+    setMaxListeners(0, this.#stopped.signal);
   }
 
   watch(groupKey: IdKey, sink: ResultSink): void {
@@ -68,10 +80,20 @@ export class Deliver {
     }
   }
 
+  /** Tasks have started: told of long ones only, to whoever watches their groups from here. */
+  started(tasks: readonly { readonly key: IdKey; readonly groupKey: IdKey }[]): void {
+    for (const { key, groupKey } of tasks) {
+      for (const sink of this.#watchers.get(groupKey) ?? []) sink.started([key]);
+    }
+  }
+
   /** Sends a client the outcomes there are among these tasks. */
   async replay(sink: ResultSink, keys: readonly IdKey[]): Promise<void> {
     for (let at = 0; at < keys.length; at += PAGE_OUTCOMES) {
       const page = keys.slice(at, at + PAGE_OUTCOMES);
+      // At the pace at which the client reads: it would be cut for what was pushed on it.
+      while (sink.crowded && !sink.closed) await sleep(CROWDED_MS);
+      if (sink.closed) return;
       for (const item of await outcomesByIds(this.#pool, keyToUuid(sink.ownerKey), page)) sink.push(item);
     }
   }
@@ -103,7 +125,7 @@ export class Deliver {
 
   /** Resolves when all of these tasks have outcomes, when the time is up, or when the signal says so. */
   async waitFor(taskKeys: readonly IdKey[], timeoutMs: number, signal: AbortSignal): Promise<void> {
-    if (signal.aborted || timeoutMs <= 0) return;
+    if (signal.aborted || timeoutMs <= 0 || this.#stopped.signal.aborted) return;
     const keys = [...new Set(taskKeys)];
     let timer: NodeJS.Timeout | undefined;
     let onAbort: (() => void) | undefined;
@@ -119,19 +141,28 @@ export class Deliver {
         timer = setTimeout(resolve, timeoutMs);
         onAbort = resolve;
         signal.addEventListener("abort", onAbort);
+        this.#stopped.signal.addEventListener("abort", onAbort);
         standingKeys(this.#pool, keys).then((ended) => {
           for (const key of ended) this.#wake(key);
         }, reject); // L2
       });
     } finally {
       clearTimeout(timer);
-      if (onAbort) signal.removeEventListener("abort", onAbort);
+      if (onAbort) {
+        signal.removeEventListener("abort", onAbort);
+        this.#stopped.signal.removeEventListener("abort", onAbort);
+      }
       for (const key of keys) {
         const waiters = this.#waiters.get(key);
         if (waiter) waiters?.delete(waiter);
         if (waiters?.size === 0) this.#waiters.delete(key);
       }
     }
+  }
+
+  /** Whoever waits for single tasks is answered now with how things stand: the service is stopping. */
+  stopWaiting(): void {
+    this.#stopped.abort();
   }
 
   #wake(key: IdKey): void {

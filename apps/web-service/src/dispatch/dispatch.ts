@@ -6,22 +6,35 @@
  *   D1  An entry is sent only from the queue of the current epoch, and only once per attempt.
  *   D2  What an agent's hello lists as held is leased, not sent (P15).
  *   D3  A task that is not taken into the ring is in PostgreSQL, and the filler is told after its commit.
+ *   D4  Nothing is sent by an owner that has not seen its epoch confirmed for EPOCH_TRUST_MS: it may have lost the
+ *       endpoint to another replica.
+ *   D5  A task is at the agent in one attempt only: where it still has an older one, that is stopped first.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { type IdKey, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
+import { planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { FunctionRegistry } from "../functions/registry.js";
 import type { Hints } from "../store/hints.js";
+import { type Claim, epochsOf } from "../store/ownership.js";
 import { knownTasks, openTaskKeys, openTasksByIds, pageOpenTasks } from "../store/read-open-tasks.js";
 import { taskOwners } from "../store/read-outcomes.js";
-import { endOpen, writeCancelRequests } from "../store/rewrite-tasks.js";
+import { endOpen, startedAmong } from "../store/rewrite-tasks.js";
 import type { OpenTask } from "../store/rows.js";
-import { EndpointQueue, type RingBudget } from "./endpoint-queue.js";
+import { CANCELLED, Cancels, type EndHow } from "./cancels.js";
+import { EndpointQueue, MAX_LEASED, type RingBudget } from "./endpoint-queue.js";
 import { Filler } from "./filler.js";
+import { type Before, Handover } from "./handover.js";
 import type { TaskEntry } from "./task-entry.js";
+import { DEADLINE, QUEUE_TIME } from "./time-limits.js";
 
 /** Before rows are read again that PostgreSQL did not give. */
 const REREAD_MS = 500;
+/** How often an owner makes sure that its endpoints are still its own. */
+const EPOCH_CHECK_MS = 1_000;
+/** For how long one such answer is good (D4). Shorter than a new owner waits for an old one (handover.ts). */
+const EPOCH_TRUST_MS = 3_000;
 
 /** The agent's connection, as dispatch sees it. */
 export interface AgentLease {
@@ -31,7 +44,8 @@ export interface AgentLease {
   readonly roomBytes: number;
   readonly paused: boolean;
   sendTasks(entries: TaskEntry[]): void;
-  sendCancel(keys: IdKey[]): void;
+  /** With `unbegun`, what runs is left alone. */
+  sendCancel(keys: IdKey[], why?: "unbegun"): void;
   /** A newer connection of the same endpoint took over. */
   replaced(): void;
   /** The endpoint was deleted. */
@@ -43,18 +57,34 @@ export interface DispatchDeps {
   readonly functions: FunctionRegistry;
   readonly log: Logger;
   readonly hints: Hints;
+  readonly replicaId: string;
+  /** These had, or may have, started where nobody can tell any more: they end or run again, as their mode says. */
+  readonly lose: (queue: EndpointQueue, keys: readonly IdKey[]) => Promise<void>;
   /** The endpoint's agent is not connected here any more. */
   readonly onLeft: (endpointKey: IdKey) => void;
   /** These tasks ended without a result of theirs: tell whoever waits. */
   readonly onEnded: (
-    ended: readonly { key: IdKey; groupKey: IdKey; state: number; reason: number; attempt: number }[],
+    ended: readonly (EndHow & { readonly key: IdKey; readonly groupKey: IdKey; readonly attempt: number })[],
   ) => void;
 }
 
 interface Owned {
   readonly queue: EndpointQueue;
   readonly lease: AgentLease;
+  readonly claim: Claim;
+  readonly bootId: string | undefined;
+  /** What the agent had before, once it is found out. */
+  readonly before: Promise<Before>;
+  opened: boolean;
   pumping: boolean;
+}
+
+/** What an agent's hello says that it holds. */
+export interface Held {
+  readonly keys: readonly IdKey[];
+  /** In the order of `keys`. */
+  attemptOf(i: number): number;
+  readonly bootId: string | undefined;
 }
 
 export class Dispatch {
@@ -62,6 +92,12 @@ export class Dispatch {
   readonly #owned = new Map<IdKey, Owned>();
   readonly #filler: Filler;
   readonly #budget: RingBudget = { entries: 0 };
+  readonly #handover: Handover;
+  readonly cancels: Cancels;
+  readonly #epochTimer: NodeJS.Timeout;
+  /** Until when the epochs count as confirmed (D4). */
+  #trustedUntilMs = 0;
+  #closed = false;
 
   constructor(deps: DispatchDeps) {
     this.#deps = deps;
@@ -71,7 +107,31 @@ export class Dispatch {
       log: deps.log,
       isCurrent: (queue) => this.#owned.get(queue.endpointKey)?.queue === queue,
       onFilled: (queue) => this.#pump(queue.endpointKey),
+      onOver: (queue, entries) => this.#over(queue, entries),
     });
+    this.#handover = new Handover(deps);
+    this.cancels = new Cancels({
+      pool: deps.pool,
+      hints: deps.hints,
+      queueOf: (endpointKey) => this.queueOf(endpointKey),
+      entryOf: (key) => this.#entry(key),
+      stop: (endpointKey, keys) => this.stop(endpointKey, keys),
+      end: (keys, how) => this.end(keys, how),
+    });
+    this.#epochTimer = setInterval(() => void this.#checkEpochs(), EPOCH_CHECK_MS);
+    this.#epochTimer.unref();
+  }
+
+  /** Resolves when what agents had at the end of their connections is written. */
+  async close(): Promise<void> {
+    clearInterval(this.#epochTimer);
+    this.#closed = true;
+    await this.#handover.idle();
+  }
+
+  /** Gives up on writing what agents had: whoever comes next knows less. */
+  giveUp(): void {
+    this.#handover.close();
   }
 
   /** The queues that are owned here. */
@@ -84,41 +144,96 @@ export class Dispatch {
   }
 
   /**
-   * Takes the endpoint's queue for a connection that was just accepted. `heldKeys` is what its agent has; the
-   * answer names those that it should drop.
+   * Takes the endpoint's queue for a connection that was just accepted. `held` is what its agent has; the answer names
+   * those that it should drop, and those whose older attempt it should stop (D5). Nothing is sent before `open`.
    */
   async attach(
     endpointKey: IdKey,
-    claim: { epoch: number; floorSeq: number },
+    claim: Claim,
     lease: AgentLease,
-    heldKeys: readonly IdKey[],
+    held: Held,
   ): Promise<{ queue: EndpointQueue; drop: IdKey[] }> {
     const queue = new EndpointQueue(endpointKey, claim, this.#budget);
-    const drop = new Set(heldKeys);
-    for (const task of await openTasksByIds(this.#deps.pool, endpointKey, heldKeys)) {
-      const entry = await this.#filler.toEntry(queue, task);
-      if (!entry) continue;
-      queue.addLeased(entry); // D2
-      if (!entry.cancelRequested) drop.delete(task.key);
-    }
-    // What has no row is not committed, or not yet: its result is kept aside for a resubmission (P14).
-    for (const key of await this.#unknown(endpointKey, [...drop])) drop.delete(key);
-    const before = this.#owned.get(endpointKey);
-    if (before && before.queue.epoch > claim.epoch) {
+    const older = this.#owned.get(endpointKey);
+    if (older && older.queue.epoch > claim.epoch) {
       lease.replaced();
       return { queue, drop: [] };
     }
-    this.#owned.set(endpointKey, { queue, lease, pumping: false });
-    before?.queue.close();
-    before?.lease.replaced();
+    queue.opening = { before: undefined, listed: new Set(held.keys), answered: new Set() };
+    const departure = older && { epoch: older.queue.epoch, leases: older.queue.leases() };
+    const before = this.#handover.before(endpointKey, claim, departure);
+    before.then(
+      ({ leases }) => {
+        if (queue.opening) queue.opening.before = leases;
+      },
+      () => undefined,
+    );
+    if (older) this.#drop(endpointKey, older);
+    this.#deps.hints.claimed(endpointKey, claim.epoch);
+    this.#trustedUntilMs = Math.max(this.#trustedUntilMs, performance.now() + EPOCH_TRUST_MS);
+    this.#owned.set(endpointKey, {
+      queue,
+      lease,
+      claim,
+      bootId: held.bootId,
+      before,
+      opened: false,
+      pumping: false,
+    });
+    queue.lastSeqBefore = await this.#handover.lastSeq();
+
+    const attempts = new Map(held.keys.map((key, i) => [key, held.attemptOf(i)]));
+    const drop = new Set(held.keys);
+    for (const task of await openTasksByIds(this.#deps.pool, endpointKey, held.keys)) {
+      const entry = await this.#filler.toEntry(queue, task);
+      if (!entry) continue;
+      if (planted("requeue-held-on-reconnect")) entry.attempt++;
+      if (planted("requeue-held-on-reconnect")) queue.add(entry);
+      else queue.addLeased(entry); // D2
+      const attempt = attempts.get(task.key)!;
+      if (attempt !== task.attempt)
+        entry.awaits = attempt; // D5
+      else if (!entry.cancelRequested) drop.delete(task.key);
+    }
+    // What has no row is not committed, or not yet: its result is kept aside for a resubmission (P14).
+    for (const key of await this.#unknown(endpointKey, [...drop])) drop.delete(key);
+    if (this.#owned.get(endpointKey)?.queue !== queue) lease.replaced();
     return { queue, drop: [...drop] };
   }
 
-  /** Begins to send; called once the agent's first credit is there or the hello is settled. */
-  start(endpointKey: IdKey): void {
+  /**
+   * Begins to send; called at the agent's first credit, which follows the results that it kept (P15). `window` is how
+   * many tasks it is ready to hold. What it had before and nobody can tell of is settled first (Q5).
+   */
+  async open(endpointKey: IdKey, lease: AgentLease, window: number): Promise<void> {
     const owned = this.#owned.get(endpointKey);
-    if (!owned) return;
-    this.#filler.wake(owned.queue);
+    if (owned?.lease !== lease || owned.opened) return;
+    owned.opened = true;
+    const { queue, claim, bootId } = owned;
+    const isCurrent = (): boolean => this.#owned.get(endpointKey) === owned && !this.#closed;
+    let before: Before | undefined;
+    for (let delayMs = 50; isCurrent(); delayMs = Math.min(2_000, delayMs * 2)) {
+      try {
+        before ??= await owned.before.catch(() => this.#handover.before(endpointKey, claim, undefined));
+        queue.opening!.before = before.leases;
+        const lost = await this.#handover.lost(queue, { claim, bootId }, before);
+        if (lost.length > 0) {
+          this.#deps.log.warn(
+            { endpoint: queue.endpointId, tasks: lost.length },
+            "tasks may have started on an agent that knows nothing of them",
+          );
+          await this.#deps.lose(queue, lost);
+        }
+        await this.#handover.settle(queue, { claim, bootId }, Math.min(window, MAX_LEASED));
+        queue.opening = undefined;
+        break;
+      } catch (err) {
+        this.#deps.log.warn({ err }, "what an agent had before could not be settled; trying again");
+        await sleep(delayMs, undefined, { ref: false });
+      }
+    }
+    if (!isCurrent()) return;
+    this.#filler.wake(queue);
     this.#pump(endpointKey);
   }
 
@@ -126,9 +241,47 @@ export class Dispatch {
   detach(endpointKey: IdKey, lease: AgentLease): void {
     const owned = this.#owned.get(endpointKey);
     if (owned?.lease !== lease) return;
+    const { queue } = owned;
+    this.#handover.depart(endpointKey, { epoch: queue.epoch, leases: queue.leases() });
+    this.#owned.delete(endpointKey);
+    queue.close();
+    this.#deps.onLeft(endpointKey);
+  }
+
+  /** Another replica has accepted a newer connection of the endpoint: the one here stops leasing at once. */
+  supersede(endpointKey: IdKey, epoch: number): void {
+    const owned = this.#owned.get(endpointKey);
+    if (!owned || owned.queue.epoch >= epoch) return;
+    this.#handover.depart(endpointKey, { epoch: owned.queue.epoch, leases: owned.queue.leases() });
+    this.#drop(endpointKey, owned);
+    this.#deps.onLeft(endpointKey);
+  }
+
+  #drop(endpointKey: IdKey, owned: Owned): void {
     this.#owned.delete(endpointKey);
     owned.queue.close();
-    this.#deps.onLeft(endpointKey);
+    owned.lease.replaced();
+  }
+
+  /** D4: hints may be lost. */
+  async #checkEpochs(): Promise<void> {
+    if (this.#owned.size === 0) return;
+    const askedAtMs = performance.now();
+    try {
+      const epochs = await epochsOf(this.#deps.pool, [...this.#owned.keys()]);
+      this.#trustedUntilMs = Math.max(this.#trustedUntilMs, askedAtMs + EPOCH_TRUST_MS);
+      for (const [endpointKey, { queue }] of [...this.#owned]) {
+        const epoch = epochs.get(endpointKey) ?? 0;
+        if (epoch > queue.epoch) this.supersede(endpointKey, epoch);
+        else if (!queue.opening) this.#pump(endpointKey);
+      }
+    } catch (err) {
+      this.#trustedUntilMs = 0;
+      this.#deps.log.warn(
+        { err },
+        "the epochs of the endpoints could not be read; nothing is sent meanwhile",
+      );
+    }
   }
 
   /** New tasks, perhaps not committed yet. Returns false for each that the ring did not take. */
@@ -169,14 +322,25 @@ export class Dispatch {
   requeue(endpointKey: IdKey, entries: readonly TaskEntry[]): void {
     const owned = this.#owned.get(endpointKey);
     if (!owned) return;
-    for (const entry of entries) if (!entry.ended && entry.state !== "QUEUED") owned.queue.requeue(entry);
+    for (const entry of entries) {
+      // An entry of an older connection is not this queue's: its row says what comes next.
+      if (owned.queue.held.get(entry.key) !== entry) this.reread(endpointKey, [entry.key]);
+      else if (entry.awaits > 0) this.answered(owned.queue, entry);
+      else if (!entry.ended && entry.state !== "QUEUED") owned.queue.requeue(entry);
+    }
     this.#schedulePump(owned, endpointKey);
+  }
+
+  /** The agent has stopped its older attempt of this task: the newer one may go (D5). */
+  answered(queue: EndpointQueue, entry: TaskEntry): void {
+    queue.release(entry);
+    this.reread(queue.endpointKey, [entry.key]);
   }
 
   /** Tasks whose time has come, or that another replica took in: reads them and queues them, if owned here. */
   async load(endpointKey: IdKey, keys: readonly IdKey[]): Promise<void> {
     const queue = this.queueOf(endpointKey);
-    if (!queue) return;
+    if (!queue || queue.opening) return;
     queue.beginPage();
     try {
       const open = await openTasksByIds(this.#deps.pool, endpointKey, keys);
@@ -209,7 +373,7 @@ export class Dispatch {
   /** Another replica committed tasks for an endpoint that may be owned here. */
   async hinted(endpointKey: IdKey, firstSeq: number): Promise<void> {
     const queue = this.queueOf(endpointKey);
-    if (!queue) return;
+    if (!queue || queue.opening) return;
     if (firstSeq <= queue.cursor) await this.rescan(queue, firstSeq - 1);
     queue.backlog = true;
     this.#filler.wake(queue, true);
@@ -219,7 +383,7 @@ export class Dispatch {
   async rescan(queue: EndpointQueue, after: number): Promise<number> {
     let added = 0;
     let from = after;
-    for (;;) {
+    while (!queue.opening) {
       queue.beginPage();
       try {
         const page = await pageOpenTasks(this.#deps.pool, queue.endpointKey, from, 2048, queue.cursor);
@@ -261,6 +425,11 @@ export class Dispatch {
     return entry;
   }
 
+  /** Asks the endpoint's agent to stop these. */
+  stop(endpointKey: IdKey, keys: IdKey[]): void {
+    this.#owned.get(endpointKey)?.lease.sendCancel(keys);
+  }
+
   liveState(endpointKey: IdKey, taskKey: IdKey): "QUEUED" | "LEASED" | "STARTED" {
     return this.#owned.get(endpointKey)?.queue.held.get(taskKey)?.state ?? "QUEUED";
   }
@@ -273,48 +442,97 @@ export class Dispatch {
     return undefined;
   }
 
-  /** Cancels those of `keys` that are this owner's; others are as if they were not there. */
-  async cancelOwned(ownerKey: IdKey, keys: readonly IdKey[]): Promise<void> {
+  /**
+   * Cancels those of `keys` that are this owner's; others are as if they were not there. With `unbegun`, only what has
+   * not begun: of the rest, those that are known to run are returned, and the others' agents answer.
+   */
+  async cancelOwned(ownerKey: IdKey, keys: readonly IdKey[], why?: "unbegun"): Promise<IdKey[]> {
     const owners = await taskOwners(this.#deps.pool, keys);
     // A task whose INSERT is under way has no row yet, but may be in hand.
-    await this.cancel(keys.filter((key) => (owners.get(key) ?? this.#entry(key))?.ownerKey === ownerKey));
+    const own = keys.filter((key) => (owners.get(key) ?? this.#entry(key))?.ownerKey === ownerKey);
+    if (why === "unbegun") return this.cancelUnbegun(own);
+    await this.cancel(own);
+    return [];
   }
 
-  /** Cancels what has not been sent, and asks for the rest to be stopped. Durable when it resolves. */
-  async cancel(keys: readonly IdKey[]): Promise<void> {
+  /** Nothing is written of a request that an agent may decline: it is asked, and what ends says so. */
+  async cancelUnbegun(keys: readonly IdKey[]): Promise<IdKey[]> {
     const leased = new Map<AgentLease, IdKey[]>();
     const now: IdKey[] = [];
+    const running: IdKey[] = [];
+    const away: IdKey[] = [];
     for (const key of keys) {
       const entry = this.#entry(key);
       const owned = entry && this.#owned.get(entry.endpointKey);
-      if (!entry || !owned) {
-        now.push(key);
-        continue;
-      }
-      entry.cancelRequested = true;
-      if (entry.state === "QUEUED") now.push(key);
+      if (!entry || !owned) away.push(key);
+      else if (entry.state === "QUEUED") now.push(key);
+      else if (entry.state === "STARTED") running.push(key);
       else {
         const list = leased.get(owned.lease) ?? [];
         list.push(key);
         leased.set(owned.lease, list);
       }
     }
-    const asked = [...leased.values()].flat();
-    if (asked.length > 0) {
-      await writeCancelRequests(this.#deps.pool, asked);
-      for (const [lease, list] of leased) lease.sendCancel(list);
+    for (const key of now) this.#entry(key)!.cancelRequested = true;
+    if (away.length > 0) {
+      // Not in hand: what is not known to have started is its owner's to say, or nobody's.
+      const started = await startedAmong(this.#deps.pool, away);
+      for (const key of away) if (started.has(key)) running.push(key);
+      await this.cancels.unbegun(away.filter((key) => !started.has(key)));
     }
-    await this.#end(now, TERMINAL_STATES.CANCELLED, REASONS.cancelled_by_user);
+    for (const [lease, list] of leased) lease.sendCancel(list, "unbegun");
+    await this.end(now, CANCELLED);
+    return running;
   }
 
-  /** Ends open tasks, whoever has them. */
-  async #end(keys: readonly IdKey[], state: number, reason: number): Promise<void> {
+  /** Cancels what has not been sent, and asks for the rest to be stopped. Durable when it resolves. */
+  cancel(keys: readonly IdKey[]): Promise<void> {
+    return this.cancels.request(keys);
+  }
+
+  /** Ends open tasks, whoever has them. What is queued here is not sent meanwhile. */
+  async end(keys: readonly IdKey[], how: EndHow): Promise<void> {
     if (keys.length === 0) return;
-    const ended = await endOpen(this.#deps.pool, keys, state, reason);
-    // One that was sent while the statement ran is stopped.
-    this.finishedElsewhere(ended.map((e) => e.key));
-    this.#deps.onEnded(ended.map((e) => ({ ...e, state, reason })));
-    this.#deps.hints.finished(ended.map((e) => e.key));
+    const blocked: TaskEntry[] = [];
+    for (const key of keys) {
+      const entry = this.#entry(key);
+      if (entry?.state !== "QUEUED" || !entry.committed) continue;
+      entry.state = "LEASED";
+      blocked.push(entry);
+    }
+    try {
+      const ended = await endOpen(this.#deps.pool, keys, how);
+      for (const entry of blocked) this.queueOf(entry.endpointKey)?.forget(entry);
+      // One that was sent before is stopped.
+      this.finishedElsewhere(ended.map((e) => e.key));
+      this.#deps.onEnded(ended.map((e) => ({ ...e, ...how })));
+      this.#deps.hints.finished(ended.map((e) => e.key));
+    } catch (err) {
+      for (const entry of blocked) this.requeue(entry.endpointKey, [entry]);
+      throw err;
+    }
+  }
+
+  /** These were read as open, but are cancelled, or out of time. */
+  #over(queue: EndpointQueue, entries: readonly TaskEntry[]): void {
+    const nowMs = performance.now();
+    const ends = new Map<EndHow, IdKey[]>([
+      [CANCELLED, []],
+      [DEADLINE, []],
+      [QUEUE_TIME, []],
+    ]);
+    for (const entry of entries) {
+      queue.bar(entry.key);
+      const why = entry.cancelRequested ? undefined : entry.overdue(nowMs);
+      const how = why === undefined ? CANCELLED : why === "deadline" ? DEADLINE : QUEUE_TIME;
+      ends.get(how)!.push(entry.key);
+    }
+    for (const [how, keys] of ends) {
+      this.end(keys, how).catch((err) => {
+        this.#deps.log.warn({ err }, "tasks that nobody wants any more could not be ended; trying again");
+        setTimeout(() => this.reread(queue.endpointKey, keys), REREAD_MS).unref();
+      });
+    }
   }
 
   /** The endpoint is gone: its connection is cut and its open tasks end. */
@@ -324,7 +542,7 @@ export class Dispatch {
     for (;;) {
       const keys = await openTaskKeys(this.#deps.pool, endpointKey, 2048);
       if (keys.length === 0) return;
-      await this.#end(keys, TERMINAL_STATES.FAILED, REASONS.endpoint_deleted);
+      await this.end(keys, { state: TERMINAL_STATES.FAILED, reason: REASONS.endpoint_deleted });
     }
   }
 
@@ -349,11 +567,20 @@ export class Dispatch {
     const owned = this.#owned.get(endpointKey);
     if (!owned || owned.lease.epoch !== owned.queue.epoch) return; // D1
     const { queue, lease } = owned;
-    while (!lease.paused && lease.room > 0 && queue.length > 0) {
-      const entries = queue.take(lease.room, lease.roomBytes);
-      if (entries.length === 0) break;
-      lease.sendTasks(entries);
+    const nowMs = performance.now();
+    if (queue.opening || nowMs > this.#trustedUntilMs) return; // Q5, D4
+    let over: TaskEntry[] | undefined;
+    while (!lease.paused && queue.length > 0) {
+      const room = Math.min(lease.room, MAX_LEASED - queue.leased);
+      if (room <= 0) break;
+      const taken = queue.take(room, lease.roomBytes);
+      if (taken.length === 0) break;
+      const late = taken.filter((entry) => entry.overdue(nowMs) !== undefined);
+      if (late.length > 0) over = over ? over.concat(late) : late;
+      const entries = late.length > 0 ? taken.filter((entry) => !late.includes(entry)) : taken;
+      if (entries.length > 0) lease.sendTasks(entries);
     }
+    if (over) this.#over(queue, over);
     this.#filler.wake(queue);
   }
 

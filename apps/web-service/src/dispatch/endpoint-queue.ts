@@ -10,8 +10,10 @@
  *   Q3  While `backlog` is set, PostgreSQL holds runnable tasks beyond the ring, and new ones queue behind them there.
  *   Q4  A task that ends while a page is being read is remembered until the page is in: the page's snapshot may be
  *       older than the commit.
+ *   Q5  Until what the endpoint's agent had before this connection is dealt with (`opening`), nothing is sent.
  */
 import { type IdKey, keyToUuid } from "@farloom/protocol";
+import type { Leases } from "../store/endpoint-leases.js";
 import type { TaskEntry } from "./task-entry.js";
 
 /** Entries in one ring: some seconds of work for the fastest endpoint, about 20 MB. */
@@ -21,10 +23,22 @@ export const RING_BYTES = 64 * 1024 * 1024;
 /** Entries in all rings together; above it, a ring holds SHARED_RING_ENTRIES at most. */
 export const ALL_RING_ENTRIES = 262_144;
 const SHARED_RING_ENTRIES = 4096;
+/** Tasks that one agent may have, whatever credit it gives: the record of its leases is at most 2 MiB. */
+export const MAX_LEASED = 131_072;
 
 /** What all rings of this service hold together. */
 export interface RingBudget {
   entries: number;
+}
+
+/** What is known while a connection opens. */
+export interface Opening {
+  /** What the agent had when its last connection ended; undefined until that is found out. */
+  before: Leases | undefined;
+  /** What its hello lists. */
+  readonly listed: ReadonlySet<IdKey>;
+  /** Tasks whose results have come since. */
+  readonly answered: Set<IdKey>;
 }
 
 export class EndpointQueue {
@@ -34,6 +48,10 @@ export class EndpointQueue {
   readonly held = new Map<IdKey, TaskEntry>();
   cursor: number;
   backlog = true;
+  /** Set until what the agent had before is dealt with (Q5). */
+  opening: Opening | undefined;
+  /** The last number that any task had when this connection was accepted. */
+  lastSeqBefore = 0;
   /** The floor that the endpoint's row has. */
   raisedFloor: number;
   #ring: TaskEntry[] = [];
@@ -93,13 +111,47 @@ export class EndpointQueue {
   /** Remembers a task that the agent already has. */
   addLeased(entry: TaskEntry): void {
     entry.state = "LEASED";
+    entry.accepted = true;
     this.held.set(entry.key, entry);
   }
 
   /** Puts a held entry back in the ring: returned by the agent, or up for another attempt. */
   requeue(entry: TaskEntry): void {
     entry.state = "QUEUED";
+    entry.accepted = false;
     this.#push(entry);
+  }
+
+  /** The entry is let go, as if it had never been read: its row says what comes next. */
+  release(entry: TaskEntry): void {
+    entry.ended = true;
+    if (this.held.get(entry.key) === entry) this.held.delete(entry.key);
+  }
+
+  /** Pages that are being read now do not bring this task: it is about to be ended in PostgreSQL (Q4). */
+  bar(key: IdKey): void {
+    this.#endedWhilePaging?.add(key);
+  }
+
+  /** Whether the agent may have a task that is not held here: only while the connection opens. */
+  mayBeOut(key: IdKey): boolean {
+    if (this.opening === undefined) return false;
+    const { before, listed } = this.opening;
+    return !before?.whole || before.accepted.has(key) || before.sent.has(key) || listed.has(key);
+  }
+
+  /** What the agent has, as far as is known here. */
+  leases(): Leases {
+    const accepted = new Set<IdKey>();
+    const sent = new Set<IdKey>();
+    for (const entry of this.held.values())
+      if (entry.state !== "QUEUED") (entry.accepted ? accepted : sent).add(entry.key);
+    const before = this.opening?.before;
+    if (this.opening === undefined) return { accepted, sent, whole: true };
+    for (const key of before?.accepted ?? []) if (!this.opening.answered.has(key)) accepted.add(key);
+    for (const key of before?.sent ?? [])
+      if (!accepted.has(key) && !this.opening.answered.has(key)) sent.add(key);
+    return { accepted, sent, whole: before?.whole ?? false };
   }
 
   /** The next entries to send: at most `count`, and `bytes` of arguments but for the last one. */

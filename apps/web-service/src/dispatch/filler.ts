@@ -6,6 +6,7 @@ import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { FunctionRegistry } from "../functions/registry.js";
 import { pageOpenTasks } from "../store/read-open-tasks.js";
+import { lossesOf } from "../store/rewrite-tasks.js";
 import type { OpenTask } from "../store/rows.js";
 import type { EndpointQueue } from "./endpoint-queue.js";
 import { TaskEntry } from "./task-entry.js";
@@ -20,6 +21,8 @@ export interface FillerDeps {
   readonly functions: FunctionRegistry;
   readonly log: Logger;
   readonly isCurrent: (queue: EndpointQueue) => boolean;
+  /** These were read, but somebody has cancelled them or their time is over: they are not queued, but ended. */
+  readonly onOver: (queue: EndpointQueue, entries: TaskEntry[]) => void;
   /** Entries came: send them. */
   readonly onFilled: (queue: EndpointQueue) => void;
 }
@@ -39,7 +42,7 @@ export class Filler {
       if (committed) this.#running.set(queue, true);
       return;
     }
-    if (!queue.backlog || queue.length > LOW_WATER) return;
+    if (!queue.backlog || queue.length > LOW_WATER || queue.opening !== undefined) return;
     this.#running.set(queue, false);
     void this.#fill(queue)
       .catch((err) => {
@@ -78,14 +81,21 @@ export class Filler {
     this.#deps.onFilled(queue);
   }
 
-  /** Queues what was read, as far as it is new. */
+  /** Queues what was read, as far as it is new and still wanted. */
   async addOpen(queue: EndpointQueue, tasks: readonly OpenTask[]): Promise<number> {
     let added = 0;
+    let over: TaskEntry[] | undefined;
+    const nowMs = performance.now();
     for (const task of tasks) {
       if (queue.held.has(task.key)) continue;
       const entry = await this.toEntry(queue, task);
-      if (entry && queue.add(entry)) added++;
+      if (!entry) continue;
+      if (entry.cancelRequested || entry.overdue(nowMs) !== undefined) {
+        over ??= [];
+        over.push(entry);
+      } else if (queue.add(entry)) added++;
     }
+    if (over !== undefined) this.#deps.onOver(queue, over);
     return added;
   }
 
@@ -107,6 +117,8 @@ export class Filler {
       source: task.args,
       start: 0,
       end: task.args.length,
+      seals: task.seal,
+      sealAt: 0,
       codec: task.codec,
       attempt: task.attempt,
       options: task.options,
@@ -114,6 +126,10 @@ export class Filler {
     entry.seq = task.seq;
     entry.committed = true;
     entry.cancelRequested = task.cancelRequested;
+    const losses = lossesOf(task.losses);
+    entry.losses = losses.worker;
+    entry.agentLosses = losses.agent;
+    entry.limit(task.queueLeftMs, task.lifeLeftMs);
     return entry;
   }
 }

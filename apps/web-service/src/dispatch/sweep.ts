@@ -1,10 +1,11 @@
 /**
- * The sweep is the truth: slowly, and whatever hints were lost, it finds open tasks that the owner does not hold
- * and outcomes that nobody has told. It also raises each endpoint's floor, so that the next owner reads little.
+ * The sweep is the truth: slowly, and whatever hints were lost, it finds open tasks that the owner does not hold,
+ * cancels that did not reach it, and outcomes that nobody has told. It also raises each endpoint's floor, so that the next owner reads little.
  *
  * What it must look at behind a cursor is bounded: an INSERT that drew its numbers before the cursor passed must
  * have committed SETTLED_MS later, as statements are limited to STATEMENT_TIMEOUT_MS.
  */
+import { planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { Deliver } from "../deliver/deliver.js";
@@ -20,6 +21,9 @@ export const STATEMENT_TIMEOUT_MS = 14_000;
 const SETTLED_MS = 2 * STATEMENT_TIMEOUT_MS;
 /** Outcomes of other replicas are looked for this far back, whatever the interval. */
 const LEAST_LOOKBACK_MS = 45_000;
+
+/** Cancels whose hints were lost are looked for this far back; what is older an owner reads with its pages. */
+const CANCEL_LOOKBACK_MS = 3_600_000;
 
 export interface SweepDeps {
   readonly pool: Pool;
@@ -63,6 +67,7 @@ export class Sweep {
 
   /** One round, now. */
   async run(): Promise<void> {
+    if (planted("notify-is-truth")) return;
     const { dispatch, deliver, pool, log } = this.#deps;
     for (const queue of dispatch.queues()) {
       const settled = this.#settledCursor(queue);
@@ -76,6 +81,7 @@ export class Sweep {
         queue.raisedFloor = floor;
       }
     }
+    await dispatch.cancels.sweep([...dispatch.queues()], CANCEL_LOOKBACK_MS);
     await deliver.sweep(Math.max(LEAST_LOOKBACK_MS, 3 * this.#deps.sweepMs));
   }
 

@@ -6,6 +6,7 @@ import {
   type IdKey,
   type Mode,
   type OpenState,
+  type SealPlace,
   type Slice,
   type Step,
   step,
@@ -16,10 +17,7 @@ import {
 import type { FunctionRecord } from "../functions/registry.js";
 import type { NewOutcome, NewTask } from "../store/rows.js";
 
-/** Attempts after losses that a function in mode at_least_once gets at the least. */
-const LOSS_ATTEMPTS = 3;
-
-export interface TaskEntryInit extends Slice {
+export interface TaskEntryInit extends Slice, SealPlace {
   readonly key: IdKey;
   readonly ownerKey: IdKey;
   readonly endpointKey: IdKey;
@@ -39,14 +37,29 @@ export class TaskEntry implements NewTask, TaskItem {
   readonly source: Buffer;
   readonly start: number;
   readonly end: number;
+  /** The caller's seal over the arguments. */
+  readonly seals: Buffer | undefined;
+  readonly sealAt: number;
   readonly codec: number;
   readonly options: TaskOptions | undefined;
   attempt: number;
+  /** Of its lease, set when it is sent; 0 where it has not been sent in this session. */
+  fence = 0;
+  /** Of the attempts before this one, how many a worker's death ended, and how many the loss of an agent. */
+  losses = 0;
+  agentLosses = 0;
   state: OpenState = "QUEUED";
   /** A lower bound of the row's seq; 0 until its INSERT has committed. */
   seq = 0;
   committed = false;
   cancelRequested = false;
+  /** The agent's journal has it. */
+  accepted = false;
+  /** The older attempt that the agent still has: this one waits until that one has been stopped. 0: none. */
+  awaits = 0;
+  /** When its time in the queue, and its life, are over, on the monotonic clock of this process; undefined: never. */
+  queueEndsMs: number | undefined;
+  lifeEndsMs: number | undefined;
   /** Its terminal state is committed, or it never will be: whoever still refers to it drops it. */
   ended = false;
   /** A result that came before the INSERT had committed, and waits for it. */
@@ -61,9 +74,46 @@ export class TaskEntry implements NewTask, TaskItem {
     this.source = init.source;
     this.start = init.start;
     this.end = init.end;
+    this.seals = init.seals;
+    this.sealAt = init.sealAt ?? 0;
     this.codec = init.codec;
     this.attempt = init.attempt;
     this.options = init.options;
+    if (init.options !== undefined) {
+      const { delayMs = 0, queueTimeoutMs, deadlineMs } = init.options;
+      this.limit(
+        queueTimeoutMs ? delayMs + queueTimeoutMs : undefined,
+        deadlineMs === 0 ? undefined : deadlineMs,
+      );
+    }
+  }
+
+  /** Sets what is left of its time in the queue and of its life, in milliseconds from now. */
+  limit(queueLeftMs: number | undefined, lifeLeftMs: number | undefined): void {
+    const nowMs = performance.now();
+    this.queueEndsMs = queueLeftMs === undefined ? undefined : nowMs + queueLeftMs;
+    this.lifeEndsMs = lifeLeftMs === undefined ? undefined : nowMs + lifeLeftMs;
+  }
+
+  /** Which of its limits is over while it waits here. */
+  overdue(nowMs: number): "deadline" | "queue_time_limit" | undefined {
+    if (this.lifeEndsMs !== undefined && this.lifeEndsMs <= nowMs) return "deadline";
+    if (this.queueEndsMs !== undefined && this.queueEndsMs <= nowMs) return "queue_time_limit";
+    return undefined;
+  }
+
+  get isLimited(): boolean {
+    return this.queueEndsMs !== undefined || this.lifeEndsMs !== undefined;
+  }
+
+  /** As it goes to the agent: with what remains of its limits. */
+  itemNow(nowMs: number): TaskItem & { readonly fn: FunctionRecord } {
+    const { key, source, start, end, seals, sealAt, codec, attempt, fence, fn } = this;
+    const options = { ...this.options };
+    if (this.queueEndsMs !== undefined)
+      options.queueTimeoutMs = Math.max(1, Math.round(this.queueEndsMs - nowMs));
+    if (this.lifeEndsMs !== undefined) options.deadlineMs = Math.max(1, Math.round(this.lifeEndsMs - nowMs));
+    return { key, source, start, end, seals, sealAt, codec, attempt, fence, fn, options };
   }
 
   get functionKey(): number {
@@ -81,14 +131,15 @@ export class TaskEntry implements NewTask, TaskItem {
   /** One step of the task machine, with what is known here. */
   step(event: TaskEvent): Step {
     const retries = this.options?.retries ?? this.fn.definition.retries;
-    const before = this.attempt - 1;
+    const failures = this.attempt - 1 - this.losses - this.agentLosses;
     return step(
       {
         state: this.state,
         attempt: this.attempt,
         mode: this.mode,
-        retriesLeft: Math.max(0, retries - before),
-        lossesLeft: Math.max(0, Math.max(LOSS_ATTEMPTS, retries) - before),
+        retriesLeft: Math.max(0, retries - failures),
+        losses: this.losses,
+        agentLosses: this.agentLosses,
         cancelRequested: this.cancelRequested,
       },
       event,

@@ -30,10 +30,15 @@ export class Enrolment {
     this.#identity = identity;
   }
 
+  /** By the clock that all replicas share. */
+  #afterNow(ms: number): Date {
+    return new Date(this.#identity.clock.nowMs() + ms);
+  }
+
   /** A new code; one that was made before is void. */
   async newCode(endpoint: EndpointRecord): Promise<{ code: string; expiresAt: Date }> {
     const code = `fle_${endpoint.id.replaceAll("-", "")}_${randomBytes(24).toString("base64url")}`;
-    const expiresAt = new Date(Date.now() + ENROLMENT_CODE_LIFE_MS);
+    const expiresAt = this.#afterNow(ENROLMENT_CODE_LIFE_MS);
     const { count } = await this.#prisma.endpoint.updateMany({
       where: { id: endpoint.id, ownerId: endpoint.ownerId, deletedAt: null },
       data: { enrolHash: fromBuffer(sha256(code)), enrolExpiresAt: expiresAt },
@@ -56,7 +61,7 @@ export class Enrolment {
     const where = {
       id,
       enrolHash: fromBuffer(sha256(code)),
-      enrolExpiresAt: { gt: new Date() },
+      enrolExpiresAt: { gt: this.#afterNow(0) },
       deletedAt: null,
     };
     const endpoint = await this.#prisma.endpoint.findFirst({
@@ -85,7 +90,7 @@ export class Enrolment {
       select: { id: true },
     });
     if (!endpoint) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpointId });
-    await this.#prisma.agentChallenge.deleteMany({ where: { expiresAt: { lt: new Date() } } });
+    await this.#prisma.agentChallenge.deleteMany({ where: { expiresAt: { lt: this.#afterNow(0) } } });
     if ((await this.#prisma.agentChallenge.count({ where: { endpointId } })) >= MAX_OPEN_CHALLENGES) {
       throw new FarloomError(
         "RATE_LIMITED",
@@ -98,7 +103,7 @@ export class Enrolment {
       data: {
         nonceHash: fromBuffer(sha256(nonce)),
         endpointId,
-        expiresAt: new Date(Date.now() + CHALLENGE_LIFE_MS),
+        expiresAt: this.#afterNow(CHALLENGE_LIFE_MS),
       },
     });
     return { nonce, expiresInMs: CHALLENGE_LIFE_MS };
@@ -115,7 +120,7 @@ export class Enrolment {
     const { nonce, signature, host } = proof;
     // Deleting is using: of two that bring the same nonce, one deletes it.
     const { count } = await this.#prisma.agentChallenge.deleteMany({
-      where: { nonceHash: fromBuffer(sha256(nonce)), endpointId, expiresAt: { gt: new Date() } },
+      where: { nonceHash: fromBuffer(sha256(nonce)), endpointId, expiresAt: { gt: this.#afterNow(0) } },
     });
     if (count === 0) throw new FarloomError("CHALLENGE_INVALID");
     const endpoint = await this.#prisma.endpoint.findFirst({

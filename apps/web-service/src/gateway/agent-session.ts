@@ -16,16 +16,21 @@ import {
   FRAMES_UP,
   type Frame,
   type FunctionDefinition,
+  fenceFor,
   type HelloFrame,
   type IdKey,
   Inbox,
   keysToColumn,
   limits,
   type Mark,
+  misplaced,
   Outbox,
   type ResultsFrame,
+  type TaskItem,
+  u32Of,
   uuidToKey,
 } from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { Collect } from "../collect/collect.js";
@@ -35,11 +40,13 @@ import type { TaskEntry } from "../dispatch/task-entry.js";
 import type { FunctionRegistry } from "../functions/registry.js";
 import { FrameSocket, type Upgraded } from "../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../link/welcome.js";
-import { claimEndpoint, releaseEndpoint } from "../store/ownership.js";
+import { claimEndpoint } from "../store/ownership.js";
 
 /** Results that the agent keeps before it hears at once that they are committed, and how long it may wait for fewer. */
 const MARK_RESULTS = 256;
 const MARK_MS = 10;
+/** Functions of which a session remembers that it has sent them. */
+const MAX_SENT_FUNCTIONS = 50_000;
 
 export interface AgentSessionDeps {
   readonly pool: Pool;
@@ -48,7 +55,7 @@ export interface AgentSessionDeps {
   readonly dispatch: Dispatch;
   readonly collect: Collect;
   readonly functions: FunctionRegistry;
-  readonly onStarted: (keys: IdKey[]) => void;
+  readonly onStarted: (tasks: TaskEntry[]) => void;
   readonly onClose: (session: AgentSession) => void;
 }
 
@@ -64,10 +71,15 @@ export class AgentSession implements AgentLease {
   readonly #credit = new Credit();
   readonly #inbox = new Inbox();
   /** Tasks sent, for the agent's marks; custody itself is in PostgreSQL. */
-  readonly #sent = new Outbox<null>();
+  readonly #sent = new Outbox<TaskEntry>();
   readonly #sentFunctions = new Set<string>();
   #phase: "opening" | "claiming" | "open" | "closed" = "opening";
   #queue: EndpointQueue | undefined;
+  /** Whether its first credit has come, and how many tasks its hello listed. */
+  #opened = false;
+  #held = 0;
+  /** It is not read, as its results would gather here. */
+  #waits = false;
   #markTimer: NodeJS.Timeout | undefined;
   #marked: Mark = { accepted: 0, durable: 0 };
   readonly #helloTimer: NodeJS.Timeout;
@@ -109,22 +121,30 @@ export class AgentSession implements AgentLease {
   }
 
   sendTasks(entries: TaskEntry[]): void {
+    crashPoint("service.dispatch.before-send");
     this.#sendMark();
     this.#sendFunctions(entries);
+    for (const entry of entries) entry.fence = fenceFor(this.epoch, entry.attempt);
+    // The wire carries what remains of a limit, as no clock of another machine is trusted.
+    const items: (TaskItem & { readonly fn: TaskEntry["fn"] })[] = entries.some((entry) => entry.isLimited)
+      ? entries.map((entry) => entry.itemNow(performance.now()))
+      : entries;
     let bytes = 0;
     for (let from = 0; from < entries.length; ) {
       const n = batchLength(entries.length, from, (i) => entries[i]!.sizeBytes);
-      const frame = buildTasks(entries, from, n, (entry) => entry.fn.definition.digest);
+      const frame = buildTasks(items, from, n, (item) => item.fn.definition.digest);
+      frame.first = this.#sent.sent + from + 1;
       this.#socket.send(frame);
       bytes += frame.args.length;
       from += n;
     }
-    for (let i = 0; i < entries.length; i++) this.#sent.push(null);
+    for (const entry of entries) this.#sent.push(entry);
     this.#credit.use(entries.length, bytes);
+    crashPoint("service.dispatch.after-send");
   }
 
-  sendCancel(keys: IdKey[]): void {
-    this.#socket.send({ t: "cancel", ids: keysToColumn(keys) });
+  sendCancel(keys: IdKey[], why?: "unbegun"): void {
+    this.#socket.send({ t: "cancel", ids: keysToColumn(keys), ...(why && { why }) });
   }
 
   replaced(): void {
@@ -157,11 +177,16 @@ export class AgentSession implements AgentLease {
         return;
       case "credit":
         this.#credit.grant(frame.tasks, frame.bytes);
-        this.#deps.dispatch.pump(this.#endpointKey);
+        if (this.#opened) this.#deps.dispatch.pump(this.#endpointKey);
+        else {
+          this.#opened = true;
+          void this.#deps.dispatch.open(this.#endpointKey, this, this.#held + frame.tasks);
+        }
         return;
       case "mark": {
         const released = this.#sent.mark(frame);
         if ("bad" in released) this.#socket.end("FRAME_INVALID", { detail: released.bad });
+        else for (const entry of released) entry.accepted = true;
         return;
       }
       case "returned":
@@ -196,12 +221,9 @@ export class AgentSession implements AgentLease {
     if (!agreed) return;
     this.#phase = "claiming";
     try {
-      const claim = await claimEndpoint(
-        this.#deps.pool,
-        this.#endpointKey,
-        this.#deps.replicaId,
-        hello.agent,
-      );
+      crashPoint("service.claim.before");
+      const claim = await claimEndpoint(this.#deps.pool, this.#endpointKey, this.#deps.replicaId, hello);
+      crashPoint("service.claim.after");
       if (!claim) {
         const message = errorMessage("ENDPOINT_NOT_FOUND", { id: this.endpointId });
         this.#socket.send({ t: "refuse", code: "ENDPOINT_NOT_FOUND", message });
@@ -209,11 +231,16 @@ export class AgentSession implements AgentLease {
         return;
       }
       const held = hello.held ? columnToKeys(hello.held) : [];
-      const { queue, drop } = await this.#deps.dispatch.attach(this.#endpointKey, claim, this, held);
+      this.#held = held.length;
+      const { queue, drop } = await this.#deps.dispatch.attach(this.#endpointKey, claim, this, {
+        keys: held,
+        attemptOf: (i) => u32Of(hello.heldAttempts, i, 1),
+        bootId: hello.bootId ?? hello.agent?.bootId,
+      });
       this.#queue = queue;
+      crashPoint("service.claim.attached");
       if (this.#socket.closed) {
         this.#deps.dispatch.detach(this.#endpointKey, this);
-        await releaseEndpoint(this.#deps.pool, this.#endpointKey, claim.epoch);
         return;
       }
       this.#phase = "open";
@@ -223,7 +250,6 @@ export class AgentSession implements AgentLease {
         { epoch: queue.epoch, held: held.length, software: hello.software },
         "endpoint connected",
       );
-      this.#deps.dispatch.start(this.#endpointKey);
     } catch (err) {
       this.#log.error({ err }, "a hello could not be settled");
       this.#socket.end("NOT_READY");
@@ -231,15 +257,30 @@ export class AgentSession implements AgentLease {
   }
 
   #onResults(frame: ResultsFrame): void {
+    const wrong = misplaced(frame.first, this.#inbox.received);
+    if (wrong !== undefined) {
+      this.#socket.end("FRAME_INVALID", { detail: wrong });
+      return;
+    }
     const span = this.#inbox.receive(frame.n);
     const queue = this.#queue!;
+    if (planted("mark-before-commit") && this.#inbox.complete(span)) this.#sendMark();
     this.#deps.collect.take(queue, this.#ownerId, frame, {
       settle: (unknown) => {
         if (unknown.length > 0) this.sendUnknown(unknown);
         if (this.#inbox.complete(span)) this.#scheduleMark();
       },
-      stale: () => this.replaced(),
+      // One that was replaced stops for good: a failure of ours must not be taken for that.
+      stale: (failed) => (failed ? this.#socket.end("NOT_READY") : this.replaced()),
     });
+    if (this.#deps.collect.crowded && !this.#waits) {
+      this.#waits = true;
+      this.#socket.hold(true);
+      this.#deps.collect.whenRoom(() => {
+        this.#waits = false;
+        this.#socket.hold(false);
+      });
+    }
   }
 
   #onReturned(keys: IdKey[]): void {
@@ -254,12 +295,12 @@ export class AgentSession implements AgentLease {
   }
 
   #onStarted(keys: IdKey[]): void {
-    const started: IdKey[] = [];
+    const started: TaskEntry[] = [];
     for (const key of keys) {
       const entry = this.#queue!.held.get(key);
       if (entry?.state !== "LEASED") continue;
       entry.state = entry.step({ kind: "start" }).state as "STARTED";
-      started.push(key);
+      started.push(entry);
     }
     if (started.length > 0) this.#deps.onStarted(started);
   }
@@ -280,6 +321,8 @@ export class AgentSession implements AgentLease {
       last = fn.definition;
       const key = last.digest.toString("latin1");
       if (this.#sentFunctions.has(key)) continue;
+      // Sending one again does no harm (P19).
+      if (this.#sentFunctions.size >= MAX_SENT_FUNCTIONS) this.#sentFunctions.clear();
       this.#sentFunctions.add(key);
       this.#socket.send({ t: "functions", defs: [last] });
     }
@@ -298,7 +341,9 @@ export class AgentSession implements AgentLease {
     const mark = this.#inbox.mark;
     if (mark.durable === this.#marked.durable) return;
     this.#marked = mark;
+    crashPoint("service.collect.before-mark");
     this.#socket.send({ t: "mark", accepted: mark.accepted, durable: mark.durable });
+    crashPoint("service.collect.after-mark");
   }
 
   #onClose(): void {
@@ -309,9 +354,6 @@ export class AgentSession implements AgentLease {
     this.#deps.dispatch.detach(this.#endpointKey, this);
     if (opened && this.#queue) {
       this.#log.info({ epoch: this.#queue.epoch }, "endpoint disconnected");
-      releaseEndpoint(this.#deps.pool, this.#endpointKey, this.#queue.epoch).catch((err) =>
-        this.#log.warn({ err }, "the endpoint's departure could not be written"),
-      );
     }
     this.#deps.onClose(this);
   }

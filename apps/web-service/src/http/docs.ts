@@ -1,7 +1,7 @@
 /** The API description: OpenAPI 3.1 at /openapi.json, made from the routes' own schemas, and a page at /docs. */
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifySchema } from "fastify";
 import type { Policy } from "./policy.js";
 
 /** The page's own scripts and styles are all that run there, and nobody frames it. */
@@ -24,12 +24,14 @@ export async function registerDocs(app: FastifyInstance): Promise<void> {
         securitySchemes: {
           bearer: { type: "http", scheme: "bearer", description: "An API key (fl_…) or an access token." },
           agent: { type: "http", scheme: "bearer", description: "An agent's session token." },
+          objects: { type: "http", scheme: "bearer", description: "A token of POST /v1/objects/sign." },
         },
       },
     },
     transform: ({ schema, url, route }) => {
       const policy = route.config?.policy;
-      return { schema: { ...schema, security: policy ? securityOf(policy) : [] }, url };
+      const described = { ...schema, security: policy ? securityOf(policy) : [] };
+      return url.endsWith("/*") && schema?.params ? named(described, url) : { schema: described, url };
     },
   });
   await app.register(swaggerUi, {
@@ -42,9 +44,21 @@ export async function registerDocs(app: FastifyInstance): Promise<void> {
   );
 }
 
+/** OpenAPI knows no wildcards: what stands for the rest of a path, slashes and all, is named there. */
+function named(schema: FastifySchema, url: string): { schema: FastifySchema; url: string } {
+  const { properties, ...params } = schema.params as { properties: Record<string, unknown> };
+  const { "*": key, ...others } = properties;
+  const required = [...Object.keys(others), "key"];
+  return {
+    schema: { ...schema, params: { ...params, properties: { ...others, key }, required } },
+    url: `${url.slice(0, -1)}:key`,
+  };
+}
+
 function securityOf(policy: Policy): Record<string, string[]>[] {
   if ("public" in policy) return [];
   if ("agent" in policy) return [{ agent: [] }];
+  if ("objects" in policy) return [{ bearer: [policy.objects] }, { objects: [] }];
   if ("scopeOrAgent" in policy) return [{ bearer: [policy.scopeOrAgent] }, { agent: [] }];
   return [{ bearer: "scope" in policy ? [policy.scope] : [] }];
 }

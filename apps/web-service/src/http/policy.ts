@@ -5,7 +5,13 @@
 import { FarloomError } from "@farloom/protocol";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { Identity } from "../identity/identity.js";
-import { type AgentPrincipal, type Principal, requireScope, type Scope } from "../identity/principal.js";
+import {
+  type AgentPrincipal,
+  type ObjectGrant,
+  type Principal,
+  requireScope,
+  type Scope,
+} from "../identity/principal.js";
 import { FailedAuthLimiter } from "./failed-auth-limiter.js";
 
 export type Policy =
@@ -18,7 +24,9 @@ export type Policy =
   /** An agent with a session token. */
   | { readonly agent: true }
   /** A principal that has the scope, or an agent for its endpoint's owner. */
-  | { readonly scopeOrAgent: Scope };
+  | { readonly scopeOrAgent: Scope }
+  /** A principal that has the scope, or the holder of an object token; objects/access.ts checks what that allows. */
+  | { readonly objects: Scope };
 
 declare module "fastify" {
   interface FastifyContextConfig {
@@ -27,6 +35,7 @@ declare module "fastify" {
   interface FastifyRequest {
     principal: Principal | null;
     agent: AgentPrincipal | null;
+    objectGrant: ObjectGrant | null;
   }
 }
 
@@ -38,6 +47,7 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
   const limiter = new FailedAuthLimiter(failedAuthPerMinute);
   app.decorateRequest("principal", null);
   app.decorateRequest("agent", null);
+  app.decorateRequest("objectGrant", null);
 
   app.addHook("onRoute", (route) => {
     if (route.config?.policy) return;
@@ -61,6 +71,10 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
         request.agent = await identity.authenticateAgent(authorization);
         return;
       }
+      if ("objects" in policy && identity.isObjectToken(authorization)) {
+        request.objectGrant = await identity.authenticateObjects(authorization);
+        return;
+      }
       request.principal = await identity.authenticate(authorization);
     } catch (error) {
       if (error instanceof FarloomError && error.status === 401) limiter.failed(request.ip);
@@ -68,6 +82,7 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
     }
     if ("scope" in policy) requireScope(request.principal, policy.scope);
     else if ("scopeOrAgent" in policy) requireScope(request.principal, policy.scopeOrAgent);
+    else if ("objects" in policy) requireScope(request.principal, policy.objects);
   });
 }
 

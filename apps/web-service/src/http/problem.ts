@@ -5,6 +5,7 @@
 import { randomBytes } from "node:crypto";
 import { type ErrorCode, FarloomError } from "@farloom/protocol";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { toKnownError } from "../store/pg-errors.js";
 import { BODY_LIMIT_BYTES } from "./bodies.js";
 
 /** The body of every error. */
@@ -54,7 +55,8 @@ function sendProblem(reply: FastifyReply, error: FarloomError): FastifyReply {
 }
 
 function toFarloomError(error: FastifyError, request: FastifyRequest): FarloomError {
-  if (error instanceof FarloomError) return error;
+  const known = toKnownError(error);
+  if (known) return known;
   switch (error.code) {
     case "FST_ERR_CTP_BODY_TOO_LARGE":
       return new FarloomError("BODY_TOO_LARGE", { limit: BODY_LIMIT_BYTES });

@@ -6,6 +6,7 @@ import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
 import { v7 as uuidv7 } from "uuid";
 import type { PrismaClient } from "../generated/prisma/client.js";
+import type { Clock } from "../store/database-clock.js";
 import { fromBuffer, toBuffer } from "../support/bytes.js";
 import type { Scope } from "./principal.js";
 
@@ -46,9 +47,11 @@ const ROW = {
 
 export class ApiKeys {
   readonly #prisma: PrismaClient;
+  readonly #clock: Clock;
 
-  constructor(prisma: PrismaClient) {
+  constructor(prisma: PrismaClient, clock: Clock) {
     this.#prisma = prisma;
+    this.#clock = clock;
   }
 
   /** Makes a key; `secret` is the whole text to send as bearer, and is not kept. */
@@ -71,13 +74,13 @@ export class ApiKeys {
     if (!match) return undefined;
     const row = await this.#prisma.apiKey.findUnique({ where: { id: match[1]! }, select: ROW });
     const equal = timingSafeEqual(hashOf(match[2]!), row ? toBuffer(row.secretHash) : NO_HASH);
-    return row && equal && isLive(row) ? row : undefined;
+    return row && equal && isLive(row, this.#clock) ? row : undefined;
   }
 
   /** The row of a key whose holder is known otherwise (by a token); undefined where the key holds no more. */
   async find(id: string): Promise<KeyRow | undefined> {
     const row = await this.#prisma.apiKey.findUnique({ where: { id }, select: ROW });
-    return row && isLive(row) ? row : undefined;
+    return row && isLive(row, this.#clock) ? row : undefined;
   }
 
   async list(ownerId: string): Promise<ApiKeyInfo[]> {
@@ -114,6 +117,6 @@ function hashOf(secret: string): Buffer {
   return createHash("sha256").update(secret).digest();
 }
 
-function isLive(row: { expiresAt: Date; revokedAt: Date | null }): boolean {
-  return row.revokedAt === null && row.expiresAt.getTime() > Date.now();
+function isLive(row: { expiresAt: Date; revokedAt: Date | null }, clock: Clock): boolean {
+  return row.revokedAt === null && row.expiresAt.getTime() > clock.nowMs();
 }

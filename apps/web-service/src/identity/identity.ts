@@ -9,9 +9,11 @@
 import { hash } from "node:crypto";
 import { FarloomError, isUuid, uuidToKey } from "@farloom/protocol";
 import type { PrismaClient } from "../generated/prisma/client.js";
+import type { Clock } from "../store/database-clock.js";
 import { LruMap } from "../support/lru-map.js";
 import { ApiKeys, type KeyRow } from "./api-keys.js";
-import { type AgentPrincipal, isScope, type Principal } from "./principal.js";
+import { grantOf, type ObjectTokenSpec } from "./object-tokens.js";
+import { type AgentPrincipal, isScope, type ObjectGrant, type Principal } from "./principal.js";
 import type { SigningKey } from "./signing-key.js";
 import { Tokens } from "./tokens.js";
 
@@ -29,23 +31,27 @@ interface Trusted<T> {
 export class Identity {
   readonly keys: ApiKeys;
   readonly tokens: Tokens;
+  /** What credentials expire by. */
+  readonly clock: Clock;
   readonly #prisma: PrismaClient;
   readonly #principals = new LruMap<string, Trusted<Principal>>(CACHE_CREDENTIALS);
   readonly #agents = new LruMap<string, Trusted<AgentPrincipal>>(CACHE_CREDENTIALS);
+  readonly #grants = new LruMap<string, Trusted<ObjectGrant>>(CACHE_CREDENTIALS);
   /** Proofs under way, so that a burst with one credential asks the database once. */
   readonly #proving = new Map<string, Promise<Principal>>();
 
-  constructor(prisma: PrismaClient, signingKey: SigningKey) {
+  constructor(prisma: PrismaClient, signingKey: SigningKey, clock: Clock) {
     this.#prisma = prisma;
-    this.keys = new ApiKeys(prisma);
-    this.tokens = new Tokens(signingKey);
+    this.clock = clock;
+    this.keys = new ApiKeys(prisma, clock);
+    this.tokens = new Tokens(signingKey, clock);
   }
 
   /** By API key or access token. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
   async authenticate(authorization: string | undefined): Promise<Principal> {
     const credential = bearer(authorization);
     const id = hash("sha256", credential, "base64");
-    const trusted = fresh(this.#principals.peek(id));
+    const trusted = fresh(this.#principals.peek(id), this.clock);
     if (trusted) return trusted;
     let proof = this.#proving.get(id);
     if (!proof) {
@@ -59,7 +65,7 @@ export class Identity {
   async authenticateAgent(authorization: string | undefined): Promise<AgentPrincipal> {
     const credential = bearer(authorization);
     const id = hash("sha256", credential, "base64");
-    const trusted = fresh(this.#agents.peek(id));
+    const trusted = fresh(this.#agents.peek(id), this.clock);
     if (trusted) return trusted;
     const provedAtMs = performance.now();
     const { subject, expiresAtMs } = await this.tokens.verify("agent", credential);
@@ -72,6 +78,38 @@ export class Identity {
     const who = { endpointId: row.id, ownerId: row.ownerId };
     this.#agents.set(id, { who, provedAtMs, expiresAtMs });
     return who;
+  }
+
+  /** By an object token. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
+  async authenticateObjects(authorization: string | undefined): Promise<ObjectGrant> {
+    const credential = bearer(authorization);
+    const id = hash("sha256", credential, "base64");
+    const trusted = fresh(this.#grants.peek(id), this.clock);
+    if (trusted) return trusted;
+    const provedAtMs = performance.now();
+    const { subject, claims, expiresAtMs } = await this.tokens.verify("object", credential);
+    const row = typeof claims.key === "string" ? await this.keys.find(claims.key) : undefined;
+    const who = row?.ownerId === subject ? grantOf(row, claims) : undefined;
+    if (who === undefined) throw new FarloomError("UNAUTHENTICATED");
+    this.#grants.set(id, { who, provedAtMs, expiresAtMs });
+    return who;
+  }
+
+  /** Whether the header holds an object token, unverified. */
+  isObjectToken(authorization: string | undefined): boolean {
+    const match = authorization === undefined ? null : BEARER.exec(authorization);
+    if (match === null || match[1]!.startsWith("fl_")) return false;
+    return Tokens.claimedKind(match[1]!) === "object";
+  }
+
+  /** A token for some objects of the principal, at most as long as its own credential holds (2). */
+  async issueObjectToken(
+    principal: Principal,
+    spec: ObjectTokenSpec,
+    lifeMs: number,
+  ): Promise<{ token: string; expiresInMs: number }> {
+    const leftMs = Math.min(lifeMs, principal.expiresAtMs - this.clock.nowMs());
+    return this.tokens.sign("object", principal.ownerId, { key: principal.keyId, ...spec }, leftMs);
   }
 
   /** Whether the header holds an agent's session token, unverified. */
@@ -88,13 +126,14 @@ export class Identity {
     const match = authorization === undefined ? null : BEARER.exec(authorization);
     if (!match) return false;
     const id = hash("sha256", match[1]!, "base64");
-    return this.#principals.peek(id) !== undefined || this.#agents.peek(id) !== undefined;
+    return [this.#principals, this.#agents, this.#grants].some((known) => known.peek(id) !== undefined);
   }
 
   /** Ends a key: here at once, on other replicas within TRUST_MS (1). */
   async revokeKey(ownerId: string, keyId: string): Promise<void> {
     await this.keys.revoke(ownerId, keyId);
     this.#principals.clear();
+    this.#grants.clear();
   }
 
   /** An access token with the principal's own scopes, at most as long as its key holds (2). */
@@ -132,9 +171,9 @@ function bearer(authorization: string | undefined): string {
   return match[1]!;
 }
 
-function fresh<T>(trusted: Trusted<T> | undefined): T | undefined {
+function fresh<T>(trusted: Trusted<T> | undefined, clock: Clock): T | undefined {
   if (!trusted || performance.now() - trusted.provedAtMs > TRUST_MS) return undefined;
-  return trusted.expiresAtMs > Date.now() ? trusted.who : undefined;
+  return trusted.expiresAtMs > clock.nowMs() ? trusted.who : undefined;
 }
 
 function toPrincipal(row: KeyRow, via: "key" | "token", expiresAtMs: number): Principal {

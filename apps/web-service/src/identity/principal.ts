@@ -14,6 +14,8 @@ export const SCOPES = [
   "tasks:cancel",
   "keys:write",
   "metrics:read",
+  "objects:read",
+  "objects:write",
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 
@@ -35,6 +37,26 @@ export interface Principal {
 export interface AgentPrincipal {
   readonly endpointId: string;
   readonly ownerId: string;
+}
+
+/** What one can do with objects; the first three need `objects:read`, the others `objects:write`. */
+export const OBJECT_METHODS = ["get", "head", "list", "put", "delete"] as const;
+export type ObjectMethod = (typeof OBJECT_METHODS)[number];
+
+/** What the holder of an object token may do, known by that token alone. */
+export interface ObjectGrant {
+  readonly ownerId: string;
+  /** Public id of the API key behind it. */
+  readonly keyId: string;
+  readonly bucket: string;
+  /** Keys that begin with it, or this one key where `isExact`. */
+  readonly prefix: string;
+  readonly isExact: boolean;
+  readonly methods: ReadonlySet<ObjectMethod>;
+}
+
+export function scopeOfObjectMethod(method: ObjectMethod): Scope {
+  return method === "put" || method === "delete" ? "objects:write" : "objects:read";
 }
 
 /** @throws FarloomError SCOPE_MISSING where the principal lacks the scope. */

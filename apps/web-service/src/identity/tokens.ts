@@ -1,20 +1,25 @@
 /**
- * Signed tokens (Ed25519 JWTs): short-lived access tokens for people and programs, and 60-second session tokens
- * for agents. One function verifies both, with everything pinned; a token of one kind never passes as the other.
+ * Signed tokens (Ed25519 JWTs): short-lived access tokens for people and programs, 60-second session tokens for
+ * agents, and tokens for some objects alone. One function verifies all of them, with everything pinned; a token of one
+ * kind never passes as another.
  */
 import { FarloomError } from "@farloom/protocol";
 import { decodeProtectedHeader, errors, type JWTPayload, jwtVerify, SignJWT } from "jose";
+import type { Clock } from "../store/database-clock.js";
 import type { SigningKey } from "./signing-key.js";
 
 const ISSUER = "farloom";
 const KINDS = {
   access: { typ: "farloom-access+jwt", audience: "farloom-api", maxAgeMs: 10 * 60_000 },
   agent: { typ: "farloom-agent+jwt", audience: "farloom-agent", maxAgeMs: 60_000 },
+  object: { typ: "farloom-object+jwt", audience: "farloom-objects", maxAgeMs: 60 * 60_000 },
 } as const;
 export type TokenKind = keyof typeof KINDS;
 
 /** Far longer than any of ours; longer texts are not parsed. */
 const MAX_TOKEN_CHARS = 4_096;
+
+const CLOCK_TOLERANCE_S = 2;
 
 export interface VerifiedToken {
   readonly subject: string;
@@ -24,9 +29,11 @@ export interface VerifiedToken {
 
 export class Tokens {
   readonly #key: SigningKey;
+  readonly #clock: Clock;
 
-  constructor(key: SigningKey) {
+  constructor(key: SigningKey, clock: Clock) {
     this.#key = key;
+    this.#clock = clock;
   }
 
   /** A token of `kind` for `subject`; never valid for longer than the kind allows. */
@@ -34,18 +41,20 @@ export class Tokens {
     kind: TokenKind,
     subject: string,
     claims: JWTPayload = {},
+    lifeMs: number = KINDS[kind].maxAgeMs,
   ): Promise<{ token: string; expiresInMs: number }> {
     const { typ, audience, maxAgeMs } = KINDS[kind];
-    const nowS = Math.floor(Date.now() / 1000);
+    const lifeS = Math.floor(Math.min(lifeMs, maxAgeMs) / 1000);
+    const nowS = Math.floor(this.#clock.nowMs() / 1000);
     const token = await new SignJWT(claims)
       .setProtectedHeader({ alg: "EdDSA", typ, kid: this.#key.kid })
       .setIssuer(ISSUER)
       .setAudience(audience)
       .setSubject(subject)
       .setIssuedAt(nowS)
-      .setExpirationTime(nowS + maxAgeMs / 1000)
+      .setExpirationTime(nowS + lifeS)
       .sign(this.#key.privateKey);
-    return { token, expiresInMs: maxAgeMs };
+    return { token, expiresInMs: lifeS * 1000 };
   }
 
   /**
@@ -63,6 +72,9 @@ export class Tokens {
         typ,
         requiredClaims: ["sub", "iat", "exp"],
         maxTokenAge: maxAgeMs / 1000,
+        currentDate: new Date(this.#clock.nowMs()),
+        // Two replicas know the database's clock to within some milliseconds, and a token's times are whole seconds.
+        clockTolerance: CLOCK_TOLERANCE_S,
       });
       if (protectedHeader.kid !== this.#key.kid) throw new FarloomError("UNAUTHENTICATED");
       return { subject: payload.sub!, claims: payload, expiresAtMs: payload.exp! * 1000 };
@@ -77,7 +89,7 @@ export class Tokens {
     if (token.length > MAX_TOKEN_CHARS) return undefined;
     try {
       const { typ } = decodeProtectedHeader(token);
-      return typ === KINDS.access.typ ? "access" : typ === KINDS.agent.typ ? "agent" : undefined;
+      return (Object.keys(KINDS) as TokenKind[]).find((kind) => KINDS[kind].typ === typ);
     } catch {
       return undefined;
     }

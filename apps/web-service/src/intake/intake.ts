@@ -9,7 +9,17 @@
  *   I4  What waits for its commit is bounded; above the bound a submission is refused before it is taken.
  */
 import { randomUUID } from "node:crypto";
-import { FarloomError, type IdKey, keyAt, keyToUuid, type TaskOptions, writeTaskId } from "@farloom/protocol";
+import {
+  FarloomError,
+  type IdKey,
+  keyAt,
+  keyToUuid,
+  SEAL_BYTES,
+  type TaskOptions,
+  writeSeal,
+  writeTaskId,
+} from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { Collect } from "../collect/collect.js";
@@ -21,12 +31,16 @@ import type { EndpointRecord } from "../endpoints/registry.js";
 import type { Principal } from "../identity/principal.js";
 import { GroupCommit } from "../store/group-commit.js";
 import { type Inserted, insertTasks } from "../store/insert-tasks.js";
+import { isDiskFull, toKnownError } from "../store/pg-errors.js";
 import { standingOutcomes, type TaskOwner, taskOwners } from "../store/read-outcomes.js";
 import type { SubmitItem } from "../tasks/ports.js";
 import type { Groups } from "./groups.js";
+import type { OpenBudget } from "./open-budget.js";
 
 /** Tasks that may wait for their commit: some seconds of work for PostgreSQL. */
 const MAX_WAITING_ROWS = 200_000;
+/** Bytes of their arguments. */
+const MAX_WAITING_BYTES = 256 * 1024 * 1024;
 
 /** What became of a submission: the ids that another owner has, if any (I3). */
 export interface Committed {
@@ -37,12 +51,15 @@ export interface IntakeDeps {
   readonly pool: Pool;
   readonly log: Logger;
   readonly groups: Groups;
+  readonly budget: OpenBudget;
   readonly dispatch: Dispatch;
   readonly collect: Collect;
   /** Outcomes that were there already when a task was submitted again. */
   readonly onRepeated: (items: readonly Delivered[]) => void;
   /** Tasks of the group have committed for the endpoint, whose queue is here or not. */
   readonly onSubmitted: (groupKey: IdKey, endpointKey: IdKey, ownedHere: boolean) => void;
+  /** A task whose time is limited has committed: its first limit comes so soon. */
+  readonly onLimited: (inMs: number) => void;
   /** Delayed tasks have committed. */
   readonly schedule: (endpointKey: IdKey, keys: IdKey[], delayMs: number) => void;
 }
@@ -63,6 +80,7 @@ interface TaskUnit {
 export class Intake {
   readonly #deps: IntakeDeps;
   readonly #commits: GroupCommit<TaskUnit>;
+  #waitingBytes = 0;
 
   constructor(deps: IntakeDeps) {
     this.#deps = deps;
@@ -72,6 +90,7 @@ export class Intake {
       maxRows: 8192,
       log: deps.log,
       run: (units) => this.#write(units),
+      refuse: isDiskFull,
     });
   }
 
@@ -87,7 +106,7 @@ export class Intake {
     this.#commits.close();
   }
 
-  /** For REST: commits the calls, task i under id i of the batch. @throws FarloomError */
+  /** For REST: seals and commits the calls, task i under id i of the batch. @throws FarloomError */
   async submit(
     principal: Principal,
     endpoint: EndpointRecord,
@@ -96,11 +115,14 @@ export class Intake {
     batchId: Buffer,
   ): Promise<IdKey[]> {
     await this.#deps.groups.ensure(principal.ownerKey, groupKey);
+    const seals = Buffer.allocUnsafe(SEAL_BYTES * items.length);
+    const id = Buffer.allocUnsafe(16);
     const entries = items.map((item, i) => {
-      const id = Buffer.allocUnsafe(16);
       writeTaskId(id, batchId, i, 0);
+      const key = keyAt(id);
+      writeSeal(seals, SEAL_BYTES * i, key, item.args);
       return new TaskEntry({
-        key: keyAt(id),
+        key,
         ownerKey: principal.ownerKey,
         endpointKey: endpoint.key,
         groupKey,
@@ -108,20 +130,32 @@ export class Intake {
         source: item.args,
         start: 0,
         end: item.args.length,
+        seals,
+        sealAt: SEAL_BYTES * i,
         codec: item.codec,
         attempt: 1,
         options: item.options,
       });
     });
     // The batch may be the repetition of one under the same Idempotency-Key (I2).
-    const { taken } = await this.take(entries, { again: true });
+    const { taken } = await this.take(entries, { again: true, mayComeAgain: true });
     if (taken.length > 0) throw new FarloomError("TASK_ID_TAKEN", { id: keyToUuid(taken[0]!) });
     return entries.map((entry) => entry.key);
   }
 
   /** Takes checked entries of one endpoint and group; resolves once they are committed. @throws FarloomError */
-  take(entries: TaskEntry[], how: { readonly again: boolean }): Promise<Committed> {
-    if (this.#commits.waitingRows > MAX_WAITING_ROWS) {
+  take(
+    entries: TaskEntry[],
+    how: {
+      /** Perhaps they were submitted before. */
+      readonly again: boolean;
+      /** A refusal tells only of this request, not of the tasks: as over REST, where the same request may follow. */
+      readonly mayComeAgain?: boolean;
+    },
+  ): Promise<Committed> {
+    let bytes = 0;
+    for (const entry of entries) bytes += entry.sizeBytes;
+    if (this.#commits.waitingRows > MAX_WAITING_ROWS || this.#waitingBytes + bytes > MAX_WAITING_BYTES) {
       return Promise.reject(
         new FarloomError(
           "OVERLOADED",
@@ -130,6 +164,13 @@ export class Intake {
         ),
       );
     }
+    try {
+      if (entries.length > 0)
+        this.#deps.budget.take(entries[0]!, entries.length, how.again && !how.mayComeAgain);
+    } catch (refusal) {
+      return Promise.reject(refusal);
+    }
+    this.#waitingBytes += bytes;
     const travelledIn = how.again ? undefined : this.#sendAhead(entries);
     return new Promise((resolve, reject) => {
       const unit: TaskUnit = {
@@ -140,7 +181,12 @@ export class Intake {
         repeated: false,
         taken: [],
         settle: (error) => {
-          if (error) {
+          this.#waitingBytes -= bytes;
+          const known = error && toKnownError(error);
+          if (known) {
+            for (const entry of entries) this.#drop(entry);
+            reject(known);
+          } else if (error) {
             for (const entry of entries) this.#drop(entry);
             const reference = randomUUID();
             this.#deps.log.error(
@@ -155,6 +201,7 @@ export class Intake {
         },
       };
       this.#commits.add(unit);
+      if (planted("acknowledge-before-commit")) resolve({ taken: [] });
     });
   }
 
@@ -169,7 +216,9 @@ export class Intake {
 
   async #write(units: TaskUnit[]): Promise<void> {
     const entries = units.length === 1 ? units[0]!.entries : units.flatMap((u) => u.entries);
+    crashPoint("service.intake.before-insert");
     const inserted = await insertTasks(this.#deps.pool, entries);
+    crashPoint("service.intake.after-commit");
     for (const unit of units) unit.inserted = inserted;
     if (inserted.added < entries.length) await this.#reconcile(units);
   }
@@ -213,6 +262,10 @@ export class Intake {
       entry.committed = true;
       entry.seq = firstSeq;
       if (entry.cancelRequested) cancelled.push(entry.key);
+      if (entry.isLimited) {
+        const firstMs = Math.min(entry.queueEndsMs ?? Infinity, entry.lifeEndsMs ?? Infinity);
+        this.#deps.onLimited(firstMs - performance.now());
+      }
       if (entry.early) this.#deps.collect.released(entry);
       else if (isDelayed(entry.options)) {
         const delayMs = entry.options!.delayMs!;

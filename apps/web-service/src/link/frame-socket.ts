@@ -5,7 +5,9 @@
  *   F1  Bytes that are no valid frame end the connection with `bye`; an unknown frame is answered and ignored (P3).
  *   F2  `paused` is true while more than PAUSE_BUFFERED_BYTES wait in the socket; `onDrain` tells when it ends.
  *   F3  What is sent in one go leaves in one write: each costs a system call and wakes the peer.
- *   F4  A peer that leaves CUT_BUFFERED_BYTES unread is cut. Whatever it did not get is in PostgreSQL.
+ *   F4  A peer that leaves CUT_BUFFERED_BYTES unread is cut, and so is one that reads nothing for STALLED_MS while
+ *       F2's bytes wait, however lively it pings. Whatever it did not get is in PostgreSQL.
+ *   F5  What comes in is not read while `hold` says so: the peer's own buffers fill, and it waits.
  */
 import type { Duplex } from "node:stream";
 import {
@@ -21,6 +23,9 @@ import {
 } from "@farloom/protocol";
 import type { Logger } from "pino";
 import type { RawData, WebSocket } from "ws";
+
+/** A frame of some MiB passes in this time over any link that is of use. */
+const STALLED_MS = 30_000;
 
 /** A WebSocket with the stream below it. */
 export interface Upgraded {
@@ -43,6 +48,9 @@ export class FrameSocket<K extends FrameKind> {
   #closed = false;
   #paused = false;
   #corked = false;
+  /** Runs while much waits, and begins anew whenever the peer reads. */
+  #stalled: NodeJS.Timeout | undefined;
+  #heldTimer: NodeJS.Timeout | undefined;
 
   constructor(options: FrameSocketOptions<K>) {
     this.#options = options;
@@ -77,7 +85,30 @@ export class FrameSocket<K extends FrameKind> {
       this.#options.log.warn({ buffered }, "cutting a peer that does not read");
       this.#ws.terminate();
       this.#close();
-    } else if (buffered > limits.PAUSE_BUFFERED_BYTES) this.#paused = true;
+    } else if (buffered > limits.PAUSE_BUFFERED_BYTES) {
+      this.#paused = true;
+      this.#stalled ??= setTimeout(() => this.#cutStalled(), STALLED_MS);
+    }
+  }
+
+  /** Stops reading, or goes on (F5). A peer that cannot be heard is not silent. */
+  hold(held: boolean): void {
+    if (this.#closed || held === this.#ws.isPaused) return;
+    if (held) {
+      this.#ws.pause();
+      this.#heldTimer = setInterval(() => this.#heartbeat.heard(), limits.HEARTBEAT_MS);
+    } else {
+      clearInterval(this.#heldTimer);
+      this.#heartbeat.heard();
+      this.#ws.resume();
+    }
+  }
+
+  #cutStalled(): void {
+    if (this.#closed) return;
+    this.#options.log.warn({ buffered: this.#ws.bufferedAmount }, "cutting a peer that has stopped reading");
+    this.#ws.terminate();
+    this.#close();
   }
 
   /** Says why, and closes. */
@@ -102,6 +133,13 @@ export class FrameSocket<K extends FrameKind> {
   }
 
   readonly #sent = (): void => {
+    if (this.#stalled !== undefined) {
+      clearTimeout(this.#stalled);
+      this.#stalled =
+        this.#ws.bufferedAmount > limits.PAUSE_BUFFERED_BYTES
+          ? setTimeout(() => this.#cutStalled(), STALLED_MS)
+          : undefined;
+    }
     if (this.#paused && this.#ws.bufferedAmount <= limits.PAUSE_BUFFERED_BYTES) {
       this.#paused = false;
       if (!this.#closed) this.#options.onDrain();
@@ -134,6 +172,8 @@ export class FrameSocket<K extends FrameKind> {
   #close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    clearTimeout(this.#stalled);
+    clearInterval(this.#heldTimer);
     this.#heartbeat.stop();
     this.#options.onClose();
   }

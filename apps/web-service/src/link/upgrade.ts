@@ -17,9 +17,15 @@ export interface LinkRoute<Who> {
   readonly open: (upgraded: Upgraded, who: Who) => void;
 }
 
+const FULL_RETRY_MS = 5_000;
+
 /** Serves the routes on `server`'s upgrade event. Returns a function that closes the door. */
-// biome-ignore lint/suspicious/noExplicitAny: each route pairs its own admit and open.
-export function serveLinks(server: Server, routes: readonly LinkRoute<any>[], log: Logger): () => void {
+export function serveLinks(
+  server: Server,
+  // biome-ignore lint/suspicious/noExplicitAny: each route pairs its own admit and open.
+  routes: readonly LinkRoute<any>[],
+  { log, maxLinks }: { readonly log: Logger; readonly maxLinks: number },
+): () => void {
   assertFramePolicies();
   const wss = new WebSocketServer({
     noServer: true,
@@ -43,6 +49,13 @@ export function serveLinks(server: Server, routes: readonly LinkRoute<any>[], lo
       }
       const who = await route.admit(request);
       if (socket.destroyed) return;
+      // Idle sockets cost memory too. Who is refused here comes again, perhaps to another replica.
+      if (wss.clients.size >= maxLinks)
+        throw new FarloomError(
+          "OVERLOADED",
+          { detail: `${maxLinks} links are open` },
+          { retryAfterMs: FULL_RETRY_MS },
+        );
       wss.handleUpgrade(request, socket, head, (ws) => route.open({ ws, stream: socket }, who));
     } catch (error) {
       refuse(
@@ -71,8 +84,10 @@ function refuse(socket: Duplex, error: FarloomError, log: Logger): void {
     code: error.code,
     detail: error.message,
   });
+  const retryAfter =
+    error.retryAfterMs === undefined ? "" : `Retry-After: ${Math.ceil(error.retryAfterMs / 1000)}\r\n`;
   socket.end(
     `HTTP/1.1 ${error.status} ${error.code}\r\nContent-Type: application/problem+json\r\n` +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+      `${retryAfter}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
   );
 }

@@ -17,6 +17,7 @@ import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
+import { crashPoint } from "@farloom/protocol/testing";
 import type pg from "pg";
 import type { Logger } from "pino";
 import { Disk } from "./disk.js";
@@ -163,7 +164,9 @@ export class PayloadStore {
       const path = this.#path(ownerId, digest);
       const actualHex = await this.#disk.run({ kind: "write", offset, sizeBytes, hex, path });
       if (actualHex !== undefined) throw mismatch(digest, actualHex);
+      crashPoint("service.payload.after-sync");
       const created = await this.#rows.add(ownerId, digest, sizeBytes);
+      crashPoint("service.payload.after-row");
       this.#staging.label(slot, hex);
       return { sizeBytes, created };
     });

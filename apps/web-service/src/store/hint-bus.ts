@@ -32,13 +32,18 @@ export interface HintBusOptions {
 
 export interface HintBus {
   readonly hints: HintSender;
+  /** From here on hints are followed; before, this replica holds nothing that one could be about. */
+  follow(): void;
   close(): Promise<void>;
 }
 
 /** Joins the replicas: resolves once it listens, so that no hint after this is missed by being late. */
 export async function joinHintBus(options: HintBusOptions): Promise<HintBus> {
   const { pool, replicaId, log, handlers } = options;
-  const receive = (text: string): void => receiveHint(text, replicaId, handlers);
+  let isFollowed = false;
+  const receive = (text: string): void => {
+    if (isFollowed) receiveHint(text, replicaId, handlers);
+  };
   const carrier = options.redisUrl
     ? await openRedis(options.redisUrl, receive, log)
     : await openNotify(options.databaseUrl, pool, receive, log);
@@ -75,6 +80,9 @@ export async function joinHintBus(options: HintBusOptions): Promise<HintBus> {
 
   return {
     hints,
+    follow() {
+      isFollowed = true;
+    },
     async close() {
       clearInterval(timer);
       await pool.query("DELETE FROM replica WHERE id = $1", [replicaId]).catch(() => undefined);
@@ -103,8 +111,18 @@ async function openRedis(url: string, receive: (text: string) => void, log: Logg
     if (text.includes('"joined"')) joined();
     else receive(text);
   });
-  // Redis may be away: the service starts without it, and subscribes when it is back.
-  await Promise.race([subscriber.subscribe(CHANNEL), new Promise((resolve) => setTimeout(resolve, 2000))]);
+  // Redis may be away, or go away in the middle: the service starts without it, and subscribes whenever it is there.
+  const subscribed = new Promise<void>((resolve) => {
+    subscriber.on(
+      "ready",
+      () =>
+        void subscriber.subscribe(CHANNEL).then(
+          () => resolve(),
+          () => undefined,
+        ),
+    );
+  });
+  await Promise.race([subscribed, new Promise((resolve) => setTimeout(resolve, 2000))]);
   return {
     publish: (message) => void publisher.publish(CHANNEL, message).catch(() => undefined),
     onJoined: (listener) => {

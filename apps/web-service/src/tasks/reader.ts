@@ -50,6 +50,8 @@ export interface TaskRow {
   result_bytes: number;
   error: OutcomeDetail["error"] | null;
   result?: Buffer;
+  /** The worker's seal over the result, as it lies in the row. */
+  result_sha256?: Buffer | null;
   detail?: OutcomeDetail | null;
 }
 
@@ -88,9 +90,9 @@ const FROM = `
   LEFT JOIN endpoint e ON e.id = t.endpoint_id`;
 const ALONG_INDEX = `SELECT set_config(name, 'off', true)
   FROM unnest(ARRAY['enable_sort', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_seqscan']) AS name`;
-/** The traceback is for whoever reads one task. */
-const LIGHT = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'traceback' AS error ${FROM}`;
-const WHOLE = `SELECT ${COLUMNS}, o.detail -> 'error' AS error, o.detail, o.result ${FROM}`;
+/** The traceback is for whoever reads one task; the pickled exception for clients on a link. */
+const LIGHT = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'traceback' - 'data' AS error ${FROM}`;
+const WHOLE = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'data' AS error, o.detail, o.result, o.result_sha256 ${FROM}`;
 
 export class TaskReader {
   readonly #pool: pg.Pool;

@@ -23,6 +23,7 @@ import {
   type TaskOptions,
   writeTaskId,
 } from "@farloom/protocol";
+import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { EndpointRecord, EndpointRegistry } from "../endpoints/registry.js";
 import { checkArguments } from "../functions/arguments-schema.js";
 import type { FunctionRecord, FunctionRegistry } from "../functions/registry.js";
@@ -93,6 +94,7 @@ export class Submission {
   async submit(principal: Principal, request: SubmissionRequest): Promise<Submitted> {
     const { groups, idempotency, intake, reader } = this.#deps;
     const { ownerId } = principal;
+    if (planted("idempotency-ignored")) request = { ...request, idempotency: undefined };
     const known = request.idempotency && (await idempotency.find(ownerId, request.idempotency));
     // A submission to several endpoints has several batches and is never found whole here: it is submitted again, which
     // changes nothing about tasks that are there.
@@ -111,6 +113,7 @@ export class Submission {
     if (request.idempotency && !known) {
       const record = { baseId, groupId, taskCount: request.tasks.length };
       ({ baseId, groupId } = await idempotency.record(ownerId, request.idempotency, record)); // 2
+      crashPoint("service.idempotency.recorded");
     }
 
     const keys = new Array<IdKey>(request.tasks.length);

@@ -5,13 +5,13 @@ import {
   codecName,
   decodeBounded,
   decodeReference,
-  keyToUuid,
   limits,
   reasonName,
+  stateName,
   type TaskState,
-  uuidToKey,
 } from "@farloom/protocol";
 import { isDeeperThan } from "../http/json-depth.js";
+import type { LateRow } from "../store/late-results.js";
 import type { TaskReader, TaskRow } from "./reader.js";
 
 export interface ViewOptions {
@@ -54,6 +54,22 @@ export interface TaskView {
   worker?: string;
   times?: { totalMs: number; roadMs: number; queueMs: number; runMs: number; cpuMs: number };
   peakMemoryKb?: number;
+  /** Of a task that was cancelled or ran out of time: whether it is certain that no process of it is left. */
+  confirmed?: boolean;
+  /** What its agent told after the task had ended without it. It changes nothing: the state above is the outcome. */
+  late?: LateView;
+}
+
+export interface LateView {
+  state: TaskState;
+  reason?: string;
+  attempt: number;
+  receivedAt: string;
+  result?: unknown;
+  resultBytes?: string | Buffer;
+  resultCodec?: string;
+  resultPayload?: { digest: string; sizeBytes: number; codec: string };
+  error?: { type: string; message: string; traceback?: string };
 }
 
 /** The task without its result and output. */
@@ -107,7 +123,24 @@ export function wholeView(reader: TaskReader, row: TaskRow, options: ViewOptions
   return view;
 }
 
-function addResult(view: TaskView, row: TaskRow, msgpack: boolean): void {
+/** A late result as it is shown. */
+export function lateView(row: LateRow, options: ViewOptions): LateView {
+  const view: LateView = {
+    state: stateName(row.state)!,
+    attempt: row.attempt,
+    receivedAt: row.received_at.toISOString(),
+  };
+  if (row.reason !== 0) view.reason = reasonName(row.reason);
+  if (row.detail?.error) view.error = row.detail.error;
+  if (view.state === "SUCCEEDED") addResult(view, row, options.msgpack);
+  return view;
+}
+
+function addResult(
+  view: TaskView | LateView,
+  row: { readonly result?: Buffer; readonly codec: number },
+  msgpack: boolean,
+): void {
   const bytes = row.result!;
   const codec = codecName(row.codec) ?? "unknown";
   view.resultCodec = codec;
@@ -162,10 +195,4 @@ function waitingOf(reader: TaskReader, row: TaskRow, state: TaskState): TaskView
     };
   }
   return { for: "worker", message: "It waits for a free worker on the endpoint." };
-}
-
-/** The moment in a task id, as its maker's clock had it. */
-export function idTimeMs(id: string): number {
-  const key = uuidToKey(id)!;
-  return Number.parseInt(keyToUuid(key).replace("-", "").slice(0, 12), 16);
 }

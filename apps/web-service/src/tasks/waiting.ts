@@ -8,11 +8,14 @@ import type { TaskReader, TaskRow } from "./reader.js";
 export const MAX_WAIT_S = 300;
 /** Requests that wait at once; one more is answered at once with how things stand, and may ask again. */
 const MAX_WAITING = 20_000;
+/** Tasks that they wait for, together. */
+const MAX_WAITING_KEYS = 1_000_000;
 
 export class Waiting {
   readonly #deliver: TaskDeliver;
   readonly #reader: TaskReader;
   #waiting = 0;
+  #keys = 0;
 
   constructor(deliver: TaskDeliver, reader: TaskReader) {
     this.#deliver = deliver;
@@ -26,12 +29,18 @@ export class Waiting {
     how: { readonly waitS: number; readonly whole: boolean; readonly reply: FastifyReply },
   ): Promise<TaskRow[]> {
     const { waitS, whole, reply } = how;
-    if (waitS === 0 || keys.length === 0 || this.#waiting >= MAX_WAITING)
+    if (
+      waitS === 0 ||
+      keys.length === 0 ||
+      this.#waiting >= MAX_WAITING ||
+      this.#keys + keys.length > MAX_WAITING_KEYS
+    )
       return this.#reader.read(ownerId, keys, whole);
     const stop = new AbortController();
     const onClose = (): void => stop.abort();
     reply.raw.once("close", onClose);
     this.#waiting++;
+    this.#keys += keys.length;
     try {
       const rows = await this.#reader.read(ownerId, keys, whole);
       const open = rows.filter((row) => row.state === null);
@@ -43,6 +52,7 @@ export class Waiting {
       return [...rows.filter((row) => !openIds.has(row.id)), ...again];
     } finally {
       this.#waiting--;
+      this.#keys -= keys.length;
       reply.raw.off("close", onClose);
     }
   }

@@ -26,16 +26,20 @@ import {
   type IdKey,
   Inbox,
   keyAt,
+  keysToColumn,
   keyToUuid,
   limits,
+  misplaced,
   Outbox,
   REFERENCE_BYTES,
   type ResultItem,
+  SEAL_BYTES,
   type Span,
   startOf,
   type TasksFrame,
   TurnBatch,
 } from "@farloom/protocol";
+import { crashPoint } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import type { Deliver, ResultSink } from "../../deliver/deliver.js";
 import type { Dispatch } from "../../dispatch/dispatch.js";
@@ -48,6 +52,8 @@ import type { Intake } from "../../intake/intake.js";
 import { requireFrame } from "../../link/frame-policy.js";
 import { FrameSocket, type Upgraded } from "../../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../../link/welcome.js";
+import type { Clock } from "../../store/database-clock.js";
+import { toKnownError } from "../../store/pg-errors.js";
 
 /** Tasks, and argument bytes, that one client may have on their way to the database. */
 const WINDOW_TASKS = 16_384;
@@ -55,6 +61,8 @@ const WINDOW_BYTES = 32 * 1024 * 1024;
 /** Results that gather for a client that does not read. */
 const MAX_PENDING_RESULTS = 200_000;
 const MAX_PENDING_BYTES = 64 * 1024 * 1024;
+/** Task groups that one connection watches. */
+const MAX_WATCHED_GROUPS = 10_000;
 
 export interface ClientSessionDeps {
   readonly log: Logger;
@@ -64,6 +72,8 @@ export interface ClientSessionDeps {
   readonly deliver: Deliver;
   readonly functions: FunctionRegistry;
   readonly endpoints: EndpointRegistry;
+  /** What the credential expires by. */
+  readonly clock: Clock;
   readonly onClose: (session: ClientSession) => void;
 }
 
@@ -81,6 +91,8 @@ export class ClientSession implements ResultSink {
   #pending: ResultItem[] = [];
   #pendingBytes = 0;
   #open = false;
+  /** Groups that are being looked up. */
+  #watching = 0;
   #receivedBytes = 0;
   #openBytes = 0;
   /** What the client was told last. */
@@ -102,7 +114,7 @@ export class ClientSession implements ResultSink {
       onClose: () => this.#onClose(),
     });
     // The connection holds no longer than the credential it was opened with.
-    const leftMs = Math.min(principal.expiresAtMs - Date.now(), 0x7fffffff);
+    const leftMs = Math.min(principal.expiresAtMs - deps.clock.nowMs(), 0x7fffffff);
     this.#timers = [
       setTimeout(
         () => this.#open || this.#socket.end("LINK_SILENT", { seconds: 10 }),
@@ -113,12 +125,25 @@ export class ClientSession implements ResultSink {
     for (const timer of this.#timers) timer.unref();
   }
 
+  /** Results wait here for the client to read: more of them are to wait in PostgreSQL. */
+  get crowded(): boolean {
+    return this.#pending.length > 0 || this.#socket.paused;
+  }
+
+  get closed(): boolean {
+    return this.#socket.closed;
+  }
+
   get ownerKey(): IdKey {
     return this.#principal.ownerKey;
   }
 
   push(item: ResultItem): void {
     this.#results.add(item);
+  }
+
+  started(keys: readonly IdKey[]): void {
+    if (keys.length > 0) this.#socket.send({ t: "progress", ids: keysToColumn(keys), kind: "started" });
   }
 
   drain(): void {
@@ -144,7 +169,7 @@ export class ClientSession implements ResultSink {
         void this.#onWatch(frame.group, frame.ids);
         return;
       case "cancel":
-        void this.#onCancel(columnToKeys(frame.ids));
+        void this.#onCancel(columnToKeys(frame.ids), frame.why === "unbegun" ? "unbegun" : undefined);
         return;
       case "hello":
         this.#socket.end("FRAME_INVALID", { detail: "a second hello" });
@@ -168,6 +193,11 @@ export class ClientSession implements ResultSink {
   }
 
   #onTasks(frame: TasksFrame): void {
+    const wrong = misplaced(frame.first, this.#inbox.received);
+    if (wrong !== undefined) {
+      this.#socket.end("FRAME_INVALID", { detail: wrong });
+      return;
+    }
     const from = this.#inbox.received + 1;
     const span = this.#inbox.receive(frame.n);
     this.#receivedBytes += frame.args.length;
@@ -194,8 +224,8 @@ export class ClientSession implements ResultSink {
       () => this.#settled(span, frame),
       (error: unknown) => {
         const known =
-          error instanceof FarloomError ? error : new FarloomError("INTERNAL", { reference: "link" });
-        if (known !== error) this.#log.error({ err: error }, "a submission failed");
+          toKnownError(error) ?? new FarloomError("INTERNAL", { reference: "link" }, { cause: error });
+        if (known.code === "INTERNAL") this.#log.error({ err: error }, "a submission failed");
         this.#refuse(from, frame.n, known);
         this.#settled(span, frame);
       },
@@ -258,6 +288,8 @@ export class ClientSession implements ResultSink {
           source: frame.args,
           start,
           end,
+          seals: frame.seals,
+          sealAt: SEAL_BYTES * i,
           codec,
           attempt: 1,
           options: frame.opts?.[i],
@@ -291,7 +323,9 @@ export class ClientSession implements ResultSink {
     setImmediate(() => {
       this.#markScheduled = false;
       const mark = this.#inbox.mark;
+      crashPoint("service.intake.before-durable");
       this.#socket.send({ t: "mark", accepted: mark.accepted, durable: mark.durable });
+      crashPoint("service.intake.after-durable");
       this.#sendCredit(mark.durable + WINDOW_TASKS, this.#receivedBytes - this.#openBytes + WINDOW_BYTES);
     });
   }
@@ -309,7 +343,13 @@ export class ClientSession implements ResultSink {
     const groupKey = keyAt(group);
     try {
       requireFrame(this.#principal, "watch");
-      await this.#deps.groups.ensure(this.ownerKey, groupKey);
+      // In its next session the client watches only what it still waits for.
+      if (!this.#groups.has(groupKey) && this.#groups.size + this.#watching >= MAX_WATCHED_GROUPS) {
+        this.#socket.end("TOO_MANY_WATCHES", { limit: MAX_WATCHED_GROUPS });
+        return;
+      }
+      this.#watching++;
+      await this.#deps.groups.ensure(this.ownerKey, groupKey).finally(() => this.#watching--);
       if (this.#socket.closed) return;
       if (!this.#groups.has(groupKey)) {
         this.#groups.add(groupKey);
@@ -324,10 +364,10 @@ export class ClientSession implements ResultSink {
     }
   }
 
-  async #onCancel(keys: IdKey[]): Promise<void> {
+  async #onCancel(keys: IdKey[], why: "unbegun" | undefined): Promise<void> {
     try {
       requireFrame(this.#principal, "cancel");
-      await this.#deps.dispatch.cancelOwned(this.ownerKey, keys);
+      this.started(await this.#deps.dispatch.cancelOwned(this.ownerKey, keys, why));
     } catch (error) {
       this.#problem(error, "TASK_NOT_FOUND");
     }
@@ -345,8 +385,10 @@ export class ClientSession implements ResultSink {
     const waiting = this.#pending.length === 0 ? items : this.#pending.concat(items);
     let at = 0;
     while (at < waiting.length && !this.#socket.paused) {
-      const n = batchLength(waiting.length, at, (i) => waiting[i]!.end - waiting[i]!.start);
-      this.#socket.send(buildResults(waiting, at, n));
+      const n = batchLength(waiting.length, at, (i) => resultBytes(waiting[i]!));
+      crashPoint("service.deliver.before-send");
+      this.#socket.send({ ...buildResults(waiting, at, n), first: this.#outbox.sent + 1 });
+      crashPoint("service.deliver.after-send");
       for (let i = 0; i < n; i++) this.#outbox.push(null);
       at += n;
     }
@@ -363,6 +405,15 @@ export class ClientSession implements ResultSink {
     this.#pending = [];
     this.#deps.onClose(this);
   }
+}
+
+/** About how many bytes of a frame a result takes, what is told of a failure included. */
+function resultBytes({ start, end, detail }: ResultItem): number {
+  if (detail === undefined) return end - start;
+  const { error, stdout, stderr } = detail;
+  const texts = [error?.message, error?.traceback, error?.data, stdout, stderr];
+  // UTF-8 takes at most three bytes for a UTF-16 unit.
+  return end - start + 3 * texts.reduce((sum, text) => sum + (text?.length ?? 0), 0);
 }
 
 function checkArguments(codec: number, sizeBytes: number): FarloomError | undefined {
