@@ -1,4 +1,4 @@
-// Three kinds of tests: `unit` stands beside its source and needs nothing; `integration` and `e2e` share one real
+// Three kinds of tests: `unit` stands beside its source, or simulates a world of it, and needs nothing; `integration` and `e2e` share one real
 // PostgreSQL, started for the run (test/support/postgres-setup.ts), with a database for each file that asks for one.
 // Packages are imported as their users do, from `dist`: build before testing (`npm test` does).
 import { defineConfig } from "vitest/config";
@@ -19,11 +19,24 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: "unit", include: ["packages/*/src/**/*.test.ts", "apps/*/src/**/*.test.ts"] },
+        test: {
+          name: "unit",
+          include: ["packages/*/src/**/*.test.ts", "apps/*/src/**/*.test.ts", "test/simulation/**/*.test.ts"],
+        },
       },
       {
         extends: true,
         test: { ...withPostgres, name: "integration", include: ["test/integration/**/*.test.ts"] },
+      },
+      {
+        extends: true,
+        // A campaign brings up and breaks a fabric of its own: long, and by itself.
+        test: {
+          name: "faults",
+          include: ["test/faults/**/*.test.ts"],
+          testTimeout: 180_000,
+          hookTimeout: 60_000,
+        },
       },
       { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },
     ],

@@ -2,7 +2,7 @@
 /**
  * `npm test`: everything that must hold, from a fresh clone: install, build, lint, types, vitest, Python.
  *
- * 1. The last line on stdout is `N passed, N failed, N skipped`, over vitest and unittest together. A step that
+ * 1. The last line on stdout is `N passed, N failed, N skipped`, over vitest, unittest and pytest together. A step that
  *    failed, and a process that was left behind, count as one failed test each: the line never hides a failure.
  * 2. The exit status is 0 only where every part passed and no process was left behind.
  * 3. Plain Node and its built-in modules, as nothing is installed when it starts.
@@ -17,6 +17,7 @@ import {
   addCounts,
   lint,
   NO_COUNTS,
+  pythonSdk,
   pythonTestFiles,
   pythonTests,
   typecheck,
@@ -24,7 +25,7 @@ import {
   vitest,
 } from "./lib/test-parts.mjs";
 
-const PARTS = ["lint", "types", ...VITEST_PROJECTS, "python"];
+const PARTS = ["lint", "types", ...VITEST_PROJECTS, "python", "python-sdk"];
 const FAST_PARTS = ["lint", "types", "unit", "python"];
 const HELP = `Usage: npm test [-- OPTIONS] [FILTER ...]
 
@@ -107,6 +108,14 @@ async function runParts() {
       say(`\n${bold(`unittest: ${relative(ROOT, file)}`)}`);
       await part(() => pythonTests(file));
     }
+  }
+  if (options.parts.has("python-sdk")) {
+    say(`\n${bold("pytest: python")}`);
+    await part(async () => {
+      const outcome = await pythonSdk(step);
+      notes.push(...outcome.notes);
+      return outcome;
+    });
   }
   return notes;
 }

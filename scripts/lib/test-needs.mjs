@@ -13,6 +13,9 @@ const CLOUDPICKLE = "3.1.2";
 /** A Python with cloudpickle, where the machine's own has none. */
 const VENV = join(ROOT, "node_modules/.cache/python");
 const VENV_BIN = join(VENV, "bin");
+const MOTO = "5.2.5";
+/** An S3 server, in a Python of its own: it brings much with it. test/support/s3.ts looks here. */
+const MOTO_VENV = join(ROOT, "node_modules/.cache/moto");
 
 const NEEDS = [
   {
@@ -24,9 +27,19 @@ const NEEDS = [
   {
     name: "cloudpickle",
     isThere: () => outputOf("python3", ["-c", "import cloudpickle; print(1)"], testEnv()) !== undefined,
-    bring: makeVenv,
+    bring: () => makeVenv(VENV, `cloudpickle==${CLOUDPICKLE}`),
     debian: "python3-cloudpickle",
     tests: "the tests of pickled functions",
+  },
+  {
+    name: "moto_server",
+    isThere: () =>
+      [join(MOTO_VENV, "bin/moto_server"), "moto_server"].some(
+        (program) => outputOf(program, ["--help"]) !== undefined,
+      ),
+    bring: () => makeVenv(MOTO_VENV, `moto[s3,server]==${MOTO}`),
+    cure: `pip install 'moto[s3,server]==${MOTO}'`,
+    tests: "the tests of objects in S3",
   },
 ];
 
@@ -56,11 +69,11 @@ async function succeeds(command, args) {
   }
 }
 
-async function makeVenv() {
-  const pip = ["install", "--quiet", "--disable-pip-version-check", `cloudpickle==${CLOUDPICKLE}`];
+async function makeVenv(folder, requirement) {
+  const pip = ["install", "--quiet", "--disable-pip-version-check", requirement];
   return (
-    (await succeeds("python3", ["-m", "venv", "--clear", VENV])) &&
-    (await succeeds(join(VENV_BIN, "pip"), pip))
+    (await succeeds("python3", ["-m", "venv", "--clear", folder])) &&
+    (await succeeds(join(folder, "bin/pip"), pip))
   );
 }
 
@@ -86,16 +99,12 @@ async function aptInstall(packages, prefix) {
 export async function bringTestNeeds() {
   const missing = () => NEEDS.filter((need) => !need.isThere());
   for (const need of missing()) await need.bring?.();
-  const wanted = missing();
-  const prefix = wanted.length > 0 ? rootPrefix() : undefined;
-  if (prefix !== undefined)
-    await aptInstall(
-      wanted.map(({ debian }) => debian),
-      prefix,
-    );
+  const packages = missing().flatMap(({ debian }) => debian ?? []);
+  const prefix = packages.length > 0 ? rootPrefix() : undefined;
+  if (prefix !== undefined) await aptInstall(packages, prefix);
   const notes = missing().map(
-    ({ name, debian, tests }) =>
-      `${name} is missing, so ${tests} are skipped. To run them: sudo apt-get install ${debian}`,
+    ({ name, debian, cure = `sudo apt-get install ${debian}`, tests }) =>
+      `${name} is missing, so ${tests} are skipped. To run them: ${cure}`,
   );
   const names = NEEDS.map(({ name }) => name).join(", ");
   return {

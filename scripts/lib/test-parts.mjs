@@ -3,16 +3,18 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { startContained } from "./contain.mjs";
+import { bringPython, mypy, pytestCommand, ruff } from "./python-sdk.mjs";
 import { ROOT, runOrFail } from "./run.mjs";
-import { StepFailed } from "./terminal.mjs";
+import { StepFailed, sayFailure } from "./terminal.mjs";
 import { testEnv } from "./test-needs.mjs";
 
 /** Projects of vitest.config.ts. */
-export const VITEST_PROJECTS = ["unit", "integration", "e2e"];
-const PYTHON_TEST_FOLDERS = ["scripts/lib", "apps/endpoint-agent/src/workers/python", "python"];
+export const VITEST_PROJECTS = ["unit", "integration", "e2e", "faults"];
+const PYTHON_TEST_FOLDERS = ["scripts/lib", "apps/endpoint-agent/src/workers/python"];
 /** Installing and building leave this much of a quarter of an hour; what runs longer hangs. */
 const VITEST_LIMIT_MS = 12 * 60_000;
 const PYTHON_LIMIT_MS = 3 * 60_000;
+const PYTHON_SDK_LIMIT_MS = 12 * 60_000;
 
 export const NO_COUNTS = Object.freeze({ passed: 0, failed: 0, skipped: 0 });
 
@@ -75,6 +77,32 @@ export async function pythonTests(file) {
     countsFile,
   ]);
   return { counts: counts ?? NO_COUNTS, complaints };
+}
+
+/** The Python SDK: its environment, ruff, mypy and pytest; `filters` are pytest's. Notes say what was left out. */
+export async function pythonSdk(step, filters = []) {
+  const complaints = [];
+  const notes = [];
+  await step("Python environment", async () => {
+    const { title, note } = await bringPython();
+    if (note !== undefined) notes.push(note);
+    return title;
+  });
+  if (notes.length > 0) return { counts: NO_COUNTS, complaints, notes };
+  for (const [title, check] of [
+    ["Lint and format (ruff)", ruff],
+    ["Types (mypy)", mypy],
+  ]) {
+    await step(title, check).catch((error) => {
+      sayFailure(error);
+      complaints.push(error.message);
+    });
+  }
+  const outcome = await counted("pytest", PYTHON_SDK_LIMIT_MS, (countsFile) =>
+    pytestCommand(countsFile, filters),
+  );
+  complaints.push(...outcome.complaints);
+  return { counts: outcome.counts ?? NO_COUNTS, complaints, notes };
 }
 
 /** Runs a program that writes its counts to a file, and holds it to leaving no process behind. */

@@ -127,7 +127,7 @@ describe("an agent process", () => {
 
   it("finds a running task with its worker again, and does not start it a second time", async () => {
     await start();
-    const keys = submit(2, 3);
+    const keys = submit(2, 8);
     await service.until(() => begun() === 2, "both run", 20_000);
     await kill9();
     await start();

@@ -32,7 +32,9 @@ afterAll(async () => {
 beforeEach(async () => {
   released = [];
   deletedPayloads = [];
-  await database.pool.query("TRUNCATE task, outcome, payload, idempotency, agent_challenge");
+  await database.pool.query(
+    "TRUNCATE task, outcome, payload, idempotency, agent_challenge, tombstone, late_result",
+  );
 });
 afterEach(async () => {
   await Promise.all(opened.map((background) => background.close()));
@@ -196,6 +198,11 @@ describe.each(backends)("background on $name", ({ needsRedis }) => {
       `INSERT INTO agent_challenge VALUES ('\\x01', $1, now() - interval '1 s'), ('\\x02', $1, now() + interval '1 h')`,
       [ownerId],
     );
+    await database.pool.query(
+      `INSERT INTO tombstone (task_id, owner_id, state, reason, finished_at, expired_at)
+       VALUES ($1, $1, 1, 0, now(), now() - interval '91 days')`,
+      [other],
+    );
     await Promise.all(
       [1, 2].map(() => start({ ...NO_SWEEP, redisUrl: redisUrl(), retentionIntervalMs: 300 })),
     );
@@ -206,6 +213,7 @@ describe.each(backends)("background on $name", ({ needsRedis }) => {
     );
     expect(await ids("task", "id")).toEqual([kept, open].toSorted());
     expect(await ids("outcome", "task_id")).toEqual([kept]);
+    expect(await ids("tombstone", "task_id")).toEqual([old]);
     expect(await ids("idempotency", "key")).toEqual(["new"]);
     expect(await ids("agent_challenge", "encode(nonce_hash, 'hex')")).toEqual(["02"]);
     expect(await ids("payload", "encode(digest, 'hex')")).toEqual(

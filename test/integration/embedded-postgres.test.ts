@@ -15,6 +15,7 @@ import {
   type EmbeddedPostgresOptions,
   startEmbeddedPostgres,
 } from "../../apps/web-service/src/store/embedded-postgres.js";
+import { keepEmbeddedPostgres } from "../../apps/web-service/src/store/kept-postgres.js";
 import { isAlive } from "../../apps/web-service/src/store/postgres-process.js";
 
 const log = pino({ level: "silent" });
@@ -171,4 +172,21 @@ it("refuses a cluster of another major version", async () => {
   await writeFile(join(dataDir, "PG_VERSION"), "11\n");
   await writeFile(`${dataDir}.secret.json`, JSON.stringify({ password: "x", port: 1 }));
   await expect(start()).rejects.toThrow(/made by PostgreSQL 11/);
+});
+
+it("is there again under the same address after kill -9, where it is kept", async () => {
+  const kept = await keepEmbeddedPostgres({ dataDir, log });
+  servers.push(kept);
+  await query(kept.url, "CREATE TABLE kept AS SELECT 7 AS n");
+  const { pid } = kept;
+  process.kill(pid, "SIGKILL");
+  const rows = async (): Promise<unknown> => {
+    for (;;) {
+      const found = await query(kept.url, "SELECT n FROM kept").catch(() => undefined);
+      if (found) return found;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  };
+  expect(await rows()).toEqual([{ n: 7 }]);
+  expect(kept.pid).not.toBe(pid);
 });

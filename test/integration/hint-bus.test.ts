@@ -43,6 +43,7 @@ it("listens again by one loop, however long PostgreSQL is away, and hears once i
     });
   const listener = await join({ onFinished: (keys) => void heard.push(keys) }, url.toString());
   const speaker = await join({}, database.url);
+  listener.follow();
   try {
     proxy.targets = [];
     proxy.cut();

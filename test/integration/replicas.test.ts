@@ -109,6 +109,8 @@ for (const carrier of ["PostgreSQL", "Redis"] as const) {
       await agent.untilReceived(3);
       client.cancel(keys);
       await agent.peer.until(() => agent.cancelled.length === 3, "the cancel at the agent");
+      // It is the agent that has them, so it is the agent that says what became of them.
+      agent.reply(agent.received, { state: "CANCELLED", reason: "cancelled_by_user" });
       expect((await client.untilOutcomes(keys)).map((o) => o.state)).toEqual(new Array(3).fill("CANCELLED"));
     });
 

@@ -422,11 +422,17 @@ describe("reading", () => {
   });
 
   it("tells a task that its retention took from one that never was", async () => {
-    const old = "00000000-0001-8000-8000-000000000000";
-    expect(await rest.api.get(`/v1/tasks/${old}`)).toMatchObject({
-      status: 410,
-      body: { code: "RESULT_EXPIRED" },
-    });
+    const [old, never] = ["00000000-0001-8000-8000-000000000000", "00000000-0001-8000-8000-000000000001"];
+    await rest.database.pool.query(
+      `INSERT INTO tombstone (task_id, owner_id, state, reason, finished_at)
+       SELECT $1, id, 2, 1, '2026-01-02T03:04:05Z' FROM owner LIMIT 1`,
+      [old],
+    );
+    const expired = await rest.api.get(`/v1/tasks/${old}`);
+    expect(expired).toMatchObject({ status: 410, body: { code: "TASK_EXPIRED" } });
+    expect(expired.body.detail).toContain("FAILED at 2026-01-02T03:04:05.000Z");
+    expect(await rest.api.get(`/v1/tasks/${old}/result`)).toMatchObject({ status: 410 });
+    expect(await rest.api.get(`/v1/tasks/${never}`)).toMatchObject({ status: 404 });
     const { body } = await rest.api.post("/v1/tasks/status", { ids: [old] });
     expect(body).toEqual({ tasks: [], missing: [old] });
   });

@@ -69,13 +69,18 @@ export class LinkClient {
   }
 
   /** Resolves once it is welcome and has credit; watches its group. */
-  static async connect(url: string, token: string, group = newBatchId()): Promise<LinkClient> {
+  static async connect(
+    url: string,
+    token: string,
+    group = newBatchId(),
+    caps?: string[],
+  ): Promise<LinkClient> {
     const client = new LinkClient(group);
     const kinds = FRAMES_UP.client;
     client.peer = await FramePeer.open({ url, path: limits.CLIENT_LINK_PATH, token, kinds }, (frame) =>
       client.#onFrame(frame),
     );
-    client.peer.send(clientHello());
+    client.peer.send(clientHello(caps));
     await client.peer.until(() => client.credit.tasks > 0, "the client's first credit");
     client.peer.send({ t: "watch", group });
     return client;
@@ -142,8 +147,8 @@ export class LinkClient {
   }
 }
 
-export function clientHello(): Frame {
-  return { t: "hello", role: "client", versions: [1], caps: ["ref", "cancel-running"], software: "test" };
+export function clientHello(caps: string[] = ["ref", "cancel-running"]): Frame {
+  return { t: "hello", role: "client", versions: [1], caps, software: "test" };
 }
 
 export function tasksFrame(submission: Submission, keys: readonly IdKey[], group: Buffer): TasksFrame {

@@ -3,7 +3,7 @@
  * `<stateDir>/agent.toml`, then the default. A value that cannot be used is an error that names where it came from.
  */
 import { readFileSync } from "node:fs";
-import { availableParallelism, homedir } from "node:os";
+import { availableParallelism, homedir, totalmem } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { parse as parseToml } from "smol-toml";
 import { normaliseServiceUrl } from "./enrolment.js";
@@ -37,6 +37,14 @@ export interface AgentOptions {
    * 0: for ever. Environment FARLOOM_AGENT_RECLAIM_MS; default 60,000.
    */
   readonly reclaimMs?: number | undefined;
+  /** A Python worker is replaced after so many tasks; 0: never. Environment FARLOOM_AGENT_RECYCLE_TASKS; default 0. */
+  readonly recycleTasks?: number | undefined;
+  /**
+   * A Python worker that holds more than this between tasks, after whatever nobody refers to was given back to the
+   * system, is replaced; 0: never. Environment FARLOOM_AGENT_RECYCLE_MEMORY_MB; default: half of the machine's memory,
+   * divided among the workers, and at least 512.
+   */
+  readonly recycleMemoryMb?: number | undefined;
   /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
   readonly payloadCacheMb?: number | undefined;
 }
@@ -54,6 +62,8 @@ export interface AgentConfig {
   readonly stopWorkers: boolean;
   readonly windowTasks: number;
   readonly reclaimMs: number;
+  readonly recycleTasks: number;
+  readonly recycleMemoryMb: number;
   readonly windowBytes: number;
   readonly payloadCacheBytes: number;
 }
@@ -85,10 +95,14 @@ export function resolveConfig(
     return file[name] === undefined ? undefined : { value: file[name], from: `${name} in agent.toml` };
   };
   const serviceUrl = pick("serviceUrl", "FARLOOM_SERVICE_URL");
+  const workers = integer(pick("workers", "FARLOOM_AGENT_WORKERS"), availableParallelism(), 1, 1024);
+  // A container may have less than its machine.
+  const memoryBytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  const restMb = Math.max(512, Math.floor(memoryBytes / 2 / workers / 1024 ** 2));
   return Object.freeze({
     stateDir,
     serviceUrl: serviceUrl && normaliseServiceUrl(String(serviceUrl.value)),
-    workers: integer(pick("workers", "FARLOOM_AGENT_WORKERS"), availableParallelism(), 1, 1024),
+    workers,
     python: String(pick("python", "FARLOOM_AGENT_PYTHON")?.value ?? "python3"),
     logLevel: logLevel(pick("logLevel", "FARLOOM_LOG_LEVEL")),
     killGraceMs: integer(pick("killGraceMs", "FARLOOM_AGENT_KILL_GRACE_MS"), 5000, 0, 600_000),
@@ -96,6 +110,8 @@ export function resolveConfig(
     stopWorkers: flag(pick("stopWorkers", "FARLOOM_AGENT_STOP_WORKERS")),
     windowTasks: integer(pick("windowTasks", "FARLOOM_AGENT_WINDOW_TASKS"), 4096, 1, 65_536),
     reclaimMs: integer(pick("reclaimMs", "FARLOOM_AGENT_RECLAIM_MS"), 60_000, 0, MOST_RECLAIM_MS),
+    recycleTasks: integer(pick("recycleTasks", "FARLOOM_AGENT_RECYCLE_TASKS"), 0, 0, 1 << 30),
+    recycleMemoryMb: integer(pick("recycleMemoryMb", "FARLOOM_AGENT_RECYCLE_MEMORY_MB"), restMb, 0, 1 << 24),
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,

@@ -116,6 +116,8 @@ export class Engine implements LinkUser {
   /** What the node does not hold may have run all the same, whatever it says. */
   #mayLackWords = false;
   #keptTimer: NodeJS.Timeout | undefined;
+  /** Whether the service of this session knows how far tasks say they are (P21). */
+  #tellsProgress = false;
   #draining = false;
   #ending = false;
   #closed = false;
@@ -209,8 +211,9 @@ export class Engine implements LinkUser {
     };
   }
 
-  opened(session: LinkSession, _welcome: WelcomeFrame): void {
+  opened(session: LinkSession, welcome: WelcomeFrame): void {
     this.#service.open(session);
+    this.#tellsProgress = welcome.caps.includes("progress");
     const running: IdKey[] = [];
     for (const task of this.#scheduler.tasks())
       if (task.running && task.state === "handed") running.push(task.key);
@@ -373,7 +376,7 @@ export class Engine implements LinkUser {
             if (task?.state === "handed") task.running = true;
           }
         }
-        this.#service.stage(frame);
+        if (frame.kind !== "progress" || this.#tellsProgress) this.#service.stage(frame);
         break;
       case "need":
         for (const digest of frame.functions) this.#functions.give(functionKey(digest));

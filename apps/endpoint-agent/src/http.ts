@@ -4,8 +4,6 @@
  */
 import { type ClientRequest, request as httpRequest, type IncomingMessage } from "node:http";
 import { request as httpsRequest } from "node:https";
-import type { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
 
 /** A JSON answer of the service is small; more than this is not one. */
 const MAX_JSON_BYTES = 256 * 1024;
@@ -13,8 +11,10 @@ const MAX_JSON_BYTES = 256 * 1024;
 export interface HttpOptions {
   readonly method: string;
   readonly headers?: Readonly<Record<string, string>>;
-  /** Sent whole, or streamed with the given length. */
-  readonly body?: Buffer | { readonly stream: Readable; readonly sizeBytes: number };
+  /** Sent whole, or by a call that writes so many bytes and ends the request. */
+  readonly body?:
+    | Buffer
+    | { readonly write: (request: ClientRequest) => Promise<void>; readonly sizeBytes: number };
   readonly signal?: AbortSignal;
   /** Longest silence of the socket. */
   readonly idleTimeoutMs?: number;
@@ -56,8 +56,9 @@ export async function http(url: URL, options: HttpOptions): Promise<IncomingMess
     request.once("timeout", () => request?.destroy(new Error("the service does not answer")));
   });
   if (body && !Buffer.isBuffer(body)) {
-    // The service may answer before it has read everything (it refuses, or has the file): then the pipe breaks, and the answer counts.
-    pipeline(body.stream, request!).catch((error: Error) => request?.destroy(error));
+    // The service may answer before it has read everything (it refuses, or has the file): then writing fails, and the
+    // answer counts.
+    body.write(request!).catch((error: Error) => request?.destroy(error));
   } else request!.end(body);
   try {
     return await answered;

@@ -13,6 +13,7 @@ export const localNode: NodeFactory = ({ port, log, config, agentInfo }) => {
       command: agentInfo.runtimes.command !== undefined,
     },
     killGraceMs: config.killGraceMs,
+    recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },
     env: process.env,
   });
   return {

@@ -37,6 +37,9 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
   --kill-grace-ms MS    between SIGTERM and SIGKILL of a stopped task [FARLOOM_AGENT_KILL_GRACE_MS]  5000
   --reclaim-ms MS       how long the service waits for this agent before its tasks count as lost; 0: for ever
                         [FARLOOM_AGENT_RECLAIM_MS]  60000
+  --recycle-tasks N     a Python worker is replaced after so many tasks; 0: never [FARLOOM_AGENT_RECYCLE_TASKS]  0
+  --recycle-memory-mb N a Python worker that holds more between tasks is replaced; 0: never
+                        [FARLOOM_AGENT_RECYCLE_MEMORY_MB]  half of the machine's memory, divided among the workers
   --stop-workers        a stop ends the workers and what they run
 Options of enroll
   --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it
@@ -54,6 +57,8 @@ const OPTIONS = {
   "drain-ms": { type: "string" },
   "kill-grace-ms": { type: "string" },
   "reclaim-ms": { type: "string" },
+  "recycle-tasks": { type: "string" },
+  "recycle-memory-mb": { type: "string" },
   "stop-workers": { type: "boolean" },
   help: { type: "boolean", short: "h" },
 } as const;
@@ -97,6 +102,8 @@ function optionsOf(values: Values): AgentOptions {
     drainMs: numberOf(values["drain-ms"]),
     killGraceMs: numberOf(values["kill-grace-ms"]),
     reclaimMs: numberOf(values["reclaim-ms"]),
+    recycleTasks: numberOf(values["recycle-tasks"]),
+    recycleMemoryMb: numberOf(values["recycle-memory-mb"]),
     stopWorkers: values["stop-workers"],
   };
 }

@@ -320,6 +320,7 @@ async function start(
                 starts.add(entries.map((entry) => entry.key));
                 deliver.started(entries);
               },
+              onProgress: (entry) => deliver.progressed(entry),
               onClose: (session) => sessions.delete(session),
             }),
           ),

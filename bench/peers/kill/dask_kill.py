@@ -9,6 +9,7 @@ futures by their keys. A client's death releases its futures; publish_dataset wo
 
 import os
 import sys
+import threading
 import time
 
 import distributed
@@ -38,10 +39,9 @@ def submit(client, folder):
     return futures
 
 
-def collect(futures, seconds):
-    outcomes = {}
-    end = time.monotonic() + min(seconds, common.left())
-    while time.monotonic() < end and len(outcomes) < len(futures):
+def collect(futures, outcomes):
+    """Takes every result as soon as it is there, as as_completed(with_results=True) does."""
+    while len(outcomes) < len(futures):
         for n in futures.keys() - outcomes.keys():
             future = futures[n]
             try:
@@ -51,8 +51,14 @@ def collect(futures, seconds):
                     outcomes[n] = ("failed", type(future.exception(timeout=5)).__name__)
             except Exception:  # the scheduler is away: asked again
                 break
-        time.sleep(0.3)
-    return outcomes
+        time.sleep(0.1)
+
+
+def wait_for(futures, outcomes, seconds):
+    """A future that a scheduler has forgotten never ends: hence `seconds`."""
+    end = time.monotonic() + min(seconds, common.left())
+    while time.monotonic() < end and len(outcomes) < len(futures):
+        time.sleep(0.1)
 
 
 def main(part, folder):
@@ -61,12 +67,14 @@ def main(part, folder):
     os.environ["KILL_PORT"] = str(port)
     scheduler = start_scheduler(port)
     start_workers(port, folder)
+    outcomes = {}
     if part == "client":
         process = common.start_client(__file__, folder)
     else:
         client = Client(f"tcp://127.0.0.1:{port}")
         client.wait_for_workers(common.WORKERS)
         futures = submit(client, folder)
+        threading.Thread(target=collect, args=(futures, outcomes), daemon=True).start()
     common.wait_for_starts(evidence)
     if part == "worker":
         common.kill(common.running_pid(evidence))
@@ -80,8 +88,10 @@ def main(part, folder):
         time.sleep(1)
         client = Client(f"tcp://127.0.0.1:{port}")
         futures = {n: Future(key, client=client) for n, key in common.acks(folder).items()}
-    # A future that a scheduler has forgotten never ends; twenty seconds are ten times what the tasks need.
-    common.report(distributed.__version__, evidence, len(common.acks(folder)), collect(futures, 20))
+        threading.Thread(target=collect, args=(futures, outcomes), daemon=True).start()
+    # A worker's death is mended, however long it takes; what a scheduler has forgotten is not.
+    wait_for(futures, outcomes, common.DEADLINE_SECONDS * (1 if part == "worker" else 0.5))
+    common.report(distributed.__version__, evidence, len(common.acks(folder)), dict(outcomes))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Kill tests of Ray core: `ray start --head --num-cpus=0` with the driver beside it, and one node of two CPUs joined by
 `ray start --address`, so that the node can be lost without the driver.
-  max_retries=3   the default of a task: it is run again when its worker or node died
+  RAY_AUTH_MODE=token   what `ray start` turns on by itself; all parts get one token, made for this run
+  max_retries=3         the default of a task: it is run again when its worker or node died
 Killed: worker, the process that runs a task; executor, the node's raylet, and then a new node joins, as a cluster
 launcher would have it; broker, the GCS, without the external Redis that its fault tolerance asks for, as is the default;
 client, the driver, after all its .remote() have returned: its objects and tasks share its fate, as documented, and no
@@ -8,11 +9,14 @@ other process can ask for them.
 """
 
 import os
+import secrets
 import sys
 import tempfile
 import time
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
 
 import ray
@@ -29,14 +33,14 @@ def work(n, path):
 
 def start_head(port):
     args = [RAY, "start", "--head", "--num-cpus=0", f"--port={port}", "--include-dashboard=false"]
-    more = ["--node-ip-address=127.0.0.1", "--object-store-memory=200000000", f"--temp-dir={tempfile.gettempdir()}"]
+    more = ["--object-store-memory=200000000", f"--temp-dir={tempfile.gettempdir()}"]
     if common.start([*args, *more]).wait() != 0:
         raise SystemExit("ray start --head failed")
 
 
 def start_node(port):
     args = [RAY, "start", f"--address=127.0.0.1:{port}", f"--num-cpus={common.WORKERS}"]
-    if common.start([*args, "--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]).wait() != 0:
+    if common.start([*args, "--object-store-memory=200000000"]).wait() != 0:
         raise SystemExit("ray start failed")
 
 
@@ -45,7 +49,7 @@ def raylets():
 
 
 def connect(port):
-    ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init(address=f"127.0.0.1:{port}", log_to_driver=False)
 
 
 def submit(folder):

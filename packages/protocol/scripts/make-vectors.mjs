@@ -146,6 +146,7 @@ const frames = {
     0,
     2,
   ),
+  progress: { t: "progress", ids: Buffer.alloc(16, 9), kind: "progress", done: 3, total: 4.5 },
   bye: { t: "bye", code: "DRAINING", message: "💤" },
 };
 

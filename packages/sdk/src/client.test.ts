@@ -1,4 +1,4 @@
-import { REASONS, TERMINAL_STATES } from "@farloom/protocol";
+import { keyToBytes, REASONS, TERMINAL_STATES } from "@farloom/protocol";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Farloom } from "./client.js";
 import {
@@ -33,6 +33,36 @@ const until = async (what: () => boolean): Promise<void> => {
   }
 };
 const json = (value: unknown) => succeeded(Buffer.from(JSON.stringify(value)));
+
+describe("progress of a function", () => {
+  test("is the handle's, and its listeners' until they stop or it ends", async () => {
+    fake.options.run = () => undefined;
+    const handle = farloom.function<[], number>("f").submit([]);
+    await until(() => fake.committed.size === 1);
+    const key = [...fake.committed.keys()][0]!;
+    const say = (done: number, total?: number) =>
+      fake.sendAll({ t: "progress", ids: keyToBytes(key), kind: "progress", done, ...(total && { total }) });
+    const heard: unknown[] = [];
+    const few: unknown[] = [];
+    handle.onProgress((progress) => heard.push(progress));
+    const stop = handle.onProgress((progress) => few.push(progress));
+    say(1);
+    await until(() => heard.length === 1);
+    stop();
+    say(2.5, 10);
+    await until(() => heard.length === 2);
+    expect(heard).toEqual([{ done: 1 }, { done: 2.5, total: 10 }]);
+    expect(few).toEqual([{ done: 1 }]);
+    expect(handle.progress).toEqual({ done: 2.5, total: 10 });
+    expect(handle.state).toBe("STARTED");
+    fake.finish(key, json(7));
+    expect(await handle.result()).toBe(7);
+    say(3, 10);
+    fake.sendAll({ t: "progress", ids: Buffer.alloc(16), kind: "progress", done: 1 });
+    expect(await farloom.function<[], number>("g").submit([]).durable()).toBeUndefined();
+    expect(heard).toHaveLength(2);
+  });
+});
 
 describe("calls", () => {
   test("a call resolves with the function's result", async () => {

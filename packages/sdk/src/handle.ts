@@ -10,7 +10,7 @@ import type { Payloads } from "./payloads.js";
 import type { TaskInfo, TasksApi } from "./resources.js";
 import { sealedResult } from "./seal.js";
 import type { Submitter } from "./submit.js";
-import type { Task } from "./task.js";
+import type { Task, TaskProgress } from "./task.js";
 
 export interface HandleDeps {
   readonly submitter: Submitter;
@@ -58,6 +58,16 @@ export class TaskHandle<R = unknown> {
     if (end !== undefined) return end;
     if (this.#task.isSettled) return "FAILED";
     return this.#task.started ? "STARTED" : "QUEUED";
+  }
+
+  /** What the function said last of how far it is (`farloom.progress`), as far as this client was told. */
+  get progress(): TaskProgress | undefined {
+    return this.#task.progress;
+  }
+
+  /** Hears how far the function says that it is, a few times in a second at most. Returns how to stop; its end does too. */
+  onProgress(listener: (progress: TaskProgress) => void): () => void {
+    return this.#task.onProgress(listener);
   }
 
   /** How it ended, or undefined while it has not. */

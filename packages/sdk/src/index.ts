@@ -53,3 +53,4 @@ export type { Rest, RestRequest, RestResponse, StreamRequest, StreamResponse } f
 export type { RegisterSpec } from "./source.js";
 export { functionSpec } from "./source.js";
 export type { CallOptions } from "./submit.js";
+export type { TaskProgress } from "./task.js";

@@ -9,6 +9,7 @@ import type {
   TaskState,
 } from "@farloom/protocol";
 import type { Rest } from "./rest.js";
+import type { TaskProgress } from "./task.js";
 
 /** One page of a list. */
 export interface Page<T> {
@@ -92,6 +93,8 @@ export interface TaskInfo {
   readonly cancelRequested?: boolean;
   /** Why it is not running yet. */
   readonly waiting?: { readonly for: string; readonly message: string };
+  /** How far the running function says that it is. */
+  readonly progress?: TaskProgress;
   readonly result?: unknown;
   /** Where a large result is. */
   readonly resultPayload?: { readonly digest: string; readonly sizeBytes: number; readonly codec: string };

@@ -47,6 +47,12 @@ export interface TaskListener {
   settled(task: Task): void;
 }
 
+/** How far a running function says that it is (`farloom.progress`), and of how much where it knows. */
+export interface TaskProgress {
+  readonly done: number;
+  readonly total?: number;
+}
+
 /** A result that lies in a payload file. */
 export interface ResultReference {
   readonly digest: Buffer;
@@ -95,6 +101,8 @@ export class Task implements TaskItem {
   cancelRequested = false;
   cancelCause: unknown = undefined;
   started = false;
+  /** What it said last. */
+  progress: TaskProgress | undefined = undefined;
   /** Place in its group's input. */
   readonly index: number;
   /** Map entries that its options take in a frame (P2 bounds them). */
@@ -117,6 +125,7 @@ export class Task implements TaskItem {
   /** Whoever waits for nothing but its custody. */
   onDurable: (() => void) | undefined = undefined;
   #waiters: (() => void)[] | undefined = undefined;
+  #progressListeners: Set<(progress: TaskProgress) => void> | undefined = undefined;
 
   constructor(key: IdKey, encoded: Encoded, sparse: SparseOptions, index: number) {
     this.key = key;
@@ -198,9 +207,24 @@ export class Task implements TaskItem {
     this.dropArguments();
     this.lane = undefined;
     this.listener?.settled(this);
+    this.#progressListeners = undefined;
     const waiters = this.#waiters;
     this.#waiters = undefined;
     if (waiters) for (const wake of waiters) wake();
+  }
+
+  /** It said how far it is. */
+  progressed(progress: TaskProgress): void {
+    this.started = true;
+    this.progress = progress;
+    // In a turn of their own: what a listener throws is the program's, and not the link's.
+    for (const tell of this.#progressListeners ?? []) queueMicrotask(() => tell(progress));
+  }
+
+  onProgress(tell: (progress: TaskProgress) => void): () => void {
+    this.#progressListeners ??= new Set();
+    this.#progressListeners.add(tell);
+    return () => this.#progressListeners?.delete(tell);
   }
 
   /** Calls back once at its end; at once where that has come. */

@@ -13,12 +13,15 @@ import {
   batchLength,
   durationUsOf,
   type IdKey,
+  keyAt,
   type OutcomeDetail,
+  type ProgressFrame,
   type ResultItem,
   type ResultsFrame,
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
+import { crashReport } from "./crash-report.js";
 import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, mayGoAhead, overdueMs, plannedUs } from "./depth.js";
 import { addDuration, pickResults } from "./frame-items.js";
 import { Lane, type LaneTrouble } from "./lane.js";
@@ -32,6 +35,8 @@ import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
 const STALE_MS = 20;
 /** `progress started` is told of tasks that run longer. */
 const ANNOUNCE_MS = 1_000;
+/** Between two words of a function on how far it is; the worker's own bound is 250 ms, and the last word may be late. */
+const PROGRESS_MS = 100;
 /** How often a running task's output and time limit are looked at; closer while it floods. */
 const WATCH_MS = 100;
 const FLOOD_WATCH_MS = 20;
@@ -47,6 +52,7 @@ export interface Upstream {
   nothing(worker: Worker): void;
   returned(keys: readonly IdKey[]): void;
   started(keys: readonly IdKey[]): void;
+  progress(frame: ProgressFrame): void;
   /** This worker is gone, and all that it left has gone up. */
   ended(name: string): void;
   /** Tasks left; credit may grow. */
@@ -274,6 +280,24 @@ export class Dispatcher implements WorkerOwner {
       this.#options.up.started([head.key]);
     } else if (head?.stopFor !== undefined) worker.stop(head.key, head.stopFor);
     this.wake();
+  }
+
+  /** Of the task that it runs, and not more often than a worker says it: user code can write to the connection. */
+  onProgress(worker: Worker, frame: ProgressFrame): void {
+    const head = worker.held.peek();
+    const now = performance.now();
+    if (!head || head.key !== keyAt(frame.ids) || now - (head.progressMs ?? -Infinity) < PROGRESS_MS) return;
+    head.progressMs = now;
+    if (!head.announced) {
+      head.announced = true;
+      this.#options.up.started([head.key]);
+    }
+    this.#options.up.progress(frame);
+  }
+
+  onLeaving(worker: Worker, why: string): void {
+    const { pid } = worker.record;
+    this.#options.log.info({ worker: worker.name, pid, why }, "a worker asks to be replaced");
   }
 
   onDeath(worker: Worker, death: Death): void {
@@ -528,10 +552,11 @@ export class Dispatcher implements WorkerOwner {
   }
 
   #start(lane: Lane): Worker {
-    let name: string;
-    do name = `${lane.program.runtime}-${this.#nextName++}`;
-    while (this.#workers.has(name));
     const { runDir, place, records } = this.#options;
+    let name: string;
+    // A dead one's record is removed by its name, later: the new one's would go with it, and the next agent miss it.
+    do name = `${lane.program.runtime}-${this.#nextName++}`;
+    while (this.#workers.has(name) || records.has(name));
     const worker = Worker.start(name, lane.name, runDir, lane.program, { owner: this, place });
     if (worker.record.pid > 0) {
       try {
@@ -614,11 +639,14 @@ export class Dispatcher implements WorkerOwner {
             : death.exitCode !== undefined
               ? `ended with exit code ${death.exitCode} and without a report`
               : "ended without a report; how cannot be told, as an earlier agent had started it";
+    const crash = crashReport(detail.stderr);
+    const last = lastLine(crash ? crash.before : detail.stderr) + (crash ? `; ${crash.message}` : "");
     detail.error = isOom
       ? { type: "OutOfMemory", message: `worker ${worker.label} was ended by the kernel for lack of memory` }
       : {
           type: "WorkerDied",
-          message: `worker ${worker.label} ${how} while it ran the task${lastLine(detail)}`,
+          message: `worker ${worker.label} ${how} while it ran the task${last}`,
+          ...(crash && { traceback: crash.traceback }),
         };
     return outcome(task, "FAILED", isOom ? "out_of_memory" : "worker_died", detail, runUs);
   }
@@ -635,8 +663,8 @@ export class Dispatcher implements WorkerOwner {
 const NO_LANES: ReadonlySet<string> = new Set();
 
 /** The last that the worker said, for the message: its standard error knows best why it ended. */
-function lastLine(detail: OutcomeDetail): string {
-  const line = (detail.stderr ?? "").trimEnd().split("\n").at(-1)?.trim() ?? "";
+function lastLine(stderr = ""): string {
+  const line = stderr.trimEnd().split("\n").at(-1)?.trim() ?? "";
   return line === "" ? "" : `; the last line of its standard error: ${line.slice(0, 300)}`;
 }
 

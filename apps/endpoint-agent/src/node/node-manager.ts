@@ -126,6 +126,7 @@ export class NodeManager {
         socketPath,
         payloadsDir: this.#payloadsDir,
         killGraceMs: options.killGraceMs ?? DEFAULT_KILL_GRACE_MS,
+        recycle: options.recycle ?? { tasks: 0, memoryKb: 0 },
       },
       idleRetireMs: options.idleRetireMs ?? DEFAULT_IDLE_RETIRE_MS,
       records: this.#records,
@@ -165,7 +166,7 @@ export class NodeManager {
       t: "hello",
       role: "node",
       versions: [...limits.SUPPORTED_VERSIONS],
-      caps: ["ref", "cancel-running"],
+      caps: ["ref", "cancel-running", "progress"],
       software: "farloom-node",
       held: keysToColumn(held),
       whole: this.#whole,
@@ -438,6 +439,7 @@ export class NodeManager {
       nothing: (worker) => this.#note(worker),
       returned: (keys) => this.#port.send({ t: "returned", ids: keysToColumn(keys) }),
       started: (keys) => this.#port.send({ t: "progress", ids: keysToColumn(keys), kind: "started" }),
+      progress: (frame) => this.#port.send(frame),
       ended: (name) => {
         if (this.#sentResults === this.#markedResults) this.#records.remove(name);
         else this.#ended.push({ name, upto: this.#sentResults });

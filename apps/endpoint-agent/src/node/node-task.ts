@@ -36,6 +36,8 @@ export interface NodeTask extends TaskItem {
   gone: boolean;
   /** Why it is to end before its time, where somebody asked for that; `unbegun`: only if it has not begun. */
   stopFor: "cancelled_by_user" | "deadline" | "unbegun" | undefined;
+  /** When it last told how far it is (monotonic milliseconds). */
+  progressMs?: number;
   /** Whether `progress started` was told. */
   announced: boolean;
   /** The share of its worker's time that was planned for it. */

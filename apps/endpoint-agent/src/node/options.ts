@@ -1,6 +1,7 @@
 /** What a node manager is told when it is made, and the defaults of the rest. */
 import type { Logger } from "pino";
 import type { FramePort } from "./port.js";
+import type { RecycleRules } from "./worker.js";
 
 /** Which runtimes this node offers, and the programs behind them. */
 export interface RuntimeConfig {
@@ -22,6 +23,8 @@ export interface NodeManagerOptions {
   readonly runtimes: RuntimeConfig;
   /** Time between SIGTERM and SIGKILL for a task that is stopped. Default 3,000. */
   readonly killGraceMs?: number;
+  /** When a Python worker asks to be replaced by a fresh one. Default: never. */
+  readonly recycle?: RecycleRules;
   /** Environment of the workers; default: the agent's own. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** How long `start` waits for the workers of an earlier agent to dial. Default 10,000. */

@@ -2,7 +2,7 @@
  * A worker's folder, seen from outside: its output files, its results file, its record.
  *
  *   stdout, stderr   opened O_APPEND by the worker; what the running task has written so far
- *   results          shared memory of the worker: the task that runs, and results not yet in the socket. It
+ *   results          shared memory of the worker: the task that runs, and results that no mark covers. It
  *                    outlives the worker, so its death loses nothing that was finished (layout: ResultsFile in
  *                    farloom_worker.py)
  *   kept             results that a worker still had when it gave up waiting for an agent: frames, each behind its
@@ -48,6 +48,8 @@ export interface Leftover {
 
 const HEAD_BYTES = 32;
 const RECORD_BYTES = 48;
+/** Where the file says at which byte the first record begins that no mark covers. */
+const FIRST_AT = 24;
 /** Fence (u64) and seal behind a record's detail, where the file says (at 5) that its worker writes them. */
 const CUSTODY_BYTES = 8 + SEAL_BYTES;
 
@@ -64,7 +66,8 @@ export function readLeftover(dir: string): Leftover {
   const custodyBytes = bytes[5] === 1 ? CUSTODY_BYTES : 0;
   const end = Math.min(bytes.length, HEAD_BYTES + bytes.readUInt32LE(0));
   const results: ResultItem[] = [];
-  let at = HEAD_BYTES;
+  // A worker that forgets what was sent writes nothing here, and its records begin behind the head.
+  let at = Math.max(HEAD_BYTES, bytes.readUInt32LE(FIRST_AT));
   while (at + RECORD_BYTES <= end) {
     const dataBytes = bytes.readUInt32LE(at + 40);
     const detailBytes = bytes.readUInt32LE(at + 44);

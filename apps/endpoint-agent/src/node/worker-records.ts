@@ -47,6 +47,11 @@ export class WorkerRecords {
     }
   }
 
+  /** Whether a worker of this name is on record, though it may be dead: its record goes when its results are safe. */
+  has(name: string): boolean {
+    return this.#records.has(name);
+  }
+
   /** One that was loaded, and is still there: the file has it already. */
   keep(record: WorkerRecord): void {
     this.#records.set(record.name, record);

@@ -29,6 +29,7 @@ import {
   keyAt,
   limits,
   type OutcomeDetail,
+  type ProgressFrame,
   type ResultItem,
   type ResultsFrame,
 } from "@farloom/protocol";
@@ -88,6 +89,10 @@ export interface WorkerOwner {
     strange: number,
   ): void;
   onReturned(worker: Worker, tasks: readonly NodeTask[]): void;
+  /** A function tells how far it is. */
+  onProgress(worker: Worker, frame: ProgressFrame): void;
+  /** It wants to be replaced, and is fed no more. */
+  onLeaving(worker: Worker, why: string): void;
   onDeath(worker: Worker, death: Death): void;
 }
 
@@ -103,6 +108,16 @@ export interface WorkerPlace {
   readonly socketPath: string;
   readonly payloadsDir: string;
   readonly killGraceMs: number;
+  /** When a worker asks to be replaced (Recycling in farloom_worker.py). */
+  readonly recycle: RecycleRules;
+}
+
+/** 0: never. */
+export interface RecycleRules {
+  /** After so many tasks. */
+  readonly tasks: number;
+  /** Where it holds more than this between tasks. */
+  readonly memoryKb: number;
 }
 
 export class Worker {
@@ -205,6 +220,7 @@ export class Worker {
         runtime: program.runtime,
         dir,
         payloads: context.place.payloadsDir,
+        recycle: context.place.recycle,
       }),
     );
     return worker;
@@ -285,7 +301,7 @@ export class Worker {
     link.send({
       t: "welcome",
       version: limits.PROTOCOL_VERSION,
-      caps: ["ref", "cancel-running"],
+      caps: ["ref", "cancel-running", "progress"],
       session: `${this.name}.${this.session}`,
       heartbeatMs: 0,
       deadAfterMs: 0,
@@ -433,11 +449,17 @@ export class Worker {
         this.settled = true;
         this.onSettled();
         return;
-      case "mark":
       case "progress":
+        if (frame.kind === "progress") this.#owner.onProgress(this, frame);
+        return;
+      case "bye":
+        // It wants to be replaced: it runs nothing more, and what it has not begun comes back.
+        this.#owner.onLeaving(this, frame.message);
+        this.retire();
+        return;
+      case "mark":
       case "need":
       case "problem":
-      case "bye":
         return;
       case "hello":
         this.#misbehaved("a second hello");
@@ -469,8 +491,10 @@ export class Worker {
     this.#owner.onResults(this, frame, tasks, strange);
   }
 
-  #takeHeld(key: IdKey): NodeTask | undefined {
-    const task = this.held.peek()?.key === key ? this.held.shift() : this.held.remove((t) => t.key === key);
+  #takeHeld(key: IdKey, attempt?: number): NodeTask | undefined {
+    const isIt = (t: NodeTask): boolean => t.key === key && (attempt === undefined || t.attempt === attempt);
+    const head = this.held.peek();
+    const task = head && isIt(head) ? this.held.shift() : this.held.remove(isIt);
     if (task) {
       this.heldBytes -= task.end - task.start;
       this.plannedUs -= task.plannedUs;
@@ -579,7 +603,8 @@ export class Worker {
     const leftover = readLeftover(this.record.dir);
     const results: ResultItem[] = [];
     for (const result of leftover.results) {
-      const task = this.#takeHeld(result.key);
+      // One that has been answered long since may be here again for another attempt.
+      const task = this.#takeHeld(result.key, result.attempt);
       if (task) results.push({ ...result, queueUs: result.queueUs + waitedUs(task) });
     }
     const charged =

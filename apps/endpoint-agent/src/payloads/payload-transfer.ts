@@ -10,9 +10,8 @@
  * tasks are held.
  */
 import { createHash } from "node:crypto";
-import { createReadStream, createWriteStream, rmSync } from "node:fs";
-import type { IncomingMessage } from "node:http";
-import { pipeline } from "node:stream/promises";
+import { rmSync } from "node:fs";
+import type { ClientRequest, IncomingMessage } from "node:http";
 import { FarloomError, limits } from "@farloom/protocol";
 import { planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
@@ -20,6 +19,8 @@ import { failureOf, type HttpFailure, http, isOk, isRequestSent, readInto, sleep
 import { Backoff } from "../link/backoff.js";
 import { BufferPool } from "./buffer-pool.js";
 import type { PayloadStore } from "./payload-store.js";
+import { receiveFile } from "./receive-file.js";
+import { sendFile } from "./send-file.js";
 
 const MAX_TRANSFERS = 8;
 /** Above this a file is streamed. */
@@ -124,7 +125,7 @@ export class PayloadTransfer {
       const actual =
         sizeBytes <= MAX_WHOLE_BYTES
           ? await this.#receiveWhole(hex, sizeBytes, response)
-          : await this.#receiveStream(hex, sizeBytes, response, signal);
+          : await receiveFile(response, store.partPath(hex), sizeBytes);
       if (actual !== hex) throw new FarloomError("PAYLOAD_MISMATCH", { digest: hex, actual });
       store.adopt(hex);
     } catch (error) {
@@ -144,31 +145,6 @@ export class PayloadTransfer {
     if (actual === hex) await this.#options.store.writePart(hex, bytes);
     this.#buffers.give(buffer);
     return actual;
-  }
-
-  async #receiveStream(
-    hex: string,
-    sizeBytes: number,
-    response: IncomingMessage,
-    signal: AbortSignal,
-  ): Promise<string> {
-    const hash = createHash("sha256");
-    let received = 0;
-    await pipeline(
-      response,
-      async function* (chunks: AsyncIterable<Buffer>) {
-        for await (const chunk of chunks) {
-          received += chunk.length;
-          hash.update(chunk);
-          // Too much of it is not what was asked for, whatever comes after.
-          if (received > sizeBytes) break;
-          yield chunk;
-        }
-      },
-      createWriteStream(this.#options.store.partPath(hex), { mode: 0o600 }),
-      { signal },
-    );
-    return hash.digest("hex");
   }
 
   async #upload(hex: string, signal: AbortSignal): Promise<TransferOutcome> {
@@ -223,13 +199,14 @@ export class PayloadTransfer {
     headers: Record<string, string>,
     signal: AbortSignal,
   ): Promise<IncomingMessage | undefined> {
+    const { store } = this.#options;
     const there = await http(url, { method: "HEAD", headers, signal });
     there.resume();
     if (isOk(there)) return undefined;
     return http(url, {
       method: "PUT",
       headers: { ...headers, ...OCTETS },
-      body: { stream: createReadStream(this.#options.store.path(hex)), sizeBytes },
+      body: { write: (request: ClientRequest) => sendFile(request, store.path(hex), sizeBytes), sizeBytes },
       signal,
       idleTimeoutMs: IDLE_TIMEOUT_MS,
     });

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { FakeService } from "../../../../test/support/fake-service.js";
@@ -108,6 +108,13 @@ describe("configuration", () => {
   it("keeps leases for a minute while the agent is away, or as long as is asked for; 0 is for ever", () => {
     expect(resolveConfig({ stateDir: dir }, {}).reclaimMs).toBe(60_000);
     expect(resolveConfig({ stateDir: dir }, { FARLOOM_AGENT_RECLAIM_MS: "0" }).reclaimMs).toBe(0);
+    const { recycleTasks, recycleMemoryMb } = resolveConfig({ stateDir: dir, workers: 2 }, {});
+    expect(recycleTasks).toBe(0);
+    expect(recycleMemoryMb).toBeGreaterThanOrEqual(512);
+    expect(recycleMemoryMb).toBeLessThanOrEqual(Math.max(512, totalmem() / 4 / 1024 ** 2));
+    expect(resolveConfig({ stateDir: dir }, { FARLOOM_AGENT_RECYCLE_MEMORY_MB: "0" }).recycleMemoryMb).toBe(
+      0,
+    );
     expect(() => resolveConfig({ stateDir: dir, reclaimMs: -1 }, {})).toThrow("option reclaimMs is '-1'");
   });
 

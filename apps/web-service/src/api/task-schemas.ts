@@ -93,6 +93,10 @@ export const View = Type.Unsafe<TaskView>({
     finishedAt: Time,
     cancelRequested: Type.Boolean(),
     waiting: Type.Object({ for: Type.String(), message: Type.String() }),
+    progress: Type.Object(
+      { done: Type.Number(), total: Type.Optional(Type.Number()) },
+      { description: "How far a running function says that it is (farloom.progress)" },
+    ),
     result: Type.Unknown(),
     resultCodec: Type.String(),
     resultBytes: Type.Unknown({ description: "The result as it is, in base64 (MessagePack: bytes)" }),

@@ -191,7 +191,6 @@ export class Collect {
       if (entry) this.#route(queue, frame, i, entry, receipt, rows);
       else strangers.push(i);
     }
-    if (planted("results-swapped") && rows.length > 1) swapResults(rows);
     if (rows.length > 0) this.#commit(rows, receipt);
     if (strangers.length > 0) void this.#meetStrangers(queue, ownerId, frame, strangers, receipt);
   }
@@ -390,6 +389,7 @@ export class Collect {
 
   async #write(units: OutcomeUnit[]): Promise<void> {
     const rows = units.length === 1 ? units[0]!.rows : units.flatMap((u) => u.rows);
+    if (planted("results-swapped") && rows.length > 1) swapResults(rows);
     crashPoint("service.collect.before-insert");
     const added = await insertOutcomes(this.#deps.pool, rows);
     crashPoint("service.collect.after-commit");
@@ -486,7 +486,7 @@ function lateResult(queue: EndpointQueue, frame: ResultsFrame, i: number): LateR
   };
 }
 
-/** The planted bug `results-swapped`: the first two results of a frame change places, seals and all. */
+/** The planted bug `results-swapped`: two results that are written together change places, seals and all. */
 function swapResults(rows: OutcomeRow[]): void {
   const [a, b] = [rows[0]!, rows[1]!];
   rows[0] = { ...b, key: a.key, entry: a.entry };

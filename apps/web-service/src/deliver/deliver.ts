@@ -12,6 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { IdKey, ResultItem } from "@farloom/protocol";
 import { keyToUuid } from "@farloom/protocol";
 import type { Pool } from "pg";
+import type { TaskProgress } from "../dispatch/task-entry.js";
 import { outcomesByIds, recentKeys, recentOutcomes, standingKeys } from "../store/read-outcomes.js";
 import { Trails } from "./trails.js";
 
@@ -34,6 +35,8 @@ export interface ResultSink {
   readonly closed: boolean;
   /** These tasks of a group that it watches have started. */
   started(keys: readonly IdKey[]): void;
+  /** One of them says how far it is. Only the last word counts: it may be left out for one that is slow to read. */
+  progressed(key: IdKey, progress: TaskProgress): void;
 }
 
 interface Waiter {
@@ -85,6 +88,11 @@ export class Deliver {
     for (const { key, groupKey } of tasks) {
       for (const sink of this.#watchers.get(groupKey) ?? []) sink.started([key]);
     }
+  }
+
+  /** A running task has said how far it is: told as `started` is. */
+  progressed(task: { key: IdKey; groupKey: IdKey; progress: TaskProgress | undefined }): void {
+    for (const sink of this.#watchers.get(task.groupKey) ?? []) sink.progressed(task.key, task.progress!);
   }
 
   /** Sends a client the outcomes there are among these tasks. */

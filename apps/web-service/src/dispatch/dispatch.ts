@@ -26,7 +26,7 @@ import { CANCELLED, Cancels, type EndHow } from "./cancels.js";
 import { EndpointQueue, MAX_LEASED, type RingBudget } from "./endpoint-queue.js";
 import { Filler } from "./filler.js";
 import { type Before, Handover } from "./handover.js";
-import type { TaskEntry } from "./task-entry.js";
+import type { TaskEntry, TaskProgress } from "./task-entry.js";
 import { DEADLINE, QUEUE_TIME } from "./time-limits.js";
 
 /** Before rows are read again that PostgreSQL did not give. */
@@ -432,6 +432,10 @@ export class Dispatch {
 
   liveState(endpointKey: IdKey, taskKey: IdKey): "QUEUED" | "LEASED" | "STARTED" {
     return this.#owned.get(endpointKey)?.queue.held.get(taskKey)?.state ?? "QUEUED";
+  }
+
+  liveProgress(endpointKey: IdKey, taskKey: IdKey): TaskProgress | undefined {
+    return this.#owned.get(endpointKey)?.queue.held.get(taskKey)?.progress;
   }
 
   endpointStatus(endpointId: string): { connected: boolean; queued: number; leased: number } | undefined {

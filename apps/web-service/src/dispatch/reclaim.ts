@@ -30,8 +30,9 @@ import { EndpointQueue, MAX_LEASED } from "./endpoint-queue.js";
 /** Where an agent has not said anything else: a local block. */
 const DEFAULT_RECLAIM_MS = 60_000;
 const TICK_MS = 1_000;
-/** A look that takes long is taken rarely. */
-const REST_FACTOR = 50;
+/** A look that takes long is taken less often, but not less than every MOST_TICK_MS. */
+const REST_FACTOR = 5;
+const MOST_TICK_MS = 5_000;
 /** A replica whose heartbeat is older owns nothing (hint-bus.ts writes one every 5 s). */
 const GONE_MS = 20_000;
 
@@ -57,6 +58,8 @@ export class Reclaim {
   /** At most one for each endpoint that is away and may have tasks. */
   readonly #away = new Map<IdKey, Away>();
   #lookedAtMs = performance.now();
+  /** How far apart this look and the one before were meant to be. */
+  #plannedMs = TICK_MS;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> = Promise.resolve();
 
@@ -83,7 +86,7 @@ export class Reclaim {
     const byDay = planted("lease-by-wall-clock");
     const startedAtMs = byDay ? Date.now() : performance.now();
     const passedMs = startedAtMs - this.#lookedAtMs;
-    const stepMs = byDay ? passedMs : Math.min(passedMs, 2 * this.#tickMs); // R1
+    const stepMs = byDay ? passedMs : Math.min(passedMs, 2 * this.#plannedMs); // R1
     this.#lookedAtMs = startedAtMs;
     const found = (await awayEndpoints(pool, GONE_MS)).filter((one) => !isOwned(one.endpointKey));
     const here = new Set(found.map((one) => one.endpointKey));
@@ -129,13 +132,14 @@ export class Reclaim {
   }
 
   #plan(delayMs: number): void {
+    this.#plannedMs = delayMs;
     this.#timer = setTimeout(() => {
       const startedAtMs = performance.now();
       this.#running = this.look()
         .catch((err) => this.#deps.log.warn({ err }, "who is away could not be seen"))
         .then(() => {
           const tookMs = performance.now() - startedAtMs;
-          if (this.#timer) this.#plan(Math.max(this.#tickMs, Math.min(60_000, REST_FACTOR * tookMs)));
+          if (this.#timer) this.#plan(Math.max(this.#tickMs, Math.min(MOST_TICK_MS, REST_FACTOR * tookMs)));
         });
     }, delayMs);
     this.#timer.unref();

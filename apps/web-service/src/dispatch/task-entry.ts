@@ -17,6 +17,12 @@ import {
 import type { FunctionRecord } from "../functions/registry.js";
 import type { NewOutcome, NewTask } from "../store/rows.js";
 
+/** How far a function says that it is, and of how much where it knows. */
+export interface TaskProgress {
+  readonly done: number;
+  readonly total?: number;
+}
+
 export interface TaskEntryInit extends Slice, SealPlace {
   readonly key: IdKey;
   readonly ownerKey: IdKey;
@@ -55,6 +61,8 @@ export class TaskEntry implements NewTask, TaskItem {
   cancelRequested = false;
   /** The agent's journal has it. */
   accepted = false;
+  /** What this attempt said last of how far it is. In memory alone. */
+  progress: TaskProgress | undefined = undefined;
   /** The older attempt that the agent still has: this one waits until that one has been stopped. 0: none. */
   awaits = 0;
   /** When its time in the queue, and its life, are over, on the monotonic clock of this process; undefined: never. */

@@ -54,6 +54,8 @@ export class TimeLimits {
   #timer: NodeJS.Timeout | undefined;
   #dueAtMs = Number.POSITIVE_INFINITY;
   #running: Promise<void> | undefined;
+  /** A limit has come while it was looking. */
+  #again = false;
   #closed = false;
 
   constructor(deps: TimeLimitsDeps) {
@@ -132,7 +134,10 @@ export class TimeLimits {
 
   #wake(): void {
     this.#dueAtMs = Number.POSITIVE_INFINITY;
-    if (this.#running) return;
+    if (this.#running) {
+      this.#again = true;
+      return;
+    }
     this.#running = this.look()
       .catch((err) => {
         this.#deps.log.warn({ err }, "limits of time could not be looked at; trying again");
@@ -140,7 +145,8 @@ export class TimeLimits {
       })
       .then((inMs) => {
         this.#running = undefined;
-        this.soon(inMs);
+        this.soon(this.#again ? LEAST_MS : inMs);
+        this.#again = false;
       });
   }
 }

@@ -20,11 +20,13 @@ import {
   type HelloFrame,
   type IdKey,
   Inbox,
+  keyAt,
   keysToColumn,
   limits,
   type Mark,
   misplaced,
   Outbox,
+  type ProgressFrame,
   type ResultsFrame,
   type TaskItem,
   u32Of,
@@ -56,6 +58,8 @@ export interface AgentSessionDeps {
   readonly collect: Collect;
   readonly functions: FunctionRegistry;
   readonly onStarted: (tasks: TaskEntry[]) => void;
+  /** A running task has said how far it is. */
+  readonly onProgress: (task: TaskEntry) => void;
   readonly onClose: (session: AgentSession) => void;
 }
 
@@ -194,6 +198,7 @@ export class AgentSession implements AgentLease {
         return;
       case "progress":
         if (frame.kind === "started") this.#onStarted(columnToKeys(frame.ids));
+        else if (frame.kind === "progress") this.#onProgress(frame);
         return;
       case "need":
         void this.#onNeed(frame.functions);
@@ -300,9 +305,18 @@ export class AgentSession implements AgentLease {
       const entry = this.#queue!.held.get(key);
       if (entry?.state !== "LEASED") continue;
       entry.state = entry.step({ kind: "start" }).state as "STARTED";
+      entry.progress = undefined;
       started.push(entry);
     }
     if (started.length > 0) this.#deps.onStarted(started);
+  }
+
+  #onProgress({ ids, done, total }: ProgressFrame): void {
+    const entry = this.#queue!.held.get(keyAt(ids));
+    // A cancelled or returned task's last words are of nobody any more.
+    if (entry?.state !== "STARTED") return;
+    entry.progress = { done: done!, ...(total !== undefined && { total }) };
+    this.#deps.onProgress(entry);
   }
 
   async #onNeed(digests: Buffer[]): Promise<void> {

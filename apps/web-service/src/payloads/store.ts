@@ -26,7 +26,8 @@ import { PayloadRows, payloadKey } from "./rows.js";
 import { MAX_STAGED_BYTES, type Slot, Staging } from "./staging.js";
 import { drain, gather, tooLarge, writeAll, writeHashed } from "./upload.js";
 
-const READ_BYTES = 256 * 1024;
+/** One piece of a large file on its way to the socket: few trips to the thread pool. */
+const READ_BYTES = 1024 * 1024;
 
 export interface PayloadRef {
   readonly digest: Buffer;

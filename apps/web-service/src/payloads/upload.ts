@@ -6,8 +6,10 @@ import { FarloomError, limits } from "@farloom/protocol";
 
 /** Silence in an upload after which it is given up. */
 const IDLE_MS = 60_000;
-/** Bytes gathered for one write: few trips to the thread pool, little memory for each upload. */
-const WRITE_BYTES = 256 * 1024;
+/** Bytes gathered for one write: few trips to the thread pool, little memory for each upload, which has two of these. */
+const WRITE_BYTES = 512 * 1024;
+/** So much is handed to the disk while more comes in: the sync at the end then waits for the rest alone. */
+const SYNC_AHEAD_BYTES = 16 * 1024 * 1024;
 
 /** Fills `into` with exactly its length. @throws FarloomError REQUEST_INVALID */
 export function gather(stream: Readable, into: Buffer): Promise<void> {
@@ -41,7 +43,9 @@ export function gather(stream: Readable, into: Buffer): Promise<void> {
   });
 }
 
-/** Writes the whole stream. @throws FarloomError PAYLOAD_TOO_LARGE, REQUEST_INVALID */
+/**
+ * Writes the whole stream: one piece is hashed and gathered while the one before it is written, and what was written is
+ * synced meanwhile. The caller syncs what is left. @throws FarloomError PAYLOAD_TOO_LARGE, REQUEST_INVALID */
 export async function writeHashed(
   file: FileHandle,
   stream: Readable,
@@ -50,8 +54,30 @@ export async function writeHashed(
   let sizeBytes = 0;
   // Chunks are copied together, so that they die young: kept for a while they would make the collector walk the
   // whole heap for every few uploads.
-  const buffer = freeBuffers.pop() ?? Buffer.allocUnsafeSlow(WRITE_BYTES);
+  let buffer = takeBuffer();
+  let spare = takeBuffer();
   let filled = 0;
+  let writing: Promise<void> = Promise.resolve();
+  let syncing: Promise<void> | undefined;
+  let syncAt = SYNC_AHEAD_BYTES;
+  const write = async (): Promise<void> => {
+    await writing;
+    const full = buffer.subarray(0, filled);
+    [buffer, spare] = [spare, buffer];
+    filled = 0;
+    writing = writeAll(file, full);
+    // It is awaited before the next one; until then its failure is nobody's.
+    writing.catch(() => undefined);
+    if (sizeBytes < syncAt || syncing !== undefined) return;
+    syncAt = sizeBytes + SYNC_AHEAD_BYTES;
+    // A failure of it comes again at the end.
+    syncing = file
+      .datasync()
+      .catch(() => undefined)
+      .finally(() => {
+        syncing = undefined;
+      });
+  };
   const idle = setTimeout(() => stream.destroy(silent()), IDLE_MS);
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
@@ -63,18 +89,20 @@ export async function writeHashed(
         const n = chunk.copy(buffer, filled, at);
         at += n;
         filled += n;
-        if (filled < WRITE_BYTES) continue;
-        await writeAll(file, buffer);
-        filled = 0;
+        if (filled === WRITE_BYTES) await write();
       }
     }
-    if (filled > 0) await writeAll(file, buffer.subarray(0, filled));
+    if (filled > 0) await write();
+    await writing;
   } catch (error) {
     if (error instanceof FarloomError || isDiskError(error)) throw error;
     throw cutOff(error as Error);
   } finally {
     clearTimeout(idle);
-    if (freeBuffers.length < MAX_FREE_BUFFERS) freeBuffers.push(buffer);
+    // The file is closed next, and the buffers are another's: nothing may be under way.
+    await writing.catch(() => undefined);
+    await syncing;
+    for (const free of [buffer, spare]) if (freeBuffers.length < MAX_FREE_BUFFERS) freeBuffers.push(free);
   }
   return { digest: hash.digest(), sizeBytes };
 }
@@ -101,6 +129,10 @@ export function tooLarge(): FarloomError {
 /** Buffers of uploads that have ended, for the next ones. */
 const freeBuffers: Buffer[] = [];
 const MAX_FREE_BUFFERS = 16;
+
+function takeBuffer(): Buffer {
+  return freeBuffers.pop() ?? Buffer.allocUnsafeSlow(WRITE_BYTES);
+}
 
 /** A full or broken disk is our trouble, not the caller's. */
 function isDiskError(error: unknown): boolean {

@@ -33,6 +33,8 @@ export interface TaskIntake {
 export interface TaskDispatch {
   /** What the owner of the queue knows of an open task; QUEUED where this replica knows nothing of it. */
   liveState(endpointKey: IdKey, taskKey: IdKey): "QUEUED" | "LEASED" | "STARTED";
+  /** How far an open task says that it is, as far as this replica knows. */
+  liveProgress(endpointKey: IdKey, taskKey: IdKey): { done: number; total?: number } | undefined;
   /** Records the wish and passes it on; what had not been sent is CANCELLED when this resolves. */
   cancel(keys: IdKey[]): Promise<void>;
   /** Undefined where this replica does not own the endpoint's queue. */

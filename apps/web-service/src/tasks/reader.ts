@@ -203,6 +203,11 @@ export class TaskReader {
     return live === "QUEUED" && row.started_at !== null ? "STARTED" : live;
   }
 
+  /** How far an open task says that it is; only the owner of its queue knows. */
+  progressOf(row: TaskRow): { done: number; total?: number } | undefined {
+    return this.#dispatch.liveProgress(uuidToKey(row.endpoint_id)!, uuidToKey(row.id)!);
+  }
+
   /** Whether the endpoint's agent is there, as far as this replica can tell. */
   endpointConnected(row: TaskRow): boolean {
     const live = this.#dispatch.endpointStatus(row.endpoint_id);

@@ -37,6 +37,8 @@ export interface TaskView {
   cancelRequested?: true;
   /** Why an open task is not running yet. */
   waiting?: { for: "delay" | "endpoint" | "worker"; since?: string; until?: string; message: string };
+  /** What a running function said last of how far it is (`farloom.progress`). */
+  progress?: { done: number; total?: number };
   /** The decoded result of a task that succeeded, where its codec crosses languages. */
   result?: unknown;
   /** The result as it is, where it cannot be decoded here. */
@@ -94,6 +96,8 @@ export function lightView(reader: TaskReader, row: TaskRow, options: ViewOptions
     if (row.cancel_requested_at !== null) view.cancelRequested = true;
     const waiting = waitingOf(reader, row, state);
     if (waiting) view.waiting = waiting;
+    const progress = state === "STARTED" ? reader.progressOf(row) : undefined;
+    if (progress) view.progress = progress;
     return view;
   }
   view.finishedAt = row.finished_at.toISOString();

@@ -92,6 +92,7 @@ export const ERRORS = {
     "There is no function {id} that you may use. List yours: farloom functions list.",
   ),
   FUNCTION_INVALID: entry(422, false, "The function cannot be registered: {detail}."),
+  ENVIRONMENT_MISMATCH: entry(422, false, "The function cannot run at the endpoint {endpoint}: {detail}."),
   CODE_TOO_LARGE: entry(
     413,
     false,

@@ -71,12 +71,21 @@ export interface ResultsFrame {
 }
 
 /** What an agent says of itself. */
+/** A Python that runs functions; `cloudpickle` is absent where it is not installed. */
+export interface PythonInfo {
+  version: string;
+  program: string;
+  cloudpickle?: string | undefined;
+}
+
 export interface AgentInfo {
   host: string;
   os: string;
   bootId: string;
   nodeVersion: string;
   runtimes: Record<string, string>;
+  /** By interpreter name, as in a function's `env.interpreter`; that of functions that name none is `default`. */
+  pythons?: Record<string, PythonInfo> | undefined;
   workers: number;
   cores: number;
   memoryMb: number;
@@ -180,7 +189,10 @@ export interface NeedFrame {
 export interface ProgressFrame {
   t: "progress";
   ids: Buffer;
-  kind: "started" | "waiting";
+  kind: "started" | "waiting" | "progress";
+  /** With kind `progress`, of the one task in `ids`: how far it says that it is, and of how much where it knows. */
+  done?: number | undefined;
+  total?: number | undefined;
 }
 export interface PingFrame {
   t: "ping";

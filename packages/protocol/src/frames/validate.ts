@@ -5,11 +5,20 @@
 import type { Decoded } from "../codec/codec.js";
 import { checkDefinition } from "../functions/definition.js";
 import { MAX_BATCH_ITEMS } from "../limits.js";
-import type { Frame, FrameKind, HelloFrame, ResultsFrame, TaskOptions, TasksFrame } from "./frames.js";
+import type {
+  Frame,
+  FrameKind,
+  HelloFrame,
+  ProgressFrame,
+  ResultsFrame,
+  TaskOptions,
+  TasksFrame,
+} from "./frames.js";
 
 type Check = (value: unknown) => boolean;
 
 const int: Check = (v) => typeof v === "number" && Number.isSafeInteger(v) && v >= 0;
+const amount: Check = (v) => typeof v === "number" && Number.isFinite(v) && v >= 0;
 const str: Check = (v) => typeof v === "string";
 const bin: Check = (v) => Buffer.isBuffer(v);
 const id: Check = (v) => Buffer.isBuffer(v) && v.length === 16;
@@ -108,7 +117,10 @@ const SPECS: Record<FrameKind, Spec> = {
   returned: { need: { ids } },
   functions: { need: { defs: Array.isArray } },
   need: { need: { functions: digests } },
-  progress: { need: { ids, kind: oneOf("started", "waiting") } },
+  progress: {
+    need: { ids, kind: oneOf("started", "waiting", "progress") },
+    may: { done: amount, total: amount },
+  },
   ping: { need: { n: int } },
   pong: { need: { n: int } },
   drain: { need: text },
@@ -147,7 +159,9 @@ export function checkFrame<K extends FrameKind>(
           ? checkDefinitions(frame.defs as unknown[])
           : kind === "hello"
             ? checkHello(frame as unknown as HelloFrame)
-            : undefined;
+            : kind === "progress"
+              ? checkProgress(frame as unknown as ProgressFrame)
+              : undefined;
   if (bad !== undefined) return invalid(`${kind}: ${bad}`);
   return { ok: true, frame: value as Extract<Frame, { t: K }> };
 }
@@ -236,6 +250,12 @@ function checkHello(f: HelloFrame): string | undefined {
     return "heldFences does not have an entry for each of held";
   if (f.bootId !== undefined && f.bootId.length > 100) return "bootId has more than 100 characters";
   return undefined;
+}
+
+function checkProgress(f: ProgressFrame): string | undefined {
+  if (f.kind !== "progress") return undefined;
+  if (f.ids.length !== 16) return "kind progress is of one task";
+  return f.done === undefined ? "kind progress needs done" : undefined;
 }
 
 function checkColumns(n: number, columns: (Buffer | undefined)[], width: number): string | undefined {

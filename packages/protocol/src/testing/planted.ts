@@ -18,7 +18,7 @@ export const PLANTED_BUGS = {
   "notify-is-truth": "hints may be lost: the sweep is off and hints are dropped",
   "resubmit-new-id": "P11: after a cut the client submits the same task under a new id",
   "outcome-overwritten": "one outcome: a later result replaces the one that stands",
-  "results-swapped": "no swap: two results of one frame change places",
+  "results-swapped": "no swap: two results that are written together change places",
   "cancel-confirmed-unkilled": "cancel: said to be confirmed while the process runs on",
   "requeue-held-on-reconnect": "P15: what the agent lists as held is sent to it again, as a new attempt",
   "idempotency-ignored": "an Idempotency-Key makes one submission of many",

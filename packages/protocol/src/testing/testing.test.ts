@@ -1,5 +1,5 @@
 /** The switches of @farloom/protocol/testing, and that its lists and the sources say the same. */
-import { spawnSync } from "node:child_process";
+import { type SpawnSyncReturns, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -39,7 +39,7 @@ function callsOf(pattern: RegExp): string[] {
 }
 
 /** Runs a few lines that import the built module; how the process ended, and what it wrote. */
-function runWith(env: Record<string, string>, lines: string): ReturnType<typeof spawnSync<string>> {
+function runWith(env: Record<string, string>, lines: string): SpawnSyncReturns<string> {
   const script = `import { crashPoint, planted } from ${JSON.stringify(BUILT)};\n${lines}`;
   return spawnSync(process.execPath, ["--input-type=module", "-e", script], {
     env: { PATH: process.env.PATH ?? "", ...env },

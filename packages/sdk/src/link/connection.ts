@@ -101,7 +101,7 @@ export class Connection {
         t: "hello",
         role: "client",
         versions: [...limits.SUPPORTED_VERSIONS],
-        caps: ["ref", "cancel-running"],
+        caps: ["ref", "cancel-running", "progress"],
         software: options.software,
       });
     });

@@ -23,6 +23,7 @@ import {
   misplaced,
   Outbox,
   type ResultsFrame,
+  type TasksFrame,
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import { mayRetry, remoteError } from "../errors.js";
@@ -281,6 +282,11 @@ export class ClientLink {
             const task = this.#open.get(key);
             if (task) task.started = true;
           }
+        } else if (frame.kind === "progress") {
+          const { done, total } = frame;
+          this.#open
+            .get(keyAt(frame.ids))
+            ?.progressed({ done: done!, ...(total !== undefined && { total }) });
         }
         return;
       case "problem":
@@ -442,7 +448,7 @@ export class ClientLink {
     }
     this.#credit.use(n, sizeBytes);
     this.#lanes.compact(lane);
-    if (again && planted("resubmit-new-id")) frame.ids = anew(frame.ids);
+    if (again && planted("resubmit-new-id")) renew(frame);
     crashPoint("client.submit.before-send");
     connection.send(frame);
     crashPoint("client.submit.after-send");
@@ -480,11 +486,11 @@ export class ClientLink {
   }
 }
 
-/** Other ids for the same tasks: what the planted bug `resubmit-new-id` sends. */
-function anew(ids: Buffer): Buffer {
-  const other = Buffer.from(ids);
-  for (let at = 0; at < other.length; at += 16) other[at + 12] = other[at + 12]! ^ 1;
-  return other;
+/** The planted bug `resubmit-new-id`: other ids for the same tasks, and no seals, which name the old ones. */
+function renew(frame: TasksFrame): void {
+  frame.ids = Buffer.from(frame.ids);
+  for (let at = 0; at < frame.ids.length; at += 16) frame.ids[at + 12] = frame.ids[at + 12]! ^ 1;
+  delete frame.seals;
 }
 
 function digestOf(task: Task): Buffer {

@@ -204,7 +204,7 @@ export class FakeService {
         this.#send(session, {
           t: "welcome",
           version: 1,
-          caps: ["ref", "cancel-running"],
+          caps: ["ref", "cancel-running", "progress"],
           session: `s${this.sessions}`,
           heartbeatMs: this.options.heartbeatMs ?? 5000,
           deadAfterMs: this.options.deadAfterMs ?? 12_000,

@@ -15,14 +15,16 @@ Two threads:
 Invariants
   W1  A task leaves `pending` by exactly one atomic deque operation: popleft by main, which then runs it, or pop by
       the sentry, which then reports it as returned. So a task is never both.
-  W2  Before a task starts, every earlier result lies in the results file (shared memory that outlives this
-      process) or in the socket. The file also names the task that runs. When the worker dies, the node manager
-      knows what finished, what ran and what had not begun.
+  W2  Before a task starts, every earlier result that no mark covers lies in the results file (shared memory that
+      outlives this process), whether it was sent or not: a socket may break with what it holds. The file also names
+      the task that runs. When the worker dies, the node manager knows what finished, what ran and what had not begun.
   W3  A result is kept until the node manager's durable mark covers it, and is sent again on the next link (P11).
   W4  A results frame is never held back while a task of unknown length runs on an empty queue; with a queue, the
       node manager's `cancel` makes the sentry send what is finished.
   W5  What a task leaves behind (output, environment, working directory, files in the scratch folder) is taken or
       undone before the next one starts.
+  W6  A worker that is to be replaced (Recycling) runs nothing more, and leaves when it has given back what it had not
+      begun and nobody lacks a result of it.
 
 Bounds: `pending` holds what the node manager sends ahead (5-10 ms of work, at most 512 tasks); results await marks
 for as many tasks as there was credit; 256 functions are known and compiled; a frame has at most 8 MiB.
@@ -34,12 +36,15 @@ import binascii
 import collections
 import datetime
 import errno
+import faulthandler
 import functools
+import gc
 import hashlib
 import inspect
 import io
 import json
 import linecache
+import math
 import mmap
 import os
 import pickle
@@ -80,11 +85,23 @@ MEASURE_AFTER_NS = 200_000
 MTIME_STEP_NS = 2_100_000_000
 # Shorter ones cannot have made a file.
 SCRATCH_AFTER_NS = 10_000
+# Buffers of this size and more travel beside the pickle: below it, a copy costs less than an entry in a table.
+MIN_BESIDE_BYTES = 64 * 1024
+# Payload files of this size and more are mapped, not read.
+MIN_MAPPED_BYTES = 256 * 1024
+PIECE_BYTES = 1024 * 1024
+# `farloom.progress` is told this often at most.
+PROGRESS_EVERY_S = 0.25
+# A worker that is to be replaced waits so long for the marks of its results.
+LAST_MARKS_S = 10.0
 
 SUCCEEDED, FAILED = 1, 2
 R_NONE, R_USER_ERROR, R_TOO_LARGE, R_FUNCTION, R_ENVIRONMENT = 0, 1, 4, 7, 8
 R_ARGUMENTS, R_RESULT, R_EXIT, R_RUNTIME, R_PAYLOAD, R_CORRUPT = 14, 15, 16, 19, 20, 21
 JSON, MSGPACK, PICKLE, REFERENCE = 1, 2, 3, 128
+
+# For tests alone, as in @farloom/protocol/testing.
+PLANTED = os.environ.get("FARLOOM_PLANT") if os.environ.get("FARLOOM_TEST_ONLY") == "1" else None
 
 
 # ---------------------------------------------------------------------------------------------- MessagePack
@@ -464,8 +481,8 @@ _RECORD = struct.Struct("<16sBBBxIIIIIII")
 class ResultsFile:
     """Shared memory that outlives the process (W2).
 
-    Layout: u32 bytes used; at 4 u8 whether a task runs; at 8 its id; from 32 the records of results not yet in the
-    socket: id, codec, state, reason, attempt, queue, run, cpu, peak, size of data, size of detail, data, detail.
+    Layout: u32 bytes used; at 4 u8 whether a task runs; at 8 its id; at 24 u32 where the first record begins that no
+    mark covers (what lies in a socket dies with whoever does not read it to its end); from 32 the records: id, codec, state, reason, attempt, queue, run, cpu, peak, size of data, size of detail, data, detail.
     A 1 at 5 says that behind each detail, and counted in its size, lie the result's fence (u64) and its seal (32).
     """
 
@@ -484,7 +501,9 @@ class ResultsFile:
         finally:
             os.close(fd)
         self._size = size
-        self._at = self.HEAD
+        self._at = self._first = self.HEAD
+        # Where each record ends, from `_first` on; one that had no room ends where it would have begun.
+        self._ends = collections.deque()
         self.map[5] = 1
         self.clear()
 
@@ -504,19 +523,51 @@ class ResultsFile:
         size = len(packed) + 40
         end = at + 48 + len(data) + size
         if end > self._size:
-            return False
+            moved = self._first - self.HEAD
+            if moved > 0:
+                self._compact()
+                at -= moved
+                end -= moved
+            if end > self._size:
+                self._ends.append(at)
+                return False
         m = self.map
         _RECORD.pack_into(
             m, at, key, codec, state, reason, attempt, queue_us, run_us, cpu_us, peak_kb, len(data), size
         )
         m[at + 48 : end] = b"".join((data, packed, _LE64.pack(fence), seal))
         self._at = end
+        self._ends.append(end)
         _HEAD.pack_into(m, 0, end - self.HEAD, 0)
         return True
 
+    def keep(self, n):
+        """No mark covers the last `n` that were added; what came before them is not wanted any more."""
+        ends = self._ends
+        if n == 0:
+            self.clear()
+        elif n < len(ends):
+            for _ in range(len(ends) - n):
+                self._first = ends.popleft()
+            _LE32.pack_into(self.map, 24, self._first)
+
     def clear(self):
-        self._at = self.HEAD
+        self._at = self._first = self.HEAD
+        self._ends.clear()
         _LE32.pack_into(self.map, 0, 0)
+        _LE32.pack_into(self.map, 24, self.HEAD)
+
+    def _compact(self):
+        """Moves what is wanted to the front. For that moment there is nothing to be read."""
+        moved = self._first - self.HEAD
+        size = self._at - self._first
+        _LE32.pack_into(self.map, 0, 0)
+        self.map.move(self.HEAD, self._first, size)
+        self._first = self.HEAD
+        self._at -= moved
+        self._ends = collections.deque(end - moved for end in self._ends)
+        _LE32.pack_into(self.map, 24, self.HEAD)
+        _LE32.pack_into(self.map, 0, size)
 
 
 _LE32 = struct.Struct("<I")
@@ -639,6 +690,7 @@ class Worker:
         # Frames not yet covered by a durable mark: (position of the last result in it, bytes).
         self.unmarked = collections.deque()
         self.sent = 0
+        self.marked = 0
         self.functions = collections.OrderedDict()
         self.rx = threading.Lock()
         self.tx = threading.Lock()
@@ -646,6 +698,8 @@ class Worker:
         self.reader = None
         self.control = None
         self.stopping = False
+        # What both sides named (P7).
+        self.caps = ()
         self.idle_since = time.monotonic()
         self.flushed_ns = 0
         self.polled_ns = 0
@@ -703,7 +757,7 @@ class Worker:
             "t": "hello",
             "role": "worker",
             "versions": [PROTOCOL_VERSION],
-            "caps": ["ref", "cancel-running"],
+            "caps": ["ref", "cancel-running", "progress"],
             "software": "farloom-worker/%s python/%s" % (VERSION, ".".join(map(str, sys.version_info[:3]))),
             "worker": self.name,
             "secret": self.config["secret"],
@@ -752,9 +806,10 @@ class Worker:
                 welcome = reader.take()
             if welcome.get("t") != "welcome":
                 os._exit(0)
+            self.caps = frozenset(welcome.get("caps") or ())
             self._send_on(control, self._hello(channel="control"))
             # W3: what no mark covered goes first; positions count from zero again.
-            old, self.unmarked, self.sent = self.unmarked, collections.deque(), 0
+            old, self.unmarked, self.sent, self.marked = self.unmarked, collections.deque(), 0, 0
             for n, _, data in old:
                 self.sent += n
                 self.unmarked.append((n, self.sent, data))
@@ -792,6 +847,15 @@ class Worker:
         except OSError as error:
             raise LinkBroken(str(error)) from None
 
+    def say(self, frame):
+        """Sends a frame that may be lost with the link."""
+        try:
+            with self.tx:
+                if self.linked.is_set():
+                    self._send_on(self.reader.sock, with_length(frame))
+        except LinkBroken:
+            self._unlink()
+
     def _give_back(self):
         """Everything that has not begun goes back; everything finished goes out (W1, W4)."""
         if self.rx.acquire(False):
@@ -820,7 +884,10 @@ class Worker:
         self.linked.wait()
         pending = self.pending
         clock = time.perf_counter_ns
+        recycling = runner.recycling
         while True:
+            if recycling.is_due and self.linked.is_set() and self._step_down(recycling.is_due):
+                return
             try:
                 # Named before it is taken, so that the sentry's hello never misses it.
                 self.current = pending[0]
@@ -847,6 +914,43 @@ class Worker:
             if now - self.polled_ns > POLL_AFTER_NS:
                 self.polled_ns = now
                 self._poll()
+
+    def _step_down(self, why):
+        """W6: says goodbye, reads until the node manager has heard it, gives back what came meanwhile, and waits for
+        the last marks. False: the link broke, and what is here is run as ever until there is one again."""
+        self.flush(True)
+        self.say({"t": "bye", "code": "DRAINING", "message": why})
+        until = None
+        try:
+            while True:
+                with self.rx:
+                    self._take_frames()
+                    if until is None and not self.stopping or until is not None and self.unmarked:
+                        if not self.linked.is_set():
+                            return False
+                        if until is not None:
+                            self.reader.sock.settimeout(max(0.01, until - time.monotonic()))
+                        self.reader.fill()
+                        continue
+                if until is not None:
+                    return True
+                # Whatever was sent before the answer has come, as frames keep their order.
+                until = time.monotonic() + LAST_MARKS_S
+                keys = [task.key for task in iter(self._pop_pending, None)]
+                self.say({"t": "returned", "ids": b"".join(keys)})
+        except (LinkBroken, Malformed):
+            if until is not None and time.monotonic() >= until:
+                return True
+            self._unlink()
+            # The goodbye was of a session that is over.
+            self.stopping = False
+            return False
+
+    def _pop_pending(self):
+        try:
+            return self.pending.popleft()
+        except IndexError:
+            return None
 
     def _rest(self):
         """Nothing is pending: everything goes out, and the thread waits for more. False: it is over."""
@@ -904,7 +1008,7 @@ class Worker:
     def _take_mark(self, durable):
         unmarked = self.unmarked
         while unmarked and unmarked[0][1] <= durable:
-            unmarked.popleft()
+            self.marked = unmarked.popleft()[1]
 
     def _take_tasks(self, frame):
         n = frame["n"]
@@ -969,7 +1073,7 @@ class Worker:
         return data
 
     def flush(self, by_main):
-        """Sends what is finished. Only main clears the results file, as only main writes into it."""
+        """Sends what is finished. Only main forgets in the results file, as only main writes into it (W2)."""
         try:
             with self.tx:
                 while True:
@@ -981,7 +1085,8 @@ class Worker:
         except LinkBroken:
             self._unlink()
         if by_main:
-            self.results.clear()
+            with self.tx:
+                self.results.keep(self.sent - self.marked + len(self.done))
             self.flushed_ns = time.perf_counter_ns()
 
 
@@ -1037,8 +1142,68 @@ class TaskContext:
         return max(0.0, min(left)) if left else None
 
 
+class Progress:
+    """`farloom.progress(done, total)`: tells the node manager how far the task is (P21).
+
+    The first call is told at once, further ones PROGRESS_EVERY_S apart, and of those in between the last: a thread,
+    which lives only while something waits to be told, sends it, as the function may be busy without calling again.
+    """
+
+    def __init__(self, worker):
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._last = None
+        self._told_s = -PROGRESS_EVERY_S
+        self._is_waiting = False
+
+    def __call__(self, done, total=None):
+        done, total = plain_number(done, "done"), None if total is None else plain_number(total, "total")
+        worker = self._worker
+        task = worker.current
+        if task is None or worker.forked or "progress" not in worker.caps:
+            return
+        with self._lock:
+            self._last = (task.key, done, total)
+            if self._is_waiting:
+                return
+            wait_s = self._told_s + PROGRESS_EVERY_S - time.monotonic()
+            if wait_s > 0:
+                self._is_waiting = True
+                _thread.start_new_thread(self._wait, (wait_s,))
+                return
+            self._told_s = time.monotonic()
+        self._tell(task.key, done, total)
+
+    def _wait(self, wait_s):
+        time.sleep(wait_s)
+        with self._lock:
+            key, done, total = self._last
+            self._is_waiting = False
+            self._told_s = time.monotonic()
+        task = self._worker.current
+        if task is not None and task.key == key:
+            self._tell(key, done, total)
+
+    def _tell(self, key, done, total):
+        frame = {"t": "progress", "ids": key, "kind": "progress", "done": done}
+        if total is not None:
+            frame["total"] = total
+        self._worker.say(frame)
+
+
+def plain_number(value, name):
+    """An int or a float of the same value, whatever number it was. Raises ValueError for what is none, or negative."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("%s is a number, not %r" % (name, value)) from None
+    if not math.isfinite(number) or number < 0:
+        raise ValueError("%s is a finite number from 0 on, not %r" % (name, value))
+    return int(number) if number.is_integer() and number < 2**53 else number
+
+
 class ContextFinder:
-    """Offers a module `farloom` with `task` in it, after all other finders: an installed one has precedence."""
+    """Offers a module `farloom` with `task` and `progress` in it, after all other finders: an installed one has precedence."""
 
     def __init__(self, module):
         self._module = module
@@ -1061,6 +1226,7 @@ def expose_context(worker):
     """`import farloom` finds the context; the SDK of that name finds it in sys.modules["farloom_worker_context"]."""
     module = types.ModuleType("farloom", "What a function may know of the task it runs in.")
     module.task = TaskContext(worker)
+    module.progress = Progress(worker)
     sys.modules["farloom_worker_context"] = module
     sys.meta_path.append(ContextFinder(module))
 
@@ -1091,17 +1257,66 @@ def tail_text(text, limit):
     return text if len(raw) <= limit else raw[-limit:].decode("utf-8", "ignore")
 
 
+BUNDLE_MAGIC = b"\0FLPICK1"
+_BUNDLE_HEAD = struct.Struct("<8sIIQ")
+_BUNDLE_ENTRY = struct.Struct("<QQ")
+BUNDLE_ALIGN = 64
+
+
+class Bundle:
+    """A pickle and the large buffers beside it, in pieces that were not copied (PROTOCOL.md section 6).
+
+    Layout: the magic, u32 number of buffers, u32 0, u64 size of the pickle; for each buffer u64 where it begins, u64
+    its size; the pickle; the buffers, each from a multiple of 64 on. All little-endian. No pickle begins with a zero.
+    """
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, packed, views):
+        at = _BUNDLE_HEAD.size + _BUNDLE_ENTRY.size * len(views) + len(packed)
+        head = [_BUNDLE_HEAD.pack(BUNDLE_MAGIC, len(views), 0, len(packed))]
+        self.pieces = [b"", packed]
+        for view in views:
+            gap = -at % BUNDLE_ALIGN
+            self.pieces += (bytes(gap), view)
+            head.append(_BUNDLE_ENTRY.pack(at + gap, view.nbytes))
+            at += gap + view.nbytes
+        self.pieces[0] = b"".join(head)
+        self.size = at
+
+    def __len__(self):
+        return self.size
+
+
+def unpickle(raw):
+    """The value of a pickle, or of a bundle; then its buffers are parts of `raw` and not copied."""
+    if raw[: len(BUNDLE_MAGIC)] != BUNDLE_MAGIC:
+        return pickle.loads(raw)
+    whole = memoryview(bytearray(raw) if isinstance(raw, bytes) else raw)
+    _, n, _, packed_size = _BUNDLE_HEAD.unpack_from(whole)
+    table = _BUNDLE_HEAD.size
+    start = table + n * _BUNDLE_ENTRY.size
+    if start + packed_size > len(whole):
+        raise pickle.UnpicklingError("the bundle is cut short")
+    buffers = []
+    for at, size in _BUNDLE_ENTRY.iter_unpack(whole[table:start]):
+        if at + size > len(whole):
+            raise pickle.UnpicklingError("the bundle is cut short")
+        buffers.append(whole[at : at + size])
+    return pickle.loads(whole[start : start + packed_size], buffers=buffers)
+
+
 def decode_arguments(codec, raw):
     """(args, kwargs) of a call. Raises Failure."""
     try:
         if codec == JSON:
             if raw == b"[[],{}]":
                 return (), {}
-            value = json.loads(raw)
+            value = json.loads(bytes(raw) if isinstance(raw, memoryview) else raw)
         elif codec == MSGPACK:
             value = unpack(bytes(raw))
         elif codec == PICKLE:
-            value = pickle.loads(raw)
+            value = unpickle(raw)
         else:
             raise Failure(R_ARGUMENTS, "ArgumentsInvalid", "codec %d is not known to this worker" % codec)
     except Failure:
@@ -1134,7 +1349,7 @@ def encode_result(codec, value):
             return _encode_json(value).encode("utf-8")
         if codec == MSGPACK:
             return pack(value)
-        return pickle_result(value)
+        return bundle_result(value)
     except Failure:
         raise
     except RecursionError:
@@ -1169,6 +1384,29 @@ def pickle_result(value):
         except ImportError:
             raise
         return cloudpickle.dumps(value, protocol=min(5, pickle.HIGHEST_PROTOCOL))
+
+
+def bundle_result(value):
+    """The value's pickle, its large buffers (a numpy array's data) beside it, where they lie."""
+    views = []
+
+    def beside(buffer):
+        view = buffer.raw()
+        if view.nbytes < MIN_BESIDE_BYTES:
+            return True  # Into the pickle.
+        views.append(view)
+        return False
+
+    try:
+        packed = pickle.dumps(value, 5, buffer_callback=beside)
+    except Exception:
+        try:
+            import cloudpickle
+        except ImportError:
+            raise
+        views.clear()
+        packed = cloudpickle.dumps(value, protocol=5, buffer_callback=beside)
+    return Bundle(packed, views) if views else packed
 
 
 def exception_data(error):
@@ -1230,7 +1468,8 @@ class Output:
                 return super().write(data)
 
         raw = io.FileIO(fd, "w", closefd=False)
-        return io.TextIOWrapper(Telling(raw), encoding="utf-8", errors=errors, line_buffering=False)
+        # Standard error by the line, as everywhere: where the process crashes, its last words are in the file.
+        return io.TextIOWrapper(Telling(raw), encoding="utf-8", errors=errors, line_buffering=fd == 2)
 
     def take(self, ran_ns):
         """What the task wrote, as parts of its detail; None for nothing.
@@ -1438,6 +1677,59 @@ def duration(us):
     return us if us < 0x80000000 else 0x80000000 | min(us // 1000, 0x7FFFFFFF)
 
 
+class Recycling:
+    """When this worker is to be replaced by a fresh one (W6): after `tasks` tasks, or where it still holds more than
+    `memory_kb` once a task is over and whatever nobody refers to was given back to the system. 0: never.
+
+    What the worker holds is looked at after tasks that had their peak above the bound, and after every 1,024th, since
+    the memory of short ones is not measured.
+    """
+
+    LOOK_EVERY = 1024
+
+    def __init__(self, rules):
+        self._tasks = rules.get("tasks") or 0
+        self._memory_kb = rules.get("memoryKb") or 0
+        self._ran = 0
+        # Why, once it is.
+        self.is_due = None
+
+    def ran(self, peak_kb):
+        self._ran += 1
+        if self._ran == self._tasks:
+            self.is_due = "it has run %d tasks" % self._ran
+        elif self._memory_kb and (peak_kb > self._memory_kb or self._ran % self.LOOK_EVERY == 0):
+            self._look()
+
+    def _look(self):
+        if resident_kb() <= self._memory_kb:
+            return
+        gc.collect()
+        release_freed_memory()
+        left_kb = resident_kb()
+        if left_kb > self._memory_kb:
+            self.is_due = "it holds %d MiB between tasks, more than %d" % (left_kb >> 10, self._memory_kb >> 10)
+
+
+def resident_kb():
+    """Memory that this process has now; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb", 0) as statm:
+            return int(statm.read().split()[1]) * (mmap.PAGESIZE // 1024)
+    except OSError:
+        return 0
+
+
+def release_freed_memory():
+    """The C library keeps what was freed; this hands it back."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)
+    except (ImportError, OSError, AttributeError):
+        pass
+
+
 class Runner:
     """What both runtimes share: arguments in, result out, everything around a call."""
 
@@ -1447,6 +1739,7 @@ class Runner:
         self.payloads = config["payloads"]
         self.output = Output(config["dir"])
         self.around = Surroundings(config["dir"])
+        self.recycling = Recycling(config.get("recycle") or {})
         self.temporaries = 0
 
     def known(self, fn):
@@ -1490,6 +1783,7 @@ class Runner:
             cpu_us, peak_kb = ran // 1000, around.peak_kb
         else:
             cpu_us, peak_kb = around.measure(started)
+        self.recycling.ran(peak_kb)
         return (
             task.key,
             codec,
@@ -1514,14 +1808,18 @@ class Runner:
             try:
                 if os.fstat(fd).st_size != size:
                     raise Failure(R_PAYLOAD, "PayloadMissing", "the arguments' payload file has the wrong size")
-                raw = bytearray(size)
-                view, at = memoryview(raw), 0
-                while at < size:
-                    got = os.readv(fd, [view[at:]])
-                    if got == 0:
-                        raise Failure(R_PAYLOAD, "PayloadMissing", "the arguments' payload file is too short")
-                    at += got
-                if sha256(raw).digest() != task.args[:32]:
+                if size >= MIN_MAPPED_BYTES:
+                    # What the function writes into its arguments stays in this process.
+                    raw = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY))
+                else:
+                    raw = bytearray(size)
+                    view, at = memoryview(raw), 0
+                    while at < size:
+                        got = os.readv(fd, [view[at:]])
+                        if got == 0:
+                            raise Failure(R_PAYLOAD, "PayloadMissing", "the arguments' payload file is too short")
+                        at += got
+                if sha256(raw).digest() != task.args[:32] and PLANTED != "payload-digest-unchecked":
                     # Another try fetches it anew.
                     os.unlink(path)
                     raise Failure(R_CORRUPT, "PayloadCorrupt", CORRUPT)
@@ -1543,15 +1841,21 @@ class Runner:
             )
         self.temporaries += 1
         path = os.path.join(self.payloads, "tmp-%s-%d-%d" % (self.worker.name, os.getpid(), self.temporaries))
-        digest = hashlib.sha256(data).digest()
+        digest = sha256()
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                view, at = memoryview(data), 0
-                while at < size:
-                    at += os.write(fd, view[at : at + 0x7FFFF000])
+                for piece in data.pieces if type(data) is Bundle else (data,):
+                    view = memoryview(piece)
+                    for at in range(0, len(view), PIECE_BYTES):
+                        # Hashed and written while it is in the processor's cache.
+                        part = view[at : at + PIECE_BYTES]
+                        digest.update(part)
+                        while part:
+                            part = part[os.write(fd, part) :]
             finally:
                 os.close(fd)
+            digest = digest.digest()
             os.rename(path, os.path.join(self.payloads, digest.hex()))
         except OSError as error:
             try:
@@ -1959,6 +2263,8 @@ def main():
     worker = Worker(config)
     expose_context(worker)
     runner = CommandRunner(worker) if config["runtime"] == "command" else PythonRunner(worker)
+    # A crash of the interpreter writes its Python traceback to the task's standard error.
+    faulthandler.enable(2, all_threads=False)
     if os.environ.get("FARLOOM_CRASH_AT"):
         arm_crash_points(worker, runner, os.environ["FARLOOM_CRASH_AT"])
     worker.run(runner)

@@ -4,10 +4,12 @@ import datetime
 import json
 import math
 import os
+import pickle
 import random
 import struct
 import sys
 import tempfile
+import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -187,6 +189,148 @@ class Values(unittest.TestCase):
 
     def test_a_tail_is_cut_at_a_character(self):
         self.assertEqual(fw.tail_text("x" + "\u00e9" * 10, 5), "\u00e9" * 2)
+
+
+class Large:
+    """Stands for an array: its bytes may travel beside the pickle."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return Large, (pickle.PickleBuffer(self.data),)
+
+
+class Bundles(unittest.TestCase):
+    def whole(self, value):
+        packed = fw.bundle_result(value)
+        raw = b"".join(packed.pieces)
+        self.assertEqual(len(raw), len(packed))
+        return packed, raw
+
+    def test_large_buffers_travel_beside_the_pickle_and_are_not_copied(self):
+        first, second = bytearray(os.urandom(fw.MIN_BESIDE_BYTES)), bytearray(b"x" * 100_001)
+        packed, raw = self.whole([Large(first), Large(second), "small"])
+        self.assertLess(len(packed.pieces[1]), 300)
+        self.assertIs(packed.pieces[3].obj, first)
+        target = bytearray(raw)
+        a, b, text = fw.unpickle(target)
+        self.assertEqual((bytes(a.data), bytes(b.data), text), (bytes(first), bytes(second), "small"))
+        at = target.index(b"x" * 100_001)
+        self.assertEqual(at % fw.BUNDLE_ALIGN, 0)
+        target[at] = 7
+        self.assertEqual(b.data[0], 7)
+        b.data[1] = 8
+        self.assertEqual(target[at + 1], 8)
+
+    def test_what_is_read_only_stays_so(self):
+        packed, raw = self.whole(Large(bytes(fw.MIN_BESIDE_BYTES)))
+        self.assertTrue(memoryview(fw.unpickle(bytearray(raw)).data).readonly)
+
+    def test_small_buffers_and_plain_values_are_a_plain_pickle(self):
+        for value in ({"a": [1, 2]}, Large(bytearray(fw.MIN_BESIDE_BYTES - 1)), bytes(1_000_000)):
+            packed = fw.bundle_result(value)
+            self.assertIs(type(packed), bytes)
+            self.assertEqual(type(pickle.loads(packed)), type(value))
+
+    def test_a_bundle_that_is_cut_or_lies_is_refused_and_nothing_else_is_raised_of_it(self):
+        _, raw = self.whole(([], {"a": Large(bytearray(fw.MIN_BESIDE_BYTES))}))
+        rng = random.Random(3)
+        for cut in (8, 20, 30, 60, 200, len(raw) - 1):
+            with self.assertRaises(fw.Failure):
+                fw.decode_arguments(fw.PICKLE, bytearray(raw[:cut]))
+        for _ in range(200):
+            bad = bytearray(raw)
+            bad[rng.randrange(8, 40)] = rng.randrange(256)
+            try:
+                fw.decode_arguments(fw.PICKLE, bad)
+            except fw.Failure:
+                pass
+
+
+class Worker:
+    """As far as progress sees it."""
+
+    def __init__(self):
+        self.current = fw.Task(b"k" * 16, None, 1, b"", 1, None, 0, 0, None)
+        self.forked = False
+        self.caps = {"progress"}
+        self.said = []
+
+    def say(self, frame):
+        self.said.append((frame["done"], frame.get("total")))
+
+
+class Reports(unittest.TestCase):
+    def test_of_many_calls_the_first_and_the_last_are_told_and_a_few_in_a_second(self):
+        worker = Worker()
+        tell = fw.Progress(worker)
+        began = time.monotonic()
+        for i in range(20_000):
+            tell(i, 20_000)
+        most = 2 + (time.monotonic() - began) / fw.PROGRESS_EVERY_S
+        until = time.monotonic() + 10
+        while worker.said[-1] != (19_999, 20_000) and time.monotonic() < until:
+            time.sleep(0.02)
+        self.assertEqual(worker.said[0], (0, 20_000))
+        self.assertEqual(worker.said[-1], (19_999, 20_000))
+        self.assertLessEqual(len(worker.said), most)
+
+    def test_a_late_word_of_a_task_that_is_over_is_not_told(self):
+        worker = Worker()
+        tell = fw.Progress(worker)
+        tell(1)
+        tell(2)
+        worker.current = fw.Task(b"l" * 16, None, 1, b"", 1, None, 0, 0, None)
+        time.sleep(fw.PROGRESS_EVERY_S * 2)
+        self.assertEqual(worker.said, [(1, None)])
+
+    def test_outside_a_task_in_a_fork_and_for_a_peer_that_does_not_know_it_nothing_is_said(self):
+        worker = Worker()
+        tell = fw.Progress(worker)
+        for name, value in (("current", None), ("forked", True), ("caps", ())):
+            before = getattr(worker, name)
+            setattr(worker, name, value)
+            tell(1, 2)
+            setattr(worker, name, before)
+        self.assertEqual(worker.said, [])
+
+    def test_numbers_of_any_kind_are_taken_and_nothing_else(self):
+        self.assertEqual([fw.plain_number(v, "done") for v in (3, 2.0, 0.5, True)], [3, 2, 0.5, 1])
+        for value in (-1, float("nan"), float("inf"), "x", None):
+            with self.assertRaises(ValueError):
+                fw.plain_number(value, "done")
+
+
+class Replacement(unittest.TestCase):
+    def test_a_worker_is_replaced_after_so_many_tasks(self):
+        recycling = fw.Recycling({"tasks": 3})
+        due = []
+        for _ in range(3):
+            recycling.ran(0)
+            due.append(recycling.is_due)
+        self.assertEqual(due[:2], [None, None])
+        self.assertIn("3 tasks", due[2])
+
+    def test_only_memory_that_cannot_be_given_back_counts(self):
+        bound_kb = fw.resident_kb() + 100 * 1024
+        recycling = fw.Recycling({"memoryKb": bound_kb})
+        freed = [bytearray(1000) for _ in range(200_000)]
+        for i, piece in enumerate(freed):
+            piece[0] = i & 255
+        del freed, piece
+        recycling.ran(bound_kb + 1)
+        self.assertIsNone(recycling.is_due)
+        kept = bytearray(os.urandom(1)) * (150 * 1024 * 1024)
+        recycling.ran(bound_kb + 1)
+        self.assertIn("MiB between tasks", recycling.is_due)
+        del kept
+
+    def test_by_default_nothing_is_replaced(self):
+        recycling = fw.Recycling({})
+        for _ in range(3000):
+            recycling.ran(1 << 40)
+        self.assertIsNone(recycling.is_due)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ import { crashPoint } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import type { Deliver, ResultSink } from "../../deliver/deliver.js";
 import type { Dispatch } from "../../dispatch/dispatch.js";
-import { TaskEntry } from "../../dispatch/task-entry.js";
+import { TaskEntry, type TaskProgress } from "../../dispatch/task-entry.js";
 import type { EndpointRecord, EndpointRegistry } from "../../endpoints/registry.js";
 import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.js";
 import type { Principal } from "../../identity/principal.js";
@@ -91,6 +91,8 @@ export class ClientSession implements ResultSink {
   #pending: ResultItem[] = [];
   #pendingBytes = 0;
   #open = false;
+  /** Whether it named the capability. */
+  #tellsProgress = false;
   /** Groups that are being looked up. */
   #watching = 0;
   #receivedBytes = 0;
@@ -146,6 +148,18 @@ export class ClientSession implements ResultSink {
     if (keys.length > 0) this.#socket.send({ t: "progress", ids: keysToColumn(keys), kind: "started" });
   }
 
+  progressed(key: IdKey, { done, total }: TaskProgress): void {
+    // A client that does not read catches up with the next word.
+    if (!this.#tellsProgress || this.crowded) return;
+    this.#socket.send({
+      t: "progress",
+      ids: keysToColumn([key]),
+      kind: "progress",
+      done,
+      ...(total !== undefined && { total }),
+    });
+  }
+
   drain(): void {
     this.#socket.end("DRAINING");
   }
@@ -188,6 +202,7 @@ export class ClientSession implements ResultSink {
     const agreed = agreeOrRefuse(this.#socket, hello);
     if (!agreed) return;
     this.#open = true;
+    this.#tellsProgress = agreed.caps.includes("progress");
     sendWelcome(this.#socket, agreed);
     this.#sendCredit(WINDOW_TASKS, WINDOW_BYTES);
   }

@@ -1,0 +1,369 @@
+"""Every error that Farloom tells: code to (HTTP status, may the same request succeed later, message).
+
+Made by scripts/make_catalogue.mjs from packages/protocol/src/errors/catalogue.ts. Not edited by hand.
+"""
+
+# ruff: noqa: E501
+
+ERRORS: dict[str, tuple[int, bool, str]] = {
+    "REQUEST_INVALID": (
+        400,
+        False,
+        "The request is not valid: {detail}.",
+    ),
+    "JSON_INVALID": (
+        400,
+        False,
+        "The body is not valid JSON: {detail}. NaN and Infinity are not JSON; send null or a string.",
+    ),
+    "BODY_INVALID": (
+        400,
+        False,
+        "The body is not valid {type}: {detail}.",
+    ),
+    "BODY_TOO_LARGE": (
+        413,
+        False,
+        "The body has more than {limit} bytes. Send fewer tasks at once, or put large arguments into payload files (PUT /v1/payloads/{sha256}).",
+    ),
+    "BODY_TOO_DEEP": (
+        400,
+        False,
+        "The body nests more than {limit} levels deep. Flatten it, or send it as text.",
+    ),
+    "MEDIA_TYPE_UNSUPPORTED": (
+        415,
+        False,
+        "Content-Type {type} is not taken here. Send application/json or application/msgpack.",
+    ),
+    "ROUTE_NOT_FOUND": (
+        404,
+        False,
+        "There is no {method} {path}. GET /openapi.json lists what there is.",
+    ),
+    "RATE_LIMITED": (
+        429,
+        True,
+        "Too many requests. Wait {seconds} s and try again.",
+    ),
+    "OVERLOADED": (
+        503,
+        True,
+        "The service has too much in hand: {detail}. Nothing of this request was taken; wait and send it again.",
+    ),
+    "QUEUE_FULL": (
+        429,
+        True,
+        "{what} has {limit} open tasks, which is as many as it may have. Nothing of this request was taken; send it again when some have ended.",
+    ),
+    "DATABASE_FULL": (
+        507,
+        True,
+        "The service's database has no room. Nothing of this request was taken; what was taken before is safe. Send it again when the operator has made room.",
+    ),
+    "TOO_MANY_WATCHES": (
+        429,
+        True,
+        "A connection watches at most {limit} task groups. Connect again, and watch only what you still wait for.",
+    ),
+    "NOT_READY": (
+        503,
+        True,
+        "The service is starting or stopping. Try again in a moment.",
+    ),
+    "INTERNAL": (
+        500,
+        True,
+        "Something went wrong on our side (reference {reference}). Try again; if it stays, tell the operator this reference.",
+    ),
+    "UNAUTHENTICATED": (
+        401,
+        False,
+        "No valid credential came with the request. Send 'Authorization: Bearer <API key or token>'.",
+    ),
+    "TOKEN_EXPIRED": (
+        401,
+        True,
+        "The token has expired. Fetch a new one with POST /v1/tokens.",
+    ),
+    "SCOPE_MISSING": (
+        403,
+        False,
+        "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
+    ),
+    "ADMIN_ONLY": (
+        403,
+        False,
+        "Only an administrator may {action}.",
+    ),
+    "SIGNATURE_INVALID": (
+        401,
+        False,
+        "The signature over the challenge does not match the endpoint's key.",
+    ),
+    "CHALLENGE_INVALID": (
+        401,
+        True,
+        "The challenge is unknown, used or older than 30 s. Ask for a new one.",
+    ),
+    "ENROLMENT_CODE_INVALID": (
+        401,
+        False,
+        "The enrolment code is unknown, used or expired. Make a new one: farloom endpoint create NAME.",
+    ),
+    "FUNCTION_NOT_FOUND": (
+        404,
+        False,
+        "There is no function {id} that you may use. List yours: farloom functions list.",
+    ),
+    "FUNCTION_INVALID": (
+        422,
+        False,
+        "The function cannot be registered: {detail}.",
+    ),
+    "ENVIRONMENT_MISMATCH": (
+        422,
+        False,
+        "The function cannot run at the endpoint {endpoint}: {detail}.",
+    ),
+    "CODE_TOO_LARGE": (
+        413,
+        False,
+        "The code has {size} bytes, at most {limit}. Move data into payloads and libraries into the environment.",
+    ),
+    "ENDPOINT_NOT_FOUND": (
+        404,
+        False,
+        "There is no endpoint {id} that you may use. List yours: farloom endpoint list.",
+    ),
+    "ENDPOINT_EXISTS": (
+        409,
+        False,
+        "You already have an endpoint named {name}. Choose another name or delete that one.",
+    ),
+    "TASK_NOT_FOUND": (
+        404,
+        False,
+        "There is no task {id} that you may see.",
+    ),
+    "GROUP_NOT_FOUND": (
+        404,
+        False,
+        "There is no task group {id} that you may see.",
+    ),
+    "PAYLOAD_NOT_FOUND": (
+        404,
+        False,
+        "There is no payload {digest} that you may read. It may have been swept: unused payloads are kept 24 hours.",
+    ),
+    "PAYLOAD_MISMATCH": (
+        422,
+        False,
+        "The bytes have SHA-256 {actual}, not {digest}. Nothing was kept; send them again.",
+    ),
+    "PAYLOAD_TOO_LARGE": (
+        413,
+        False,
+        "A payload has at most {limit} bytes. Split it, or keep it on a file system that the endpoint sees.",
+    ),
+    "RANGE_INVALID": (
+        416,
+        False,
+        "The range does not lie within the {size} bytes that there are.",
+    ),
+    "OBJECT_NOT_FOUND": (
+        404,
+        False,
+        "There is no object {name} that you may read.",
+    ),
+    "OBJECT_NAME_INVALID": (
+        400,
+        False,
+        "The name of the object is not valid: {detail}.",
+    ),
+    "OBJECT_TOO_LARGE": (
+        413,
+        False,
+        "An object has at most {limit} bytes. Split it into several.",
+    ),
+    "OBJECT_MISMATCH": (
+        422,
+        False,
+        "The bytes have SHA-256 {actual}, not {digest}. Nothing was kept; send them again.",
+    ),
+    "OBJECT_ACCESS_DENIED": (
+        403,
+        False,
+        "The object token does not allow {method} on {name}. Make one that does: POST /v1/objects/sign.",
+    ),
+    "PRECONDITION_FAILED": (
+        412,
+        False,
+        "The object {name} is not as {header} demands. Nothing was changed; read it again and decide anew.",
+    ),
+    "STORAGE_FULL": (
+        507,
+        False,
+        "The service's storage is full; nothing of this upload was kept. Delete what is not needed, or ask the operator for room.",
+    ),
+    "STORAGE_UNAVAILABLE": (
+        503,
+        True,
+        "The object storage does not answer as it should ({detail}).",
+    ),
+    "KEY_NOT_FOUND": (
+        404,
+        False,
+        "You have no API key {id}.",
+    ),
+    "RESULT_NOT_READY": (
+        409,
+        True,
+        "Task {id} has not finished. Wait for it with ?wait=SECONDS.",
+    ),
+    "RESULT_NONE": (
+        409,
+        False,
+        "Task {id} ended as {state} and has no result. GET /v1/tasks/{id} tells why.",
+    ),
+    "TASK_EXPIRED": (
+        410,
+        False,
+        "Task {id} ended as {state} at {finishedAt}, and was deleted when its retention ended.",
+    ),
+    "RESULT_EXPIRED": (
+        410,
+        False,
+        "The result of task {id} was deleted when its retention ended.",
+    ),
+    "ARGUMENTS_INVALID": (
+        422,
+        False,
+        "The arguments do not fit the function: {detail}.",
+    ),
+    "ARGUMENTS_TOO_LARGE": (
+        413,
+        False,
+        "The arguments have {size} bytes inline, at most {limit}. Put them into a payload file and submit its reference.",
+    ),
+    "OPTIONS_INVALID": (
+        422,
+        False,
+        "The task options are not valid: {detail}.",
+    ),
+    "TASK_ID_TAKEN": (
+        409,
+        False,
+        "Task id {id} already belongs to another submission. Make new ids.",
+    ),
+    "IDEMPOTENCY_MISMATCH": (
+        409,
+        False,
+        "This Idempotency-Key was used with a different body. Use a new key for a new request.",
+    ),
+    "NOT_CANCELLABLE": (
+        409,
+        False,
+        "Task {id} has already finished as {state}.",
+    ),
+    "FRAME_INVALID": (
+        400,
+        False,
+        "A frame is not valid: {detail}. The connection is closed; nothing was taken from this frame.",
+    ),
+    "FRAME_UNKNOWN": (
+        400,
+        False,
+        "A frame was ignored: {detail}.",
+    ),
+    "FRAME_TOO_LARGE": (
+        413,
+        False,
+        "A frame is too large: {detail}.",
+    ),
+    "VERSION_UNSUPPORTED": (
+        426,
+        False,
+        "No common protocol version: {detail}.",
+    ),
+    "CREDIT_EXCEEDED": (
+        429,
+        True,
+        "More tasks came than there was credit for: {detail}.",
+    ),
+    "LINK_REPLACED": (
+        409,
+        False,
+        "A newer connection of the same endpoint took over; this one stops leasing.",
+    ),
+    "LINK_SLOW": (
+        408,
+        True,
+        "The peer does not read: {detail}. Connect again.",
+    ),
+    "LINK_SILENT": (
+        408,
+        True,
+        "Nothing was heard for {seconds} s. Connect again.",
+    ),
+    "DRAINING": (
+        503,
+        True,
+        "The other side is stopping. Connect again in a moment.",
+    ),
+    "TASK_FAILED": (
+        200,
+        False,
+        "The function raised {type}: {message}",
+    ),
+    "TASK_CANCELLED": (
+        200,
+        False,
+        "The task was cancelled.",
+    ),
+    "TASK_TIMED_OUT": (
+        200,
+        False,
+        "The task reached its time limit ({reason}).",
+    ),
+    "TASK_LOST": (
+        200,
+        False,
+        "The task had, or may have, started when its agent was lost. Declare the function at_least_once to have it run again.",
+    ),
+    "WORKER_DIED": (
+        200,
+        False,
+        "The worker process ended while it ran the task: {detail}.",
+    ),
+    "SERVICE_UNREACHABLE": (
+        503,
+        True,
+        "The service at {url} cannot be reached: {detail}. Is it running? Try 'farloom doctor'.",
+    ),
+    "SETTING_MISSING": (
+        400,
+        False,
+        "{what} is not set. {cure}.",
+    ),
+    "VALUE_UNENCODABLE": (
+        400,
+        False,
+        "{path} cannot be sent as {codec}: {detail}.",
+    ),
+    "RESULT_UNREADABLE": (
+        200,
+        False,
+        "The result of task {id} cannot be read here: {detail}.",
+    ),
+    "RESULT_CORRUPT": (
+        200,
+        False,
+        "The result of task {id} does not bear its worker's seal, on the link or over REST: what came is not what was made.",
+    ),
+    "CLIENT_CLOSED": (
+        409,
+        False,
+        "This client is closed. Tasks that the service has taken run on; fetch their results by id.",
+    ),
+}

@@ -1,0 +1,109 @@
+"""Settings of a client, parsed once: argument, then environment, then the configuration file that `farloom login`
+and `farloom dev` write, then an error that names what to set. The rules are those of packages/sdk/src/options.ts."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ._errors import ConfigError
+
+
+class Config(NamedTuple):
+    """Everything filled in. Times in seconds. (No dataclass: those cost the import some milliseconds.)"""
+
+    url: str
+    api_key: str
+    endpoint: str | None
+    connect_for_s: float = 20.0
+    """How long a first connection is tried before waiting calls fail."""
+    reconnect_for_s: float = 600.0
+    """How long a broken connection is tried again before waiting calls fail."""
+    request_attempts: int = 6
+    """How often a REST request is tried while the service says it may work later."""
+
+    def __repr__(self) -> str:
+        # Without the key: a repr ends up in notebooks and logs.
+        return f"Config(url={self.url!r}, endpoint={self.endpoint!r})"
+
+
+def config_path(env: Mapping[str, str] | None = None) -> str:
+    """FARLOOM_CONFIG, or `farloom/config.json` in the user's configuration directory."""
+    values = os.environ if env is None else env
+    own = values.get("FARLOOM_CONFIG")
+    if own:
+        return own
+    base = values.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(base, "farloom", "config.json")
+
+
+def read_config_file(path: str) -> dict[str, str]:
+    """The configuration file's content; empty where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content: Any = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        detail = f"{path} is not JSON; write it anew with 'farloom login'"
+        raise ConfigError("REQUEST_INVALID", detail=detail) from error
+    if not isinstance(content, dict):
+        return {}
+    return {name: content[name] for name in ("url", "apiKey", "endpoint") if isinstance(content.get(name), str)}
+
+
+def resolve_config(
+    url: str | None = None,
+    api_key: str | None = None,
+    endpoint: str | None = None,
+    *,
+    connect_for_s: float = 20.0,
+    reconnect_for_s: float = 600.0,
+    request_attempts: int = 6,
+    env: Mapping[str, str] | None = None,
+) -> Config:
+    """Settings with everything filled in. Raises ConfigError."""
+    values = os.environ if env is None else env
+    given_url = url if url is not None else values.get("FARLOOM_URL") or None
+    given_key = api_key if api_key is not None else values.get("FARLOOM_API_KEY") or None
+    file = {} if given_url and given_key else read_config_file(config_path(values))
+    found_url = given_url if given_url is not None else file.get("url")
+    if found_url is None:
+        raise _missing("The service's address", "Set FARLOOM_URL, pass url=…, or start one here with 'farloom dev'")
+    # A key from the file belongs to the file's service: it is never sent anywhere else.
+    is_files = _same_service(found_url, file.get("url"))
+    key = given_key if given_key is not None else (file.get("apiKey") if is_files else None)
+    if key is None:
+        raise _missing(f"The API key for {found_url}", "Set FARLOOM_API_KEY, pass api_key=…, or run 'farloom login'")
+    where = endpoint if endpoint is not None else values.get("FARLOOM_ENDPOINT") or None
+    if where is None and is_files:
+        where = file.get("endpoint")
+    return Config(
+        url=_checked_url(found_url),
+        api_key=key,
+        endpoint=where,
+        connect_for_s=connect_for_s,
+        reconnect_for_s=reconnect_for_s,
+        request_attempts=max(1, request_attempts),
+    )
+
+
+def _same_service(a: str, b: str | None) -> bool:
+    return b is not None and a.rstrip("/") == b.rstrip("/")
+
+
+def _checked_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        detail = f'"{text}" is no address of a service; it begins with http:// or https://'
+        raise ConfigError("REQUEST_INVALID", detail=detail)
+    return text.rstrip("/")
+
+
+def _missing(what: str, cure: str) -> ConfigError:
+    return ConfigError("SETTING_MISSING", what=what, cure=cure)
