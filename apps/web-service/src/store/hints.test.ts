@@ -13,6 +13,8 @@ function pair(): { sender: HintSender; sent: string[]; heard: unknown[]; listen:
       onTasks: (endpoint, firstSeq) => heard.push(["tasks", endpoint, firstSeq]),
       onRunnable: (endpoint, keys) => heard.push(["runnable", endpoint, keys]),
       onFinished: (keys) => heard.push(["finished", keys]),
+      onCancel: () => undefined,
+      onClaimed: () => undefined,
     });
   return { sender, sent, heard, listen };
 }
