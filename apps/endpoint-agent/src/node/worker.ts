@@ -340,6 +340,8 @@ export class Worker {
       this.heldBytes += task.end - task.start;
       this.plannedUs += task.plannedUs;
     }
+    // There is something behind the head again that may be asked for.
+    this.#recalledFor = undefined;
     if (this.owedMark > this.#sentMark) frames.push(this.#mark());
     this.#main!.send(...frames);
   }

@@ -61,11 +61,23 @@ export class Cancels {
     if (keys.length === 0) return;
     const { pool, hints } = this.#deps;
     // One whose INSERT is under way has no row yet: intake asks again when it has committed.
+    const marked: TaskEntry[] = [];
     for (const key of keys) {
       const entry = this.#deps.entryOf(key);
-      if (entry) entry.cancelRequested = true;
+      if (!entry || entry.cancelRequested) continue;
+      entry.cancelRequested = true;
+      marked.push(entry);
     }
-    await writeCancelRequests(pool, keys); // K1
+    try {
+      await writeCancelRequests(pool, keys); // K1
+    } catch (err) {
+      // Nothing was asked, as far as anybody was told: what was held back meanwhile goes on.
+      for (const entry of marked) {
+        entry.cancelRequested = false;
+        if (entry.state === "QUEUED" && !entry.ended) this.#deps.queueOf(entry.endpointKey)?.requeue(entry);
+      }
+      throw err;
+    }
     const { here, elsewhere, nobodys } = await this.#whose(keys);
     for (const [endpointKey, list] of elsewhere) hints.cancel(endpointKey, list);
     for (const [endpointKey, list] of here) await this.here(endpointKey, list);

@@ -477,7 +477,7 @@ export class Dispatch {
         leased.set(owned.lease, list);
       }
     }
-    for (const key of now) this.#entry(key)!.cancelRequested = true;
+    await this.#endUnbegun(now);
     if (away.length > 0) {
       // Not in hand: what is not known to have started is its owner's to say, or nobody's.
       const started = await startedAmong(this.#deps.pool, away);
@@ -485,8 +485,19 @@ export class Dispatch {
       await this.cancels.unbegun(away.filter((key) => !started.has(key)));
     }
     for (const [lease, list] of leased) lease.sendCancel(list, "unbegun");
-    await this.end(now, CANCELLED);
     return running;
+  }
+
+  /** These wait here. One whose INSERT is under way is held back, and ends once that has committed (intake). */
+  async #endUnbegun(keys: readonly IdKey[]): Promise<void> {
+    const entries = keys.map((key) => this.#entry(key)!);
+    for (const entry of entries) entry.cancelRequested = true;
+    try {
+      await this.end(keys, CANCELLED);
+    } catch (err) {
+      for (const entry of entries) if (entry.committed) entry.cancelRequested = false;
+      throw err;
+    }
   }
 
   /** Cancels what has not been sent, and asks for the rest to be stopped. Durable when it resolves. */
@@ -512,15 +523,19 @@ export class Dispatch {
       this.#deps.onEnded(ended.map((e) => ({ ...e, ...how })));
       this.#deps.hints.finished(ended.map((e) => e.key));
     } catch (err) {
-      for (const entry of blocked) this.requeue(entry.endpointKey, [entry]);
+      const nowMs = performance.now();
+      for (const entry of blocked) {
+        if (entry.overdue(nowMs) !== undefined) this.queueOf(entry.endpointKey)?.park(entry);
+        else this.requeue(entry.endpointKey, [entry]);
+      }
       throw err;
     }
   }
 
-  /** These were read as open, but are cancelled, or out of time. */
+  /** These were read as open, or were about to be sent, but are cancelled, or out of time. */
   #over(queue: EndpointQueue, entries: readonly TaskEntry[]): void {
     const nowMs = performance.now();
-    const ends = new Map<EndHow, IdKey[]>([
+    const ends = new Map<EndHow, TaskEntry[]>([
       [CANCELLED, []],
       [DEADLINE, []],
       [QUEUE_TIME, []],
@@ -529,14 +544,26 @@ export class Dispatch {
       queue.bar(entry.key);
       const why = entry.cancelRequested ? undefined : entry.overdue(nowMs);
       const how = why === undefined ? CANCELLED : why === "deadline" ? DEADLINE : QUEUE_TIME;
-      ends.get(how)!.push(entry.key);
+      ends.get(how)!.push(entry);
     }
-    for (const [how, keys] of ends) {
+    for (const [how, some] of ends) {
+      const keys = some.map((entry) => entry.key);
       this.end(keys, how).catch((err) => {
         this.#deps.log.warn({ err }, "tasks that nobody wants any more could not be ended; trying again");
-        setTimeout(() => this.reread(queue.endpointKey, keys), REREAD_MS).unref();
+        setTimeout(() => this.#overAgain(queue, some), REREAD_MS).unref();
       });
     }
+  }
+
+  #overAgain(queue: EndpointQueue, entries: readonly TaskEntry[]): void {
+    const parked: TaskEntry[] = [];
+    const read: IdKey[] = [];
+    for (const entry of entries) {
+      if (queue.held.get(entry.key) !== entry) read.push(entry.key);
+      else if (entry.state === "QUEUED") parked.push(entry);
+    }
+    if (parked.length > 0) this.#over(queue, parked);
+    if (read.length > 0) this.reread(queue.endpointKey, read);
   }
 
   /** The endpoint is gone: its connection is cut and its open tasks end. */
@@ -573,18 +600,23 @@ export class Dispatch {
     const { queue, lease } = owned;
     const nowMs = performance.now();
     if (queue.opening || nowMs > this.#trustedUntilMs) return; // Q5, D4
-    let over: TaskEntry[] | undefined;
+    const late: TaskEntry[] = [];
     while (!lease.paused && queue.length > 0) {
       const room = Math.min(lease.room, MAX_LEASED - queue.leased);
       if (room <= 0) break;
       const taken = queue.take(room, lease.roomBytes);
       if (taken.length === 0) break;
-      const late = taken.filter((entry) => entry.overdue(nowMs) !== undefined);
-      if (late.length > 0) over = over ? over.concat(late) : late;
-      const entries = late.length > 0 ? taken.filter((entry) => !late.includes(entry)) : taken;
+      const entries = taken.filter((entry) => entry.overdue(nowMs) === undefined);
       if (entries.length > 0) lease.sendTasks(entries);
+      if (entries.length === taken.length) continue;
+      for (const entry of taken) {
+        if (entry.overdue(nowMs) === undefined) continue;
+        queue.park(entry);
+        // One whose INSERT is under way has no row yet: it ends by its limit once that has committed (time-limits.ts).
+        if (entry.committed) late.push(entry);
+      }
     }
-    if (over) this.#over(queue, over);
+    if (late.length > 0) this.#over(queue, late);
     this.#filler.wake(queue);
   }
 

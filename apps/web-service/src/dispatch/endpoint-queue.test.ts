@@ -52,6 +52,41 @@ describe("an endpoint's queue", () => {
     expect(q.add(entry(7, one.key))).toBe(false);
   });
 
+  it("does not give what is to be cancelled, and gives it once where the cancel came to nothing", () => {
+    const q = queue();
+    const one = entry();
+    q.offer(one);
+    one.cancelRequested = true;
+    q.requeue(one);
+    expect(q.take(10, 1e9)).toEqual([]);
+    expect(q.held.get(one.key)).toBe(one);
+    one.cancelRequested = false;
+    q.requeue(one);
+    q.requeue(one);
+    expect(q.take(10, 1e9)).toEqual([one]);
+    expect(q.take(10, 1e9)).toEqual([]);
+  });
+
+  it("keeps what is parked, and does not give it", () => {
+    const q = queue();
+    const one = entry();
+    q.offer(one);
+    expect(q.take(1, 1e9)).toEqual([one]);
+    q.park(one);
+    expect(one.state).toBe("QUEUED");
+    expect(q.take(10, 1e9)).toEqual([]);
+    expect(q.add(entry(7, one.key))).toBe(false);
+  });
+
+  it("lets an entry of a queue that was closed be queued in the next", () => {
+    const [old, next] = [queue(), queue()];
+    const one = entry();
+    old.offer(one);
+    old.close();
+    next.add(one);
+    expect(next.take(1, 1e9)).toEqual([one]);
+  });
+
   it("lets nothing pass the backlog (Q3)", () => {
     const q = queue();
     q.backlog = true;

@@ -162,7 +162,9 @@ export class EndpointQueue {
       const entry = this.#ring[this.#head++]!;
       this.#bytes -= entry.sizeBytes;
       this.#budget.entries--;
-      if (entry.ended || entry.state !== "QUEUED") continue;
+      entry.inRing = false;
+      // One that is to be cancelled is not sent while its end is being written.
+      if (entry.ended || entry.state !== "QUEUED" || entry.cancelRequested) continue;
       entry.state = "LEASED";
       room -= entry.sizeBytes;
       taken.push(entry);
@@ -172,6 +174,11 @@ export class EndpointQueue {
       this.#head = 0;
     }
     return taken;
+  }
+
+  /** Taken, but not to be sent: its time is over. It is held until that is written (limits of time). */
+  park(entry: TaskEntry): void {
+    entry.state = "QUEUED";
   }
 
   /** The task is over, or is not ours any more. */
@@ -185,6 +192,7 @@ export class EndpointQueue {
   close(): void {
     this.#closed = true;
     this.#budget.entries -= this.length;
+    for (const entry of this.#ring) entry.inRing = false;
     this.#ring = [];
     this.#head = 0;
     this.#bytes = 0;
@@ -208,7 +216,8 @@ export class EndpointQueue {
   }
 
   #push(entry: TaskEntry): void {
-    if (this.#closed) return;
+    if (this.#closed || entry.inRing) return;
+    entry.inRing = true;
     this.#ring.push(entry);
     this.#bytes += entry.sizeBytes;
     this.#budget.entries++;

@@ -55,6 +55,8 @@ export class TaskEntry implements NewTask, TaskItem {
   losses = 0;
   agentLosses = 0;
   state: OpenState = "QUEUED";
+  /** It is in its queue's ring. What is QUEUED and held but not in the ring is not sent: its end is being written. */
+  inRing = false;
   /** A lower bound of the row's seq; 0 until its INSERT has committed. */
   seq = 0;
   committed = false;

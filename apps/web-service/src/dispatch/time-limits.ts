@@ -15,12 +15,19 @@ import { type IdKey, REASONS, TERMINAL_STATES } from "@farloom/protocol";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import { type Leases, NO_LEASES, readLeases } from "../store/endpoint-leases.js";
-import { type ExpiredTask, expiredTasks, nextExpiry } from "../store/expired-tasks.js";
+import {
+  type ExpiredPage,
+  type ExpiredTask,
+  type ExpiryPlace,
+  expiredTasks,
+  nextExpiry,
+} from "../store/expired-tasks.js";
 import type { EndHow } from "./cancels.js";
 import type { EndpointQueue } from "./endpoint-queue.js";
 
-/** Tasks that end in one round. */
-const ROUND_TASKS = 5_000;
+/** Tasks in one statement. */
+const PAGE_TASKS = 5_000;
+const NO_ID = "00000000-0000-0000-0000-000000000000";
 /** At least this long between two looks. */
 const LEAST_MS = 20;
 /** At most: tasks may come by other replicas. */
@@ -82,9 +89,14 @@ export class TimeLimits {
   /** Ends what has expired since the last look; returns how long it is until the next limit. */
   async look(): Promise<number> {
     const { now, inMs } = await nextExpiry(this.#deps.pool);
-    const expired = await expiredTasks(this.#deps.pool, this.#since, ROUND_TASKS);
-    await this.#settle(expired);
-    if (expired.length >= ROUND_TASKS) return LEAST_MS;
+    for (const limit of ["deadline_at", "queue_until"] as const) {
+      let place: ExpiryPlace | undefined = { at: this.#since, id: NO_ID };
+      while (place && !this.#closed) {
+        const { tasks, next }: ExpiredPage = await expiredTasks(this.#deps.pool, limit, place, PAGE_TASKS);
+        await this.#settle(tasks);
+        place = next;
+      }
+    }
     const { rows } = await this.#deps.pool.query<{ since: string }>(
       `SELECT ($1::timestamptz - ${OVERLAP})::text AS since`,
       [now],

@@ -276,7 +276,9 @@ export class Intake {
     }
     this.#deps.onSubmitted(unit.entries[0]!.groupKey, endpointKey, queue !== undefined);
     if (behind.length > 0) {
-      if (unit.repeated)
+      // What had travelled in a queue that is gone may have been sent: its row comes as a new lease, which the agent
+      // recognises if it has the task.
+      if (unit.repeated || unit.travelledIn !== undefined)
         this.#deps.dispatch.reread(
           endpointKey,
           behind.map((entry) => entry.key),

@@ -13,39 +13,63 @@ export interface ExpiredTask {
   readonly dead: boolean;
 }
 
+/** Which limit: of the time in the queue, or of the whole life. */
+export type Limit = "queue_until" | "deadline_at";
+
+/** A place in the order of a limit: PostgreSQL's time as text, and the id of the task there. */
+export interface ExpiryPlace {
+  readonly at: string;
+  readonly id: string;
+}
+
+export interface ExpiredPage {
+  readonly tasks: ExpiredTask[];
+  /** Where the next page begins, if there is one. */
+  readonly next: ExpiryPlace | undefined;
+}
+
 interface Row {
   id: Buffer;
+  id_text: string;
+  at: string;
   endpoint_id: Buffer;
   epoch: number;
   owner_replica: string | null;
   owner_lives: boolean;
 }
 
-const expired = (column: string): string => `
-  SELECT uuid_send(t.id) AS id, uuid_send(t.endpoint_id) AS endpoint_id, e.epoch, e.owner_replica, r.id IS NOT NULL AS owner_lives
+const page = (column: Limit): { name: string; text: string } => ({
+  name: `expired-${column}`,
+  text: `
+  SELECT uuid_send(t.id) AS id, t.id::text AS id_text, t.${column}::text AS at, uuid_send(t.endpoint_id) AS endpoint_id,
+         e.epoch, e.owner_replica, r.id IS NOT NULL AS owner_lives
   FROM task t JOIN endpoint e ON e.id = t.endpoint_id
   LEFT JOIN replica r ON r.id = e.owner_replica AND r.seen_at > now() - interval '20 seconds'
-  WHERE t.${column} > $1::timestamptz AND t.${column} <= now() AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id)
-  ORDER BY t.${column} LIMIT $2`;
+  WHERE t.${column} >= $1::timestamptz AND (t.${column}, t.id) > ($1::timestamptz, $2::uuid) AND t.${column} <= now()
+    AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id)
+  ORDER BY t.${column}, t.id LIMIT $3`,
+});
 
-const QUEUE = { name: "expired-in-queue", text: expired("queue_until") };
-const LIFE = { name: "expired-in-life", text: expired("deadline_at") };
+const PAGES = { queue_until: page("queue_until"), deadline_at: page("deadline_at") };
 
-/** Those that expired after `since` (PostgreSQL's time, as text). */
-export async function expiredTasks(pool: Pool, since: string, limit: number): Promise<ExpiredTask[]> {
-  const [queue, life] = [
-    await pool.query<Row>({ ...QUEUE, values: [since, limit] }),
-    await pool.query<Row>({ ...LIFE, values: [since, limit] }),
-  ];
-  const of = (dead: boolean) => (row: Row) => ({
+/** At most `count` of those whose limit came after this place, in order. */
+export async function expiredTasks(
+  pool: Pool,
+  limit: Limit,
+  after: ExpiryPlace,
+  count: number,
+): Promise<ExpiredPage> {
+  const { rows } = await pool.query<Row>({ ...PAGES[limit], values: [after.at, after.id, count] });
+  const last = rows.length < count ? undefined : rows.at(-1);
+  const tasks = rows.map((row) => ({
     key: row.id.toString("latin1"),
     endpointKey: row.endpoint_id.toString("latin1"),
     epoch: row.epoch,
     ownerReplica: row.owner_replica ?? undefined,
     ownerLives: row.owner_lives,
-    dead,
-  });
-  return [...life.rows.map(of(true)), ...queue.rows.map(of(false))];
+    dead: limit === "deadline_at",
+  }));
+  return { tasks, next: last && { at: last.at, id: last.id_text } };
 }
 
 /** PostgreSQL's time as text, and how long it is until the next limit of any task, if there is one. */
