@@ -44,6 +44,8 @@ export interface LinkListener {
   /** A new session: definitions come again. */
   onWelcome(): void;
   onFrame(frame: Frame): void;
+  /** A mark came: it does not cover the last `left` results. */
+  onMarked(left: number): void;
   /** Nobody answers any more, or the node manager wants no such worker. */
   onGone(): void;
 }
@@ -137,7 +139,9 @@ export class NodeLink {
     if (frame.t === "mark") {
       let n = 0;
       while (n < this.#unmarked.length && this.#unmarked[n]!.upto <= frame.durable) n++;
-      if (n > 0) this.#unmarked.splice(0, n);
+      if (n === 0) return;
+      this.#unmarked.splice(0, n);
+      this.#listener.onMarked(this.#unmarked.length);
       return;
     }
     if (frame.t !== "welcome") {

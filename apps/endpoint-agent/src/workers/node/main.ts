@@ -3,7 +3,8 @@
  * a JSON configuration on standard input.
  *
  * Invariants
- *   1  One task at a time; its result is in the socket, or kept for the next link, before another starts.
+ *   1  One task at a time; its result is in the results file, and in the socket or kept for the next link, before
+ *      another starts.
  *   2  A task that was given back has not begun and will not.
  *   3  A function that wants to end the process, or leaves a rejection unhandled, fails; the worker stays.
  *
@@ -11,6 +12,7 @@
  * tasks back nor finds a new agent. A time limit stops it all the same, from outside.
  */
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import {
   byteOf,
   CODEC_REFERENCE,
@@ -36,6 +38,7 @@ import { corrupt, Failure, userFailure } from "./failure.js";
 import { FunctionLoader } from "./functions.js";
 import { NodeLink, type WorkerConfig } from "./link.js";
 import { readPayload, spill } from "./payloads.js";
+import { ResultsFile } from "./results-file.js";
 import { Surroundings } from "./surroundings.js";
 import { decodeArguments, encodeResult } from "./values.js";
 
@@ -57,6 +60,7 @@ class NodeWorker {
   readonly #config: WorkerConfig;
   readonly #label: string;
   readonly #around: Surroundings;
+  readonly #results: ResultsFile;
   readonly #loader: FunctionLoader;
   readonly #link: NodeLink;
   readonly #known = new Map<string, FunctionDefinition>();
@@ -71,6 +75,7 @@ class NodeWorker {
     this.#config = config;
     this.#label = `${config.worker} (pid ${process.pid})`;
     this.#around = new Surroundings(config.dir);
+    this.#results = new ResultsFile(join(config.dir, "results"));
     this.#loader = new FunctionLoader(config.dir);
     this.#guard();
     exposeContext(() =>
@@ -85,6 +90,7 @@ class NodeWorker {
       }),
       onWelcome: () => this.#known.clear(),
       onFrame: (frame) => this.#receive(frame),
+      onMarked: (left) => this.#results.keep(left),
       onGone: () => leaveProcess(0),
     });
   }
@@ -161,8 +167,9 @@ class NodeWorker {
       this.#current = task;
       this.#currentMs = performance.now();
       const item = await this.#run(task);
+      this.#results.add(item);
       this.#link.result(item);
-      this.#around.ended();
+      this.#results.end();
       this.#current = undefined;
       const now = performance.now();
       if (now - yieldedMs > YIELD_AFTER_MS) {
@@ -180,6 +187,7 @@ class NodeWorker {
     let failure: Failure | undefined;
     const queueUs = Math.round((performance.now() - task.cameMs) * 1000);
     try {
+      this.#results.begin(task.key);
       checkSeal(task);
       this.#enter(task);
       const raw = task.codec & CODEC_REFERENCE ? readPayload(task.raw, task.options?.argsFile) : task.raw;
@@ -223,7 +231,7 @@ class NodeWorker {
 
   #enter(task: Task): void {
     try {
-      this.#around.enter(task.key, task.definition?.env.vars, task.options);
+      this.#around.enter(task.definition?.env.vars, task.options);
     } catch (error) {
       throw new Failure(
         "environment",

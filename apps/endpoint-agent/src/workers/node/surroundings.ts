@@ -6,7 +6,6 @@
  * processes write as well.
  */
 import {
-  closeSync,
   fstatSync,
   ftruncateSync,
   mkdirSync,
@@ -16,7 +15,6 @@ import {
   readSync,
   rmSync,
   writeFileSync,
-  writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import { limits, type OutcomeDetail, type TaskOptions } from "@farloom/protocol";
@@ -33,9 +31,7 @@ export interface Measures {
 export class Surroundings {
   readonly #scratch: string;
   readonly #base: Readonly<Record<string, string | undefined>>;
-  readonly #results: number;
   readonly #readers: readonly [number, number];
-  readonly #head = Buffer.alloc(20);
   #peakKb = process.resourceUsage().maxRSS;
   #childrenUs = childrenUs();
   #startedMs = 0;
@@ -47,19 +43,12 @@ export class Surroundings {
     mkdirSync(this.#scratch, { recursive: true });
     process.chdir(this.#scratch);
     this.#base = { ...process.env };
-    // The head of the results file tells the node manager which task ran when this process died.
-    this.#results = openSync(join(dir, "results"), "w", 0o600);
-    writeSync(this.#results, Buffer.alloc(32), 0, 32, 0);
     this.#readers = [openSync(join(dir, "stdout"), "r"), openSync(join(dir, "stderr"), "r")];
     for (const fd of [1, 2]) ftruncateSync(fd, 0);
   }
 
   /** Before a call. Throws where the working directory cannot be used. */
-  enter(key: string, vars: Record<string, string> | undefined, options: TaskOptions | undefined): void {
-    this.#head.fill(0, 0, 4);
-    this.#head[0] = 1;
-    this.#head.write(key, 4, 16, "latin1");
-    writeSync(this.#results, this.#head, 0, 20, 4);
+  enter(vars: Record<string, string> | undefined, options: TaskOptions | undefined): void {
     process.env = { ...this.#base, ...vars, ...options?.env };
     process.chdir(options?.cwd ?? this.#scratch);
     this.#cpu = process.cpuUsage();
@@ -111,17 +100,6 @@ export class Surroundings {
       }
     }
     return detail;
-  }
-
-  /** The result is in the socket: nothing runs. */
-  ended(): void {
-    this.#head[0] = 0;
-    writeSync(this.#results, this.#head, 0, 1, 4);
-  }
-
-  close(): void {
-    closeSync(this.#results);
-    for (const fd of this.#readers) closeSync(fd);
   }
 }
 
