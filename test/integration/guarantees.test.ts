@@ -360,6 +360,86 @@ describe("limits of time", () => {
   });
 });
 
+/** Runs `work` while no task can be committed. */
+async function whileNoTaskCommits(work: () => Promise<void>): Promise<void> {
+  const holder = await fabric.database.pool.connect();
+  try {
+    await holder.query("BEGIN");
+    await holder.query("LOCK TABLE task IN EXCLUSIVE MODE");
+    await work();
+  } finally {
+    await holder.query("COMMIT");
+    holder.release();
+  }
+}
+
+describe("a task whose commit takes long", () => {
+  it("ends by its queue time limit where that came first, and is not sent", async () => {
+    const endpoint = await newEndpoint();
+    const agent = await connectAgent(endpoint, { ...holding, window: 1 });
+    const client = await connectClient();
+    client.submit({ endpointId: endpoint.id, fn: once, args: args(1) });
+    await agent.untilReceived(1);
+    await client.untilDurable();
+    let late: IdKey[] = [];
+    await whileNoTaskCommits(async () => {
+      late = client.submit({
+        endpointId: endpoint.id,
+        fn: once,
+        args: args(2),
+        options: { queueTimeoutMs: 50 },
+      });
+      await sleep(QUIET_MS);
+      agent.grant(10);
+      await sleep(QUIET_MS);
+    });
+    const ends = await client.untilOutcomes(late, LONG_MS);
+    expect(ends.map((o) => [o.state, o.reason])).toEqual(Array(2).fill(["TIMED_OUT", "queue_time_limit"]));
+    expect(agent.received).toHaveLength(1);
+  });
+
+  it("goes to the agent's next connection where the last one ended with it on its way", async () => {
+    const endpoint = await newEndpoint();
+    const agent = await connectAgent(endpoint, holding);
+    const client = await connectClient();
+    let keys: IdKey[] = [];
+    let next: EchoAgent | undefined;
+    await whileNoTaskCommits(async () => {
+      keys = client.submit({ endpointId: endpoint.id, fn: once, args: args(3) });
+      await agent.untilReceived(3);
+      await agent.close();
+      next = await connectAgent(endpoint);
+      await sleep(QUIET_MS);
+    });
+    expect((await client.untilOutcomes(keys, LONG_MS)).map((o) => o.state)).toEqual(
+      Array(3).fill("SUCCEEDED"),
+    );
+    expect(next!.received).toHaveLength(3);
+  });
+
+  it("ends, and is never sent, where it is cancelled before it has begun", async () => {
+    const endpoint = await newEndpoint();
+    const agent = await connectAgent(endpoint, { ...holding, window: 1 });
+    const client = await connectClient();
+    client.submit({ endpointId: endpoint.id, fn: once, args: args(1) });
+    await agent.untilReceived(1);
+    await client.untilDurable();
+    let keys: IdKey[] = [];
+    await whileNoTaskCommits(async () => {
+      keys = client.submit({ endpointId: endpoint.id, fn: once, args: args(2) });
+      await sleep(QUIET_MS);
+      client.cancel(keys, "unbegun");
+      await sleep(QUIET_MS);
+      agent.grant(10);
+      await sleep(QUIET_MS);
+    });
+    expect((await client.untilOutcomes(keys, LONG_MS)).map((o) => o.state)).toEqual(
+      Array(2).fill("CANCELLED"),
+    );
+    expect(agent.received).toHaveLength(1);
+  });
+});
+
 describe("losses", () => {
   it("three deaths of workers end a task poisoned, with its payload kept, and use up no retries", async () => {
     const fn = await fabric.register(a.url, {

@@ -98,8 +98,9 @@ export class LinkClient {
     this.peer.send({ t: "watch", group: this.group, ids: Buffer.from(keys.join(""), "latin1") });
   }
 
-  cancel(keys: readonly IdKey[]): void {
-    this.peer.send({ t: "cancel", ids: Buffer.from(keys.join(""), "latin1") });
+  /** With `unbegun`, only what has not begun. */
+  cancel(keys: readonly IdKey[], why?: "unbegun"): void {
+    this.peer.send({ t: "cancel", ids: Buffer.from(keys.join(""), "latin1"), ...(why && { why }) });
   }
 
   /** All tasks sent so far are committed or refused. */
