@@ -373,6 +373,23 @@ async function whileNoTaskCommits(work: () => Promise<void>): Promise<void> {
   }
 }
 
+describe("a submission that its own repetition has overtaken", () => {
+  it("is not run again", async () => {
+    const endpoint = await newEndpoint();
+    const agent = await connectAgent(endpoint);
+    const [slow, next] = [await connectClient(), await connectClient()];
+    for (const fn of [once, often]) {
+      const before = agent.received.length;
+      const keys = next.submit({ endpointId: endpoint.id, fn, args: args(3), again: true });
+      await next.untilOutcomes(keys, LONG_MS);
+      slow.submit({ endpointId: endpoint.id, fn, args: args(3), keys, group: next.group });
+      await slow.untilDurable(LONG_MS);
+      await sleep(QUIET_MS);
+      expect(agent.received.length - before).toBe(3);
+    }
+  });
+});
+
 describe("a task whose commit takes long", () => {
   it("ends by its queue time limit where that came first, and is not sent", async () => {
     const endpoint = await newEndpoint();
@@ -400,13 +417,16 @@ describe("a task whose commit takes long", () => {
 
   it("goes to the agent's next connection where the last one ended with it on its way", async () => {
     const endpoint = await newEndpoint();
-    const agent = await connectAgent(endpoint, holding);
+    const agent = await connectAgent(endpoint, {
+      onTask: ({ bytes }) => (bytes.equals(args(1)[0]!) ? {} : undefined),
+    });
     const client = await connectClient();
+    await client.untilOutcomes(client.submit({ endpointId: endpoint.id, fn: once, args: args(1) }));
     let keys: IdKey[] = [];
     let next: EchoAgent | undefined;
     await whileNoTaskCommits(async () => {
-      keys = client.submit({ endpointId: endpoint.id, fn: once, args: args(3) });
-      await agent.untilReceived(3);
+      keys = client.submit({ endpointId: endpoint.id, fn: once, args: args(4).slice(1) });
+      await agent.untilReceived(4);
       await agent.close();
       next = await connectAgent(endpoint);
       await sleep(QUIET_MS);

@@ -21,6 +21,7 @@ import { askControl, ControlSocket } from "./state/control.js";
 import { type Identity, loadIdentity, readIdentity } from "./state/identity.js";
 import { acquireLock, lockHolder } from "./state/lock.js";
 import { openStateDir, statePaths } from "./state/state-dir.js";
+import { TaskTokens } from "./task-tokens.js";
 
 /** What runs the tasks, below the port. */
 export interface AgentNode {
@@ -82,6 +83,8 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       log: logger,
     });
     undo.push(() => transfer.close());
+    const taskTokens = new TaskTokens({ serviceUrl, token: (signal) => tokens.get(signal), log: logger });
+    undo.push(() => taskTokens.close());
     const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
     undo.push(() => journal.close());
     const [upper, lower] = createPortPair();
@@ -91,6 +94,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       bootId,
       functions: new FunctionsCache(paths.functions),
       files: new TaskFiles(store, transfer),
+      taskTokens,
       port: upper,
       windowTasks: config.windowTasks,
       windowBytes: config.windowBytes,
@@ -121,6 +125,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       node,
       link,
       transfer,
+      taskTokens,
       lock,
       shutOut,
       log: logger,
@@ -144,6 +149,7 @@ interface Parts {
   readonly node: AgentNode;
   readonly link: LinkSupervisor;
   readonly transfer: PayloadTransfer;
+  readonly taskTokens: TaskTokens;
   readonly lock: { release(): void };
   readonly shutOut: Promise<EndReason>;
   readonly log: Logger;
@@ -192,12 +198,13 @@ class RunningAgent implements Agent {
   }
 
   async #close(stopWorkers: boolean): Promise<void> {
-    const { link, node, engine, transfer, lock } = this.#parts;
+    const { link, node, engine, transfer, taskTokens, lock } = this.#parts;
     await link.stop("the agent stops");
     engine.expectEnd();
     await node.close({ stopWorkers });
     engine.close();
     transfer.close();
+    taskTokens.close();
     this.control?.close();
     lock.release();
   }

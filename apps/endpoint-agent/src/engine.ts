@@ -54,6 +54,7 @@ import { type HeldState, type HeldTask, leaseColumns, optionsOf } from "./schedu
 import { Scheduler, type SchedulerEffect, type SchedulerEvent } from "./scheduler/scheduler.js";
 import { tasksFrames } from "./scheduler/task-frames.js";
 import { TaskTimers } from "./scheduler/task-timers.js";
+import type { TaskTokens } from "./task-tokens.js";
 import { Turn } from "./turn.js";
 
 /** The one node of a local block. */
@@ -66,6 +67,7 @@ export interface EngineOptions {
   readonly bootId: string;
   readonly functions: FunctionsCache;
   readonly files: TaskFiles;
+  readonly taskTokens: TaskTokens;
   readonly port: FramePort;
   readonly windowTasks: number;
   readonly windowBytes: number;
@@ -381,6 +383,10 @@ export class Engine implements LinkUser {
       case "need":
         for (const digest of frame.functions) this.#functions.give(functionKey(digest));
         break;
+      case "ask":
+        // Nothing of this is durable (P28): it passes by the journal.
+        void this.#options.taskTokens.ask(frame).then((grant) => this.#closed || this.#port.send(grant));
+        return;
       case "problem":
         this.#log.warn({ node: LOCAL_NODE, code: frame.code, reason: frame.message }, "the node complains");
         return;

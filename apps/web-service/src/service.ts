@@ -121,7 +121,12 @@ async function start(
   // What tasks refer to
   const clock = await DatabaseClock.start(pool, log);
   undo.push(() => clock.stop());
-  const identity = new Identity(prisma, await loadSigningKey(config.stateDir, config.signingKeyFile), clock);
+  const identity = new Identity(
+    prisma,
+    pool,
+    await loadSigningKey(config.stateDir, config.signingKeyFile),
+    clock,
+  );
   const functions = new FunctionRegistry(prisma);
   const endpoints = new EndpointRegistry(prisma);
   const payloads = new PayloadStore(pool, config.stateDir, log);
@@ -288,7 +293,11 @@ async function start(
     [
       {
         path: limits.CLIENT_LINK_PATH,
-        admit: (request) => identity.authenticate(request.headers.authorization),
+        admit: async (request) => {
+          const principal = await identity.authenticate(request.headers.authorization);
+          if (principal.nested) await identity.nested.requireOpen(principal.nested);
+          return principal;
+        },
         open: (upgraded, principal) =>
           sessions.add(
             new ClientSession(upgraded, principal, {
@@ -299,6 +308,7 @@ async function start(
               deliver,
               functions,
               endpoints,
+              nested: identity.nested,
               clock,
               onClose: (session) => sessions.delete(session),
             }),

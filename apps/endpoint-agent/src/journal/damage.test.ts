@@ -16,6 +16,7 @@ import { createPortPair } from "../node/port.js";
 import { PayloadStore } from "../payloads/payload-store.js";
 import { PayloadTransfer } from "../payloads/payload-transfer.js";
 import { TaskFiles } from "../payloads/task-files.js";
+import { TaskTokens } from "../task-tokens.js";
 import { RECORD } from "./format.js";
 import { Journal } from "./journal.js";
 
@@ -110,6 +111,7 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
     bootId: BOOT,
     functions: new FunctionsCache(join(root, "functions")),
     files: new TaskFiles(store, transfer),
+    taskTokens: new TaskTokens({ serviceUrl: "http://127.0.0.1:1", token: async () => "", log }),
     port: upper,
     windowTasks: 64,
     windowBytes: 1 << 20,

@@ -10,8 +10,10 @@
  *   4  Nothing ticks while no worker holds a task.
  */
 import {
+  type AskFrame,
   batchLength,
   durationUsOf,
+  type GrantFrame,
   type IdKey,
   keyAt,
   type OutcomeDetail,
@@ -53,6 +55,7 @@ export interface Upstream {
   returned(keys: readonly IdKey[]): void;
   started(keys: readonly IdKey[]): void;
   progress(frame: ProgressFrame): void;
+  ask(frame: AskFrame): void;
   /** This worker is gone, and all that it left has gone up. */
   ended(name: string): void;
   /** Tasks left; credit may grow. */
@@ -293,6 +296,25 @@ export class Dispatcher implements WorkerOwner {
       this.#options.up.started([head.key]);
     }
     this.#options.up.progress(frame);
+  }
+
+  /** Of the task that it runs, and one at a time (P28): whether that may have a token, the service knows. */
+  onAsk(worker: Worker, frame: AskFrame): void {
+    const head = worker.held.peek();
+    if (!head || head.key !== keyAt(frame.ids) || head.asked) return;
+    head.asked = true;
+    this.#options.up.ask(frame);
+  }
+
+  /** The answer goes to the worker that runs the task, if one still does. */
+  grant(frame: GrantFrame): void {
+    const key = keyAt(frame.ids);
+    for (const worker of this.workers.values()) {
+      const head = worker.held.peek();
+      if (head?.key !== key) continue;
+      head.asked = false;
+      worker.grant(frame);
+    }
   }
 
   onLeaving(worker: Worker, why: string): void {

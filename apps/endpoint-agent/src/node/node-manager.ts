@@ -302,6 +302,9 @@ export class NodeManager {
       case "cancel":
         this.#dispatcher.cancel(columnToKeys(frame.ids), frame.why);
         return;
+      case "grant":
+        this.#dispatcher.grant(frame);
+        return;
       case "mark":
         this.#marked(frame.durable);
         this.#forgetEnded();
@@ -376,6 +379,7 @@ export class NodeManager {
       if (given?.deadlineMs !== undefined) options.deadlineMs = given.deadlineMs;
       if (given?.env) options.env = given.env;
       if (given?.cwd !== undefined) options.cwd = given.cwd;
+      if (given?.nested === true) options.nested = true;
       if (codec & CODEC_REFERENCE) {
         const digest = frame.args.toString("hex", start, start + 32);
         options.argsFile = join(this.#payloadsDir, digest);
@@ -440,6 +444,7 @@ export class NodeManager {
       returned: (keys) => this.#port.send({ t: "returned", ids: keysToColumn(keys) }),
       started: (keys) => this.#port.send({ t: "progress", ids: keysToColumn(keys), kind: "started" }),
       progress: (frame) => this.#port.send(frame),
+      ask: (frame) => this.#port.send(frame),
       ended: (name) => {
         if (this.#sentResults === this.#markedResults) this.#records.remove(name);
         else this.#ended.push({ name, upto: this.#sentResults });

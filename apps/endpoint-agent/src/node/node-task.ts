@@ -38,6 +38,8 @@ export interface NodeTask extends TaskItem {
   stopFor: "cancelled_by_user" | "deadline" | "unbegun" | undefined;
   /** When it last told how far it is (monotonic milliseconds). */
   progressMs?: number;
+  /** Its token was asked for, and the answer has not come. */
+  asked?: boolean;
   /** Whether `progress started` was told. */
   announced: boolean;
   /** The share of its worker's time that was planned for it. */

@@ -20,10 +20,12 @@ import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
+  type AskFrame,
   buildTasks,
   columnToKeys,
   durationUsOf,
   type Frame,
+  type GrantFrame,
   type HelloFrame,
   type IdKey,
   keyAt,
@@ -91,6 +93,7 @@ export interface WorkerOwner {
   onReturned(worker: Worker, tasks: readonly NodeTask[]): void;
   /** A function tells how far it is. */
   onProgress(worker: Worker, frame: ProgressFrame): void;
+  onAsk(worker: Worker, frame: AskFrame): void;
   /** It wants to be replaced, and is fed no more. */
   onLeaving(worker: Worker, why: string): void;
   onDeath(worker: Worker, death: Death): void;
@@ -360,6 +363,11 @@ export class Worker {
     (this.#control ?? this.#main!).send({ t: "cancel", ids: Buffer.alloc(0) });
   }
 
+  /** The token of the task that runs (P28): on the control connection, as the function that waits has the other. */
+  grant(frame: GrantFrame): void {
+    this.#control?.send(frame);
+  }
+
   /** Stops the task that runs by ending the process group; what is behind it comes back untouched (2). */
   stop(key: IdKey, why: StopReason): void {
     if (this.#stop || this.#isGone) return;
@@ -453,6 +461,9 @@ export class Worker {
         return;
       case "progress":
         if (frame.kind === "progress") this.#owner.onProgress(this, frame);
+        return;
+      case "ask":
+        this.#owner.onAsk(this, frame);
         return;
       case "bye":
         // It wants to be replaced: it runs nothing more, and what it has not begun comes back.

@@ -4,6 +4,7 @@ import type { Api, AppDeps } from "../app.js";
 import { Enrolment } from "../endpoints/enrolment.js";
 import type { EndpointRow } from "../endpoints/registry.js";
 import { principalOf } from "../http/policy.js";
+import { requireEndpoint } from "../identity/nested.js";
 import { NextCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
 
 const tags = ["endpoints"];
@@ -138,7 +139,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/endpoints/:id",
     {
-      config: { policy: { scope: "endpoints:read" } },
+      config: { policy: { scope: "endpoints:read", nested: true } },
       schema: {
         tags,
         summary: "Show an endpoint",
@@ -146,8 +147,11 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
         response: { 200: EndpointView, ...problems },
       },
     },
-    async (request) =>
-      view(await endpoints.read(await endpoints.resolve(principalOf(request), request.params.id))),
+    async (request) => {
+      const record = await endpoints.resolve(principalOf(request), request.params.id);
+      requireEndpoint(principalOf(request), record.key);
+      return view(await endpoints.read(record));
+    },
   );
 
   app.delete(

@@ -12,6 +12,7 @@ import {
 } from "../functions/definition-input.js";
 import type { FunctionRecord, FunctionSummary } from "../functions/registry.js";
 import { principalOf } from "../http/policy.js";
+import { functionNameFor } from "../identity/nested.js";
 import { Digest, NextCursor, numberCursor, PageQuery, problems, Strict, Time } from "./schemas.js";
 
 const tags = ["functions"];
@@ -110,7 +111,7 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
   app.post(
     "/v1/functions",
     {
-      config: { policy: { scope: "functions:write" } },
+      config: { policy: { scope: "functions:write", nested: true } },
       schema: {
         tags,
         summary: "Register a function; the same again gives the same",
@@ -119,8 +120,12 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
       },
     },
     async (request, reply) => {
+      const principal = principalOf(request);
       const input = checkFunction(request.body as RegisterBody);
-      const { record, created } = await functions.register(principalOf(request), input);
+      const { record, created } = await functions.register(principal, {
+        ...input,
+        name: functionNameFor(principal, input.name),
+      });
       return reply.code(created ? 201 : 200).send(view(record));
     },
   );

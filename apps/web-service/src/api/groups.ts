@@ -1,8 +1,9 @@
 /** Task groups: tasks submitted together, watched together. */
-import { FarloomError } from "@farloom/protocol";
+import { FarloomError, uuidToKey } from "@farloom/protocol";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { principalOf } from "../http/policy.js";
+import { requireGroup } from "../identity/nested.js";
 import { type GroupRow, TaskGroups } from "../tasks/groups.js";
 import { TaskReader } from "../tasks/reader.js";
 import { NextCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
@@ -62,7 +63,7 @@ export function groupRoutes(app: Api, { pool, dispatch }: AppDeps): void {
   app.get(
     "/v1/groups/:id",
     {
-      config: { policy: { scope: "tasks:read" } },
+      config: { policy: { scope: "tasks:read", nested: true } },
       schema: {
         tags,
         summary: "Show a group, and how many of its tasks are in which state",
@@ -73,6 +74,7 @@ export function groupRoutes(app: Api, { pool, dispatch }: AppDeps): void {
     async (request) => {
       const { ownerId } = principalOf(request);
       const { id } = request.params;
+      requireGroup(principalOf(request), uuidToKey(id));
       const row = await groups.find(ownerId, id);
       if (!row) throw new FarloomError("GROUP_NOT_FOUND", { id });
       return {

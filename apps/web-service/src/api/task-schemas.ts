@@ -29,6 +29,9 @@ const Options = Strict(
     env: Type.Optional(
       Type.Record(Type.String(), Type.String({ maxLength: 32_768 }), { maxProperties: 256 }),
     ),
+    nested: Type.Optional(
+      Type.Boolean({ description: "The function may submit tasks itself, by a token of the task's own" }),
+    ),
   },
   { description: "What this call overrides of the function's definition" },
 );

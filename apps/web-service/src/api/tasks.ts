@@ -17,6 +17,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { principalOf } from "../http/policy.js";
+import { requireGroup } from "../identity/nested.js";
 import { requireScope } from "../identity/principal.js";
 import { readLateResult } from "../store/late-results.js";
 import { readTombstones } from "../store/tombstones.js";
@@ -38,7 +39,7 @@ const MAX_WHOLE = 200;
 const MAX_IDEMPOTENCY_KEY = 200;
 
 export function taskRoutes(app: Api, deps: AppDeps): void {
-  const { pool, dispatch, functions, endpoints, payloads, intake } = deps;
+  const { pool, dispatch, functions, endpoints, payloads, intake, identity } = deps;
   const reader = new TaskReader(pool, dispatch);
   const waiting = new Waiting(deps.deliver, reader);
   const groups = new TaskGroups(pool);
@@ -50,6 +51,10 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     msgpack: request.wantsMsgpack,
   });
 
+  /** A running task's own token sees what that task submitted. @throws FarloomError NESTED_SCOPE */
+  const within = (request: FastifyRequest, keys: readonly IdKey[]): Promise<void> =>
+    identity.nested.requireTasks(principalOf(request), keys);
+
   /** The one task, or why there is none. */
   const one = async (
     request: FastifyRequest,
@@ -57,6 +62,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     id: string,
     waitS: number,
   ): Promise<TaskRow> => {
+    await within(request, [uuidToKey(id)!]);
     const rows = await waiting.read(principalOf(request).ownerId, [uuidToKey(id)!], {
       waitS,
       whole: true,
@@ -85,7 +91,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks",
     {
-      config: { policy: { scope: "tasks:submit" } },
+      config: { policy: { scope: "tasks:submit", nested: true } },
       onResponse: (_request, _reply, done) => {
         crashPoint("service.rest.after-reply");
         done();
@@ -111,11 +117,14 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       const principal = principalOf(request);
       const { wait } = request.query;
       if (wait > 0) requireScope(principal, "tasks:read");
+      const { nested } = principal;
+      const group = request.body.group ?? nested?.groupId;
+      if (group !== undefined) requireGroup(principal, uuidToKey(group));
       const key = request.headers["idempotency-key"];
       const tasks = tasksOf(request.body as SubmitBody);
       const { groupId, keys, endpointKeys } = await submission.submit(principal, {
         tasks,
-        group: request.body.group,
+        group,
         msgpack: request.headers["content-type"]?.includes("msgpack") ?? false,
         idempotency: key === undefined ? undefined : { key, bodyDigest: request.bodyDigest! },
       });
@@ -147,7 +156,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/tasks",
     {
-      config: { policy: { scope: "tasks:read" } },
+      config: { policy: { scope: "tasks:read", nested: true } },
       schema: {
         tags,
         summary: "List your tasks, the newest first, without results",
@@ -168,7 +177,9 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     },
     async (request) => {
       const principal = principalOf(request);
-      const { state, endpoint, function: fn, group, cursor, limit } = request.query;
+      const { state, endpoint, function: fn, cursor, limit } = request.query;
+      const group = request.query.group ?? principal.nested?.groupId;
+      if (group !== undefined) requireGroup(principal, uuidToKey(group));
       const { rows, nextCursor } = await reader.list(principal.ownerId, {
         states: state === undefined ? undefined : statesOf(state),
         endpointId: endpoint === undefined ? undefined : (await endpoints.resolve(principal, endpoint)).id,
@@ -188,7 +199,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/tasks/:id",
     {
-      config: { policy: { scope: "tasks:read" } },
+      config: { policy: { scope: "tasks:read", nested: true } },
       schema: {
         tags,
         summary: "Show a task, with its result; with wait, once it has ended",
@@ -204,7 +215,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/tasks/:id/result",
     {
-      config: { policy: { scope: "tasks:read" } },
+      config: { policy: { scope: "tasks:read", nested: true } },
       schema: {
         tags,
         summary: "The result's bytes as the function gave them, large ones too",
@@ -240,7 +251,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/status",
     {
-      config: { policy: { scope: "tasks:read" } },
+      config: { policy: { scope: "tasks:read", nested: true } },
       schema: {
         tags,
         summary: `Show up to ${MAX_STATUS_IDS} tasks at once; with wait, once all have ended`,
@@ -268,6 +279,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         });
       }
       const keys = [...new Set(ids.map((id) => uuidToKey(id)!))];
+      await within(request, keys);
       const rows = await waiting.read(principalOf(request).ownerId, keys, {
         waitS: wait,
         whole: results,
@@ -283,9 +295,31 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   );
 
   app.post(
+    "/v1/tasks/:id/token",
+    {
+      config: { policy: { agent: true } },
+      schema: {
+        tags,
+        summary: "For agents: a token of the running task's own, for its function to submit tasks with",
+        params: Id,
+        response: {
+          200: Type.Object({
+            token: Type.String(),
+            expiresInMs: Type.Integer(),
+            endpoint: Type.String(),
+            group: Type.String({ description: "The group of all that the task submits" }),
+          }),
+          ...problems,
+        },
+      },
+    },
+    async (request) => identity.nested.issue(request.agent!, request.params.id.toLowerCase()),
+  );
+
+  app.post(
     "/v1/tasks/:id/cancel",
     {
-      config: { policy: { scope: "tasks:cancel" } },
+      config: { policy: { scope: "tasks:cancel", nested: true } },
       schema: {
         tags,
         summary:
@@ -308,7 +342,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/cancel",
     {
-      config: { policy: { scope: "tasks:cancel" } },
+      config: { policy: { scope: "tasks:cancel", nested: true } },
       schema: {
         tags,
         summary: "Cancel several tasks, or all open ones of a group",
@@ -335,6 +369,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       }
       if (ids !== undefined) {
         const keys = [...new Set(ids.map((id) => uuidToKey(id)!))];
+        await within(request, keys);
         const rows = await reader.read(ownerId, keys, false);
         const open = rows.filter((row) => row.state === null).map((row) => uuidToKey(row.id)!);
         if (open.length > 0) await dispatch.cancel(open);
@@ -342,6 +377,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         const missing = keys.map(keyToUuid).filter((id) => !found.has(id));
         return { requested: open.length, finished: rows.length - open.length, missing };
       }
+      requireGroup(principalOf(request), uuidToKey(group!));
       const counts = await reader.countGroup(ownerId, group!);
       if (!counts && !(await groups.find(ownerId, group!)))
         throw new FarloomError("GROUP_NOT_FOUND", { id: group! });

@@ -9,6 +9,7 @@
  *   D4  Nothing is sent by an owner that has not seen its epoch confirmed for EPOCH_TRUST_MS: it may have lost the
  *       endpoint to another replica.
  *   D5  A task is at the agent in one attempt only: where it still has an older one, that is stopped first.
+ *   D6  What is sent before its INSERT has committed is certainly new (ended-lately.ts).
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type IdKey, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
@@ -23,6 +24,7 @@ import { taskOwners } from "../store/read-outcomes.js";
 import { endOpen, startedAmong } from "../store/rewrite-tasks.js";
 import type { OpenTask } from "../store/rows.js";
 import { CANCELLED, Cancels, type EndHow } from "./cancels.js";
+import { EndedLately } from "./ended-lately.js";
 import { EndpointQueue, MAX_LEASED, type RingBudget } from "./endpoint-queue.js";
 import { Filler } from "./filler.js";
 import { type Before, Handover } from "./handover.js";
@@ -75,6 +77,8 @@ interface Owned {
   readonly bootId: string | undefined;
   /** What the agent had before, once it is found out. */
   readonly before: Promise<Before>;
+  /** Since when this process has owned the endpoint without a break, on its monotonic clock. */
+  readonly sinceMs: number;
   opened: boolean;
   pumping: boolean;
 }
@@ -92,6 +96,7 @@ export class Dispatch {
   readonly #owned = new Map<IdKey, Owned>();
   readonly #filler: Filler;
   readonly #budget: RingBudget = { entries: 0 };
+  readonly #lately = new EndedLately();
   readonly #handover: Handover;
   readonly cancels: Cancels;
   readonly #epochTimer: NodeJS.Timeout;
@@ -153,7 +158,7 @@ export class Dispatch {
     lease: AgentLease,
     held: Held,
   ): Promise<{ queue: EndpointQueue; drop: IdKey[] }> {
-    const queue = new EndpointQueue(endpointKey, claim, this.#budget);
+    const queue = new EndpointQueue(endpointKey, claim, this.#budget, this.#lately);
     const older = this.#owned.get(endpointKey);
     if (older && older.queue.epoch > claim.epoch) {
       lease.replaced();
@@ -177,6 +182,8 @@ export class Dispatch {
       claim,
       bootId: held.bootId,
       before,
+      // Of an endpoint that nobody owned before, nothing can have ended.
+      sinceMs: claim.epoch === 1 ? Number.NEGATIVE_INFINITY : (older?.sinceMs ?? performance.now()),
       opened: false,
       pumping: false,
     });
@@ -284,10 +291,14 @@ export class Dispatch {
     }
   }
 
-  /** New tasks, perhaps not committed yet. Returns false for each that the ring did not take. */
-  offer(entry: TaskEntry): boolean {
+  /**
+   * A new task that is not committed yet, of a client that is known to have been on its link since `knownMs`. Returns
+   * false where it must not travel: there is no room, or it may be one that was submitted again and has ended (D6).
+   */
+  offer(entry: TaskEntry, knownMs: number): boolean {
     const owned = this.#owned.get(entry.endpointKey);
-    if (!owned?.queue.offer(entry)) return false;
+    if (!owned || Math.max(owned.sinceMs, this.#lately.sinceMs) > knownMs) return false;
+    if (this.#lately.has(entry.key) || !owned.queue.offer(entry)) return false;
     this.#schedulePump(owned, entry.endpointKey);
     return true;
   }
@@ -490,14 +501,11 @@ export class Dispatch {
 
   /** These wait here. One whose INSERT is under way is held back, and ends once that has committed (intake). */
   async #endUnbegun(keys: readonly IdKey[]): Promise<void> {
-    const entries = keys.map((key) => this.#entry(key)!);
-    for (const entry of entries) entry.cancelRequested = true;
-    try {
-      await this.end(keys, CANCELLED);
-    } catch (err) {
-      for (const entry of entries) if (entry.committed) entry.cancelRequested = false;
-      throw err;
+    for (const key of keys) {
+      const entry = this.#entry(key)!;
+      if (!entry.committed) entry.cancelRequested = true;
     }
+    await this.end(keys, CANCELLED);
   }
 
   /** Cancels what has not been sent, and asks for the rest to be stopped. Durable when it resolves. */
@@ -517,6 +525,7 @@ export class Dispatch {
     }
     try {
       const ended = await endOpen(this.#deps.pool, keys, how);
+      for (const { key } of ended) this.#lately.add(key);
       for (const entry of blocked) this.queueOf(entry.endpointKey)?.forget(entry);
       // One that was sent before is stopped.
       this.finishedElsewhere(ended.map((e) => e.key));
@@ -525,7 +534,8 @@ export class Dispatch {
     } catch (err) {
       const nowMs = performance.now();
       for (const entry of blocked) {
-        if (entry.overdue(nowMs) !== undefined) this.queueOf(entry.endpointKey)?.park(entry);
+        if (entry.cancelRequested || entry.overdue(nowMs) !== undefined)
+          this.queueOf(entry.endpointKey)?.park(entry);
         else this.requeue(entry.endpointKey, [entry]);
       }
       throw err;
@@ -606,13 +616,15 @@ export class Dispatch {
       if (room <= 0) break;
       const taken = queue.take(room, lease.roomBytes);
       if (taken.length === 0) break;
-      const entries = taken.filter((entry) => entry.overdue(nowMs) === undefined);
+      const isOver = (entry: TaskEntry): boolean =>
+        entry.cancelRequested || entry.overdue(nowMs) !== undefined;
+      const entries = taken.filter((entry) => !isOver(entry));
       if (entries.length > 0) lease.sendTasks(entries);
       if (entries.length === taken.length) continue;
       for (const entry of taken) {
-        if (entry.overdue(nowMs) === undefined) continue;
+        if (!isOver(entry)) continue;
         queue.park(entry);
-        // One whose INSERT is under way has no row yet: it ends by its limit once that has committed (time-limits.ts).
+        // One whose INSERT is under way has no row yet: it ends once that has committed (intake, time-limits.ts).
         if (entry.committed) late.push(entry);
       }
     }

@@ -52,22 +52,7 @@ describe("an endpoint's queue", () => {
     expect(q.add(entry(7, one.key))).toBe(false);
   });
 
-  it("does not give what is to be cancelled, and gives it once where the cancel came to nothing", () => {
-    const q = queue();
-    const one = entry();
-    q.offer(one);
-    one.cancelRequested = true;
-    q.requeue(one);
-    expect(q.take(10, 1e9)).toEqual([]);
-    expect(q.held.get(one.key)).toBe(one);
-    one.cancelRequested = false;
-    q.requeue(one);
-    q.requeue(one);
-    expect(q.take(10, 1e9)).toEqual([one]);
-    expect(q.take(10, 1e9)).toEqual([]);
-  });
-
-  it("keeps what is parked, and does not give it", () => {
+  it("keeps what is parked, and gives it once where it is queued again", () => {
     const q = queue();
     const one = entry();
     q.offer(one);
@@ -76,6 +61,10 @@ describe("an endpoint's queue", () => {
     expect(one.state).toBe("QUEUED");
     expect(q.take(10, 1e9)).toEqual([]);
     expect(q.add(entry(7, one.key))).toBe(false);
+    q.requeue(one);
+    q.requeue(one);
+    expect(q.take(10, 1e9)).toEqual([one]);
+    expect(q.take(10, 1e9)).toEqual([]);
   });
 
   it("lets an entry of a queue that was closed be queued in the next", () => {

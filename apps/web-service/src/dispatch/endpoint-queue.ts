@@ -14,6 +14,7 @@
  */
 import { type IdKey, keyToUuid } from "@farloom/protocol";
 import type { Leases } from "../store/endpoint-leases.js";
+import type { EndedLately } from "./ended-lately.js";
 import type { TaskEntry } from "./task-entry.js";
 
 /** Entries in one ring: some seconds of work for the fastest endpoint, about 20 MB. */
@@ -58,6 +59,7 @@ export class EndpointQueue {
   #head = 0;
   #bytes = 0;
   readonly #budget: RingBudget;
+  readonly #lately: EndedLately | undefined;
   #endedWhilePaging: Set<IdKey> | undefined;
   #pages = 0;
   #closed = false;
@@ -66,7 +68,9 @@ export class EndpointQueue {
     endpointKey: IdKey,
     claim: { readonly epoch: number; readonly floorSeq: number },
     budget: RingBudget = { entries: 0 },
+    lately?: EndedLately,
   ) {
+    this.#lately = lately;
     this.endpointKey = endpointKey;
     this.endpointId = keyToUuid(endpointKey);
     this.epoch = claim.epoch;
@@ -163,8 +167,7 @@ export class EndpointQueue {
       this.#bytes -= entry.sizeBytes;
       this.#budget.entries--;
       entry.inRing = false;
-      // One that is to be cancelled is not sent while its end is being written.
-      if (entry.ended || entry.state !== "QUEUED" || entry.cancelRequested) continue;
+      if (entry.ended || entry.state !== "QUEUED") continue;
       entry.state = "LEASED";
       room -= entry.sizeBytes;
       taken.push(entry);
@@ -176,7 +179,7 @@ export class EndpointQueue {
     return taken;
   }
 
-  /** Taken, but not to be sent: its time is over. It is held until that is written (limits of time). */
+  /** Taken, but not to be sent: it is cancelled, or its time is over. It is held until that is written. */
   park(entry: TaskEntry): void {
     entry.state = "QUEUED";
   }
@@ -186,6 +189,7 @@ export class EndpointQueue {
     entry.ended = true;
     if (this.held.get(entry.key) === entry) this.held.delete(entry.key);
     this.#endedWhilePaging?.add(entry.key);
+    this.#lately?.add(entry.key);
   }
 
   /** Nothing is sent from this queue any more. */

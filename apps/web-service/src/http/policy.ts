@@ -20,13 +20,19 @@ export type Policy =
   /** Any API key or access token. */
   | { readonly authenticated: true }
   /** A principal that has the scope. */
-  | { readonly scope: Scope }
+  | ScopePolicy
   /** An agent with a session token. */
   | { readonly agent: true }
   /** A principal that has the scope, or an agent for its endpoint's owner. */
-  | { readonly scopeOrAgent: Scope }
+  | ({ readonly scopeOrAgent: Scope } & Nestable)
   /** A principal that has the scope, or the holder of an object token; objects/access.ts checks what that allows. */
   | { readonly objects: Scope };
+
+/** The token of a running task is taken too; the handler keeps to what that reaches. Elsewhere it is refused. */
+interface Nestable {
+  readonly nested?: true;
+}
+type ScopePolicy = { readonly scope: Scope } & Nestable;
 
 declare module "fastify" {
   interface FastifyContextConfig {
@@ -79,6 +85,14 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
     } catch (error) {
       if (error instanceof FarloomError && error.status === 401) limiter.failed(request.ip);
       throw error;
+    }
+    const { nested } = request.principal;
+    if (nested !== undefined) {
+      if (!("nested" in policy))
+        throw new FarloomError("NESTED_SCOPE", {
+          detail: `${request.method} ${request.routeOptions.url} is not for it`,
+        });
+      await identity.nested.requireOpen(nested);
     }
     if ("scope" in policy) requireScope(request.principal, policy.scope);
     else if ("scopeOrAgent" in policy) requireScope(request.principal, policy.scopeOrAgent);

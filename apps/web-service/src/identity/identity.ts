@@ -8,10 +8,12 @@
  */
 import { hash } from "node:crypto";
 import { FarloomError, isUuid, uuidToKey } from "@farloom/protocol";
+import type pg from "pg";
 import type { PrismaClient } from "../generated/prisma/client.js";
 import type { Clock } from "../store/database-clock.js";
 import { LruMap } from "../support/lru-map.js";
 import { ApiKeys, type KeyRow } from "./api-keys.js";
+import { NESTED_SCOPES, NestedTokens, nestedGrantOf } from "./nested.js";
 import { grantOf, type ObjectTokenSpec } from "./object-tokens.js";
 import { type AgentPrincipal, isScope, type ObjectGrant, type Principal } from "./principal.js";
 import type { SigningKey } from "./signing-key.js";
@@ -31,6 +33,7 @@ interface Trusted<T> {
 export class Identity {
   readonly keys: ApiKeys;
   readonly tokens: Tokens;
+  readonly nested: NestedTokens;
   /** What credentials expire by. */
   readonly clock: Clock;
   readonly #prisma: PrismaClient;
@@ -40,14 +43,15 @@ export class Identity {
   /** Proofs under way, so that a burst with one credential asks the database once. */
   readonly #proving = new Map<string, Promise<Principal>>();
 
-  constructor(prisma: PrismaClient, signingKey: SigningKey, clock: Clock) {
+  constructor(prisma: PrismaClient, pool: pg.Pool, signingKey: SigningKey, clock: Clock) {
     this.#prisma = prisma;
     this.clock = clock;
     this.keys = new ApiKeys(prisma, clock);
     this.tokens = new Tokens(signingKey, clock);
+    this.nested = new NestedTokens(pool, this.tokens);
   }
 
-  /** By API key or access token. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
+  /** By API key, access token, or the token of a running task. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
   async authenticate(authorization: string | undefined): Promise<Principal> {
     const credential = bearer(authorization);
     const id = hash("sha256", credential, "base64");
@@ -145,7 +149,9 @@ export class Identity {
     const provedAtMs = performance.now();
     const who = credential.startsWith("fl_")
       ? await this.#byKey(credential)
-      : await this.#byToken(credential);
+      : Tokens.claimedKind(credential) === "nested"
+        ? await this.#byTask(credential)
+        : await this.#byToken(credential);
     this.#principals.set(id, { who, provedAtMs, expiresAtMs: who.expiresAtMs });
     return who;
   }
@@ -162,6 +168,27 @@ export class Identity {
     const row = typeof keyId === "string" ? await this.keys.find(keyId) : undefined;
     if (row?.ownerId !== token.subject) throw new FarloomError("UNAUTHENTICATED");
     return toPrincipal(row, "token", Math.min(token.expiresAtMs, row.expiresAt.getTime()));
+  }
+
+  /** Whether its task is still open is asked at every use, not here. */
+  async #byTask(credential: string): Promise<Principal> {
+    const { subject, claims, expiresAtMs } = await this.tokens.verify("nested", credential);
+    const nested = nestedGrantOf(claims);
+    const owner = isUuid(subject)
+      ? await this.#prisma.owner.findUnique({ where: { id: subject }, select: { name: true } })
+      : undefined;
+    if (!owner || nested === undefined) throw new FarloomError("UNAUTHENTICATED");
+    return {
+      ownerId: subject,
+      ownerKey: uuidToKey(subject)!,
+      ownerName: owner.name,
+      scopes: new Set(NESTED_SCOPES),
+      isAdmin: false,
+      via: "task",
+      keyId: nested.taskId,
+      expiresAtMs,
+      nested,
+    };
   }
 }
 

@@ -26,11 +26,23 @@ export interface Principal {
   readonly ownerName: string;
   readonly scopes: ReadonlySet<Scope>;
   readonly isAdmin: boolean;
-  readonly via: "key" | "token";
+  readonly via: "key" | "token" | "task";
   /** Public id of the API key; of the one that a token was made from. */
   readonly keyId: string;
   /** When the credential ends, on this machine's wall clock. */
   readonly expiresAtMs: number;
+  /** Of a token that a running task has for itself: what it reaches (identity/nested.ts). */
+  readonly nested?: NestedGrant;
+}
+
+/** A running task that may submit tasks: to its endpoint, into its group. */
+export interface NestedGrant {
+  readonly taskId: string;
+  readonly attempt: number;
+  readonly endpointId: string;
+  readonly endpointKey: IdKey;
+  readonly groupId: string;
+  readonly groupKey: IdKey;
 }
 
 /** The agent of one endpoint, known by a session token. */

@@ -1,6 +1,6 @@
 /**
  * Signed tokens (Ed25519 JWTs): short-lived access tokens for people and programs, 60-second session tokens for
- * agents, and tokens for some objects alone. One function verifies all of them, with everything pinned; a token of one
+ * agents, tokens for some objects alone, and those of running tasks. One function verifies all of them, with everything pinned; a token of one
  * kind never passes as another.
  */
 import { FarloomError } from "@farloom/protocol";
@@ -12,6 +12,7 @@ const ISSUER = "farloom";
 const KINDS = {
   access: { typ: "farloom-access+jwt", audience: "farloom-api", maxAgeMs: 10 * 60_000 },
   agent: { typ: "farloom-agent+jwt", audience: "farloom-agent", maxAgeMs: 60_000 },
+  nested: { typ: "farloom-nested+jwt", audience: "farloom-nested", maxAgeMs: 10 * 60_000 },
   object: { typ: "farloom-object+jwt", audience: "farloom-objects", maxAgeMs: 60 * 60_000 },
 } as const;
 export type TokenKind = keyof typeof KINDS;

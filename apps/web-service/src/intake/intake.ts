@@ -3,7 +3,8 @@
  * where that is safe, committed with everything else that arrived meanwhile, and then acknowledged.
  *
  *   I1  Nobody is told that a task is durable before its INSERT has committed (A1).
- *   I2  A first submission may travel while its INSERT commits; one that may be a repetition may not (P11).
+ *   I2  A first submission may travel while its INSERT commits; one that may be a repetition may not (P11), nor one
+ *       that may have been overtaken by its own repetition (ended-lately.ts).
  *   I3  An id that is another owner's, group's or endpoint's is refused; otherwise it is the same task, and what its
  *       row says (attempt, wait) counts, not what came again.
  *   I4  What waits for its commit is bounded; above the bound a submission is refused before it is taken.
@@ -151,6 +152,8 @@ export class Intake {
       readonly again: boolean;
       /** A refusal tells only of this request, not of the tasks: as over REST, where the same request may follow. */
       readonly mayComeAgain?: boolean;
+      /** Until when, on the monotonic clock, the client is known to have been on the link that it came by. */
+      readonly knownMs?: number;
     },
   ): Promise<Committed> {
     let bytes = 0;
@@ -171,7 +174,8 @@ export class Intake {
       return Promise.reject(refusal);
     }
     this.#waitingBytes += bytes;
-    const travelledIn = how.again ? undefined : this.#sendAhead(entries);
+    const travelledIn =
+      how.again || how.knownMs === undefined ? undefined : this.#sendAhead(entries, how.knownMs);
     return new Promise((resolve, reject) => {
       const unit: TaskUnit = {
         size: entries.length,
@@ -206,10 +210,10 @@ export class Intake {
   }
 
   /** Offers all to the ring; gives the queue where it took them all. */
-  #sendAhead(entries: readonly TaskEntry[]): EndpointQueue | undefined {
+  #sendAhead(entries: readonly TaskEntry[], knownMs: number): EndpointQueue | undefined {
     for (const entry of entries) {
       // One that stays behind ends the travelling of those after it, so that they keep their order.
-      if (isDelayed(entry.options) || !this.#deps.dispatch.offer(entry)) return undefined;
+      if (isDelayed(entry.options) || !this.#deps.dispatch.offer(entry, knownMs)) return undefined;
     }
     return this.#deps.dispatch.queueOf(entries[0]!.endpointKey);
   }

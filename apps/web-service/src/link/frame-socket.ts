@@ -8,6 +8,7 @@
  *   F4  A peer that leaves CUT_BUFFERED_BYTES unread is cut, and so is one that reads nothing for STALLED_MS while
  *       F2's bytes wait, however lively it pings. Whatever it did not get is in PostgreSQL.
  *   F5  What comes in is not read while `hold` says so: the peer's own buffers fill, and it waits.
+ *   F6  `knownMs` is a moment at which the peer was certainly there and heard us: a ping of then has been answered.
  */
 import type { Duplex } from "node:stream";
 import {
@@ -51,6 +52,11 @@ export class FrameSocket<K extends FrameKind> {
   /** Runs while much waits, and begins anew whenever the peer reads. */
   #stalled: NodeJS.Timeout | undefined;
   #heldTimer: NodeJS.Timeout | undefined;
+  /** F6. At first that of the upgrade, which whoever sends frames has answered by sending them. */
+  #knownMs = performance.now();
+  readonly #probe: NodeJS.Timeout;
+  #probes = 0;
+  #probedMs = 0;
 
   constructor(options: FrameSocketOptions<K>) {
     this.#options = options;
@@ -59,6 +65,10 @@ export class FrameSocket<K extends FrameKind> {
       heartbeatMs: limits.HEARTBEAT_MS,
       deadAfterMs: limits.DEAD_AFTER_MS,
       onDead: () => this.end("LINK_SILENT", { seconds: limits.DEAD_AFTER_MS / 1000 }),
+    });
+    this.#probe = setInterval(() => this.#sendProbe(), limits.HEARTBEAT_MS);
+    this.#ws.on("pong", (data) => {
+      if (data.toString() === `${this.#probes}`) this.#knownMs = this.#probedMs;
     });
     this.#ws.on("message", (data, isBinary) => this.#receive(data, isBinary));
     this.#ws.on("close", () => this.#close());
@@ -70,6 +80,11 @@ export class FrameSocket<K extends FrameKind> {
 
   get closed(): boolean {
     return this.#closed;
+  }
+
+  /** On the monotonic clock (F6). */
+  get knownMs(): number {
+    return this.#knownMs;
   }
 
   get paused(): boolean {
@@ -102,6 +117,13 @@ export class FrameSocket<K extends FrameKind> {
       this.#heartbeat.heard();
       this.#ws.resume();
     }
+  }
+
+  #sendProbe(): void {
+    if (this.#closed || this.#paused) return;
+    this.#probes++;
+    this.#probedMs = performance.now();
+    this.#ws.ping(`${this.#probes}`);
   }
 
   #cutStalled(): void {
@@ -174,6 +196,7 @@ export class FrameSocket<K extends FrameKind> {
     this.#closed = true;
     clearTimeout(this.#stalled);
     clearInterval(this.#heldTimer);
+    clearInterval(this.#probe);
     this.#heartbeat.stop();
     this.#options.onClose();
   }

@@ -27,6 +27,7 @@ import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { EndpointRecord, EndpointRegistry } from "../endpoints/registry.js";
 import { checkArguments } from "../functions/arguments-schema.js";
 import type { FunctionRecord, FunctionRegistry } from "../functions/registry.js";
+import { requireEndpoint, requireNesting } from "../identity/nested.js";
 import type { Principal } from "../identity/principal.js";
 import type { PayloadStore } from "../payloads/store.js";
 import type { TaskGroups } from "./groups.js";
@@ -145,6 +146,7 @@ export class Submission {
       let batch = batches.get(task.endpoint);
       if (!batch) {
         batch = { endpoint: await endpoints.resolve(principal, task.endpoint), items: [], places: [] };
+        requireEndpoint(principal, batch.endpoint.key);
         batches.set(task.endpoint, batch);
       }
       const { args, codec } = await this.#encode(principal.ownerId, fn, task, request.msgpack);
@@ -152,6 +154,7 @@ export class Submission {
       if (options !== undefined) {
         const bad = checkTaskOptions(options);
         if (bad !== undefined) throw new FarloomError("OPTIONS_INVALID", { detail: bad });
+        requireNesting(principal, options);
       }
       batch.items.push(
         options === undefined || isEmpty(options) ? { fn, args, codec } : { fn, args, codec, options },

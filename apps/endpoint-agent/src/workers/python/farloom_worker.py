@@ -9,7 +9,7 @@ Two threads:
   main    reads tasks, runs them, writes results. User code runs here, as signal handlers and many libraries
           want the main thread.
   sentry  sleeps in a read of the control connection. It wakes when the node manager wants back what has not
-          begun (`cancel`), and when the link breaks: then it dials again while the main thread may be deep in
+          begun (`cancel`), when it brings a token that the function waits for (`grant`), and when the link breaks: then it dials again while the main thread may be deep in
           user code.
 
 Invariants
@@ -705,6 +705,7 @@ class Worker:
         self.polled_ns = 0
         self.forked = False
         self.runner = None
+        self.own_token = OwnToken(self)
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self):
@@ -729,6 +730,8 @@ class Worker:
                         self.control.fill()
                     elif frame.get("t") == "cancel":
                         self._give_back()
+                    elif frame.get("t") == "grant":
+                        self.own_token.take(frame)
             except Exception:
                 # LinkBroken, or bytes that are no frame: either way the link is not to be trusted any more.
                 pass
@@ -1202,6 +1205,63 @@ def plain_number(value, name):
     return int(number) if number.is_integer() and number < 2**53 else number
 
 
+class OwnToken:
+    """The token of the task that runs, for a function that submits tasks itself (P28).
+
+    Asked for when the function first wants it, and anew when half of its time is over. The function's thread waits for
+    the sentry, which hears the answer. It is kept in memory alone, and forgotten with the task.
+    """
+
+    def __init__(self, worker):
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._answer = None
+        self._arrived = threading.Event()
+        self._until = 0.0
+        self._at_end = []
+
+    def __call__(self, wait_s=20.0):
+        """What came of it: `token`, `url`, `endpoint`, `group`; or `code` and `message`. None where no task runs."""
+        worker = self._worker
+        task = worker.current
+        if task is None or worker.forked:
+            return None
+        if not (task.opts or {}).get("nested"):
+            return {"code": "NESTED_NOT_ASKED"}
+        with self._lock:
+            if self._answer is None or time.monotonic() > self._until:
+                self._answer = None
+                self._arrived.clear()
+                worker.say({"t": "ask", "ids": task.key})
+                self._arrived.wait(wait_s)
+            return self._answer or {"code": "NOT_READY"}
+
+    def take(self, frame):
+        """By the sentry."""
+        task = self._worker.current
+        if task is None or task.key != frame.get("ids"):
+            return
+        # What was refused is asked again the next time.
+        self._until = time.monotonic() + frame.get("expiresInMs", 0) / 2000
+        self._answer = frame
+        self._arrived.set()
+
+    def at_end(self, call):
+        """`call` runs when the function has returned or raised, before its result goes out."""
+        if self._worker.current is not None:
+            self._at_end.append(call)
+
+    def forget(self):
+        """The function is over."""
+        self._answer = None
+        calls, self._at_end = self._at_end, []
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                traceback.print_exc()
+
+
 class ContextFinder:
     """Offers a module `farloom` with `task` and `progress` in it, after all other finders: an installed one has precedence."""
 
@@ -1222,11 +1282,20 @@ class ContextFinder:
         pass
 
 
+def only_installed(name):
+    raise AttributeError(
+        "a worker by itself offers farloom.task and farloom.progress; for farloom.%s install the package farloom in the "
+        "endpoint's environment" % name
+    )
+
+
 def expose_context(worker):
     """`import farloom` finds the context; the SDK of that name finds it in sys.modules["farloom_worker_context"]."""
     module = types.ModuleType("farloom", "What a function may know of the task it runs in.")
     module.task = TaskContext(worker)
     module.progress = Progress(worker)
+    module.own_token = worker.own_token
+    module.__getattr__ = only_installed
     sys.modules["farloom_worker_context"] = module
     sys.meta_path.append(ContextFinder(module))
 
@@ -1890,9 +1959,13 @@ class PythonRunner(Runner):
             call = self._prepare(fn)
         args, kwargs = decode_arguments(codec, raw)
         try:
-            value = call(*args, **kwargs)
-            if type(value) is types.CoroutineType:
-                value = asyncio.run(value)
+            try:
+                value = call(*args, **kwargs)
+                if type(value) is types.CoroutineType:
+                    value = asyncio.run(value)
+            finally:
+                if task.opts is not None and not self.worker.forked:
+                    self.worker.own_token.forget()
         except BaseException as error:
             if self.worker.forked:
                 self._leave_child(error)

@@ -46,6 +46,7 @@ import type { Dispatch } from "../../dispatch/dispatch.js";
 import { TaskEntry, type TaskProgress } from "../../dispatch/task-entry.js";
 import type { EndpointRecord, EndpointRegistry } from "../../endpoints/registry.js";
 import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.js";
+import { type NestedTokens, requireEndpoint, requireGroup, requireNesting } from "../../identity/nested.js";
 import type { Principal } from "../../identity/principal.js";
 import type { Groups } from "../../intake/groups.js";
 import type { Intake } from "../../intake/intake.js";
@@ -72,6 +73,8 @@ export interface ClientSessionDeps {
   readonly deliver: Deliver;
   readonly functions: FunctionRegistry;
   readonly endpoints: EndpointRegistry;
+  /** Asked before each frame where a running task speaks for itself. */
+  readonly nested: NestedTokens;
   /** What the credential expires by. */
   readonly clock: Clock;
   readonly onClose: (session: ClientSession) => void;
@@ -251,18 +254,27 @@ export class ClientSession implements ResultSink {
   #submit(frame: TasksFrame, from: number): Promise<unknown> {
     try {
       requireFrame(this.#principal, "tasks");
+      requireEndpoint(this.#principal, keyAt(frame.endpoint!));
+      requireGroup(this.#principal, keyAt(frame.group!));
+      for (const options of Object.values(frame.opts ?? {})) requireNesting(this.#principal, options);
     } catch (refusal) {
       return Promise.reject(refusal);
     }
-    const { ownerKey, ownerId } = this.#principal;
+    const { ownerKey, ownerId, nested } = this.#principal;
     const endpointKey = keyAt(frame.endpoint!);
     const groupKey = keyAt(frame.group!);
     const endpoint = this.#deps.endpoints.peek(ownerKey, endpointKey);
     const fns = frame.fns.map((digest) => this.#deps.functions.peekByDigest(ownerKey, digest));
-    if (endpoint && this.#deps.groups.isKnown(ownerKey, groupKey) && fns.every((fn) => fn !== undefined)) {
+    if (
+      !nested &&
+      endpoint &&
+      this.#deps.groups.isKnown(ownerKey, groupKey) &&
+      fns.every((fn) => fn !== undefined)
+    ) {
       return this.#take(frame, from, endpoint, groupKey, fns as FunctionRecord[]);
     }
     return (async () => {
+      if (nested) await this.#deps.nested.requireOpen(nested);
       const found = endpoint ?? (await this.#deps.endpoints.load(ownerKey, endpointKey));
       if (!found) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: keyToUuid(endpointKey) });
       const records: FunctionRecord[] = [];
@@ -312,7 +324,10 @@ export class ClientSession implements ResultSink {
       );
     }
     if (entries.length === 0) return;
-    const { taken } = await this.#deps.intake.take(entries, { again: frame.again === 1 });
+    const { taken } = await this.#deps.intake.take(entries, {
+      again: frame.again === 1,
+      knownMs: this.#socket.knownMs,
+    });
     if (taken.length === 0) return;
     const places = new Map(columnToKeys(frame.ids).map((key, i) => [key, from + i]));
     for (const key of taken) {
@@ -358,6 +373,12 @@ export class ClientSession implements ResultSink {
     const groupKey = keyAt(group);
     try {
       requireFrame(this.#principal, "watch");
+      const { nested } = this.#principal;
+      requireGroup(this.#principal, groupKey);
+      if (nested) {
+        await this.#deps.nested.requireOpen(nested);
+        if (ids) await this.#deps.nested.requireTasks(this.#principal, columnToKeys(ids));
+      }
       // In its next session the client watches only what it still waits for.
       if (!this.#groups.has(groupKey) && this.#groups.size + this.#watching >= MAX_WATCHED_GROUPS) {
         this.#socket.end("TOO_MANY_WATCHES", { limit: MAX_WATCHED_GROUPS });
@@ -382,6 +403,11 @@ export class ClientSession implements ResultSink {
   async #onCancel(keys: IdKey[], why: "unbegun" | undefined): Promise<void> {
     try {
       requireFrame(this.#principal, "cancel");
+      const { nested } = this.#principal;
+      if (nested) {
+        await this.#deps.nested.requireOpen(nested);
+        await this.#deps.nested.requireTasks(this.#principal, keys);
+      }
       this.started(await this.#deps.dispatch.cancelOwned(this.ownerKey, keys, why));
     } catch (error) {
       this.#problem(error, "TASK_NOT_FOUND");

@@ -1,0 +1,169 @@
+/**
+ * A task's own token: with it a running function submits tasks, and sees what it submitted. Everything that it submits
+ * lies in one group, whose id follows from the task's; so the group is the scope, and nothing has to be remembered.
+ *
+ *   1. It is made for the agent that runs the task, and only where whoever submitted the task asked for it.
+ *   2. It holds while the task is open under the attempt that it was made for: that is looked up at every use.
+ *   3. It reaches the task's endpoint and the task's group, and nothing else of the owner's.
+ */
+import { createHash } from "node:crypto";
+import { FarloomError, type IdKey, keyAt, keyToUuid, newBatchId, uuidToKey } from "@farloom/protocol";
+import type { JWTPayload } from "jose";
+import type pg from "pg";
+import type { AgentPrincipal, NestedGrant, Principal, Scope } from "./principal.js";
+import { requireScope } from "./principal.js";
+import type { Tokens } from "./tokens.js";
+
+/** What a nested token allows within its group; and what one must be allowed to ask for such a token. */
+export const NESTED_SCOPES: readonly Scope[] = [
+  "functions:write",
+  "endpoints:read",
+  "tasks:read",
+  "tasks:submit",
+  "tasks:cancel",
+];
+/** Functions that it registers are named so: no bare name of the owner's comes to mean another function. */
+const NAME_PREFIX = "nested.";
+const MAX_NAME_CHARS = 128;
+
+/** What the agent hands to the worker. */
+export interface NestedToken {
+  readonly token: string;
+  readonly expiresInMs: number;
+  readonly endpoint: string;
+  readonly group: string;
+}
+
+/** A task's options ask for a token: whoever submits it must be allowed what that allows. @throws FarloomError SCOPE_MISSING */
+export function requireNesting(
+  principal: Principal,
+  options: { readonly nested?: boolean } | undefined,
+): void {
+  if (options?.nested === true) for (const scope of NESTED_SCOPES) requireScope(principal, scope);
+}
+
+/** The group of what a task submits: every replica means the same one. */
+export function nestedGroupOf(taskKey: IdKey): IdKey {
+  const id = keyToUuid(taskKey);
+  const random = createHash("sha256").update(`nested group of ${id}`).digest().subarray(0, 10);
+  return keyAt(newBatchId(Number.parseInt(id.replaceAll("-", "").slice(0, 12), 16), random));
+}
+
+/** The grant in verified claims; undefined where they are none. */
+export function nestedGrantOf({ parent, attempt, endpoint }: JWTPayload): NestedGrant | undefined {
+  if (typeof parent !== "string" || typeof attempt !== "number" || typeof endpoint !== "string")
+    return undefined;
+  const taskKey = uuidToKey(parent);
+  const endpointKey = uuidToKey(endpoint);
+  if (taskKey === undefined || endpointKey === undefined) return undefined;
+  const groupKey = nestedGroupOf(taskKey);
+  return {
+    taskId: parent,
+    attempt,
+    endpointId: endpoint,
+    endpointKey,
+    groupId: keyToUuid(groupKey),
+    groupKey,
+  };
+}
+
+export class NestedTokens {
+  readonly #pool: pg.Pool;
+  readonly #tokens: Tokens;
+
+  constructor(pool: pg.Pool, tokens: Tokens) {
+    this.#pool = pool;
+    this.#tokens = tokens;
+  }
+
+  /** For the agent that runs the task. @throws FarloomError TASK_NOT_FOUND, NESTED_NOT_ASKED, NESTED_ENDED */
+  async issue(agent: AgentPrincipal, taskId: string): Promise<NestedToken> {
+    const { rows } = await this.#pool.query<{
+      attempt: number;
+      nested: boolean;
+      open: boolean;
+      left_ms: number | null;
+    }>({
+      name: "nested-issue",
+      text: `SELECT t.attempt, coalesce((t.options ->> 'nested')::boolean, false) AS nested, o.task_id IS NULL AS open,
+               (extract(epoch FROM t.deadline_at - now()) * 1000)::float8 AS left_ms
+             FROM task t LEFT JOIN outcome o ON o.task_id = t.id
+             WHERE t.id = $1 AND t.endpoint_id = $2 AND t.owner_id = $3`,
+      values: [taskId, agent.endpointId, agent.ownerId],
+    });
+    const row = rows[0];
+    if (!row) throw new FarloomError("TASK_NOT_FOUND", { id: taskId });
+    if (!row.nested) throw new FarloomError("NESTED_NOT_ASKED", { id: taskId });
+    if (!row.open) throw new FarloomError("NESTED_ENDED", { id: taskId });
+    const { endpointId } = agent;
+    const claims = { parent: taskId, attempt: row.attempt, endpoint: endpointId };
+    const grant = nestedGrantOf(claims)!;
+    await this.#makeGroup(agent.ownerId, grant);
+    const { token, expiresInMs } = await this.#tokens.sign(
+      "nested",
+      agent.ownerId,
+      claims,
+      row.left_ms === null ? undefined : Math.max(1000, row.left_ms),
+    );
+    return { token, expiresInMs, endpoint: endpointId, group: grant.groupId };
+  }
+
+  /** Refuses where the task is over, or runs under another attempt (2). @throws FarloomError NESTED_ENDED */
+  async requireOpen({ taskId, attempt }: NestedGrant): Promise<void> {
+    const { rowCount } = await this.#pool.query({
+      name: "nested-open",
+      text: `SELECT 1 FROM task t WHERE t.id = $1 AND t.attempt = $2
+             AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id)`,
+      values: [taskId, attempt],
+    });
+    if (rowCount === 0) throw new FarloomError("NESTED_ENDED", { id: taskId });
+  }
+
+  /**
+   * Refuses where one of the tasks is the owner's, but not what the grant's task submitted. What has no row yet is for
+   * whoever looks it up: it is on its way, or there is none. @throws FarloomError NESTED_SCOPE
+   */
+  async requireTasks(principal: Principal, keys: readonly IdKey[]): Promise<void> {
+    const { nested, ownerId } = principal;
+    if (nested === undefined || keys.length === 0) return;
+    const { rows } = await this.#pool.query<{ id: string }>({
+      name: "nested-tasks",
+      text: "SELECT id FROM task WHERE id = ANY($1::uuid[]) AND owner_id = $2 AND group_id <> $3 LIMIT 1",
+      values: [keys.map(keyToUuid), ownerId, nested.groupId],
+    });
+    if (rows[0])
+      throw new FarloomError("NESTED_SCOPE", { detail: `task ${rows[0].id} is none that it submitted` });
+  }
+
+  async #makeGroup(ownerId: string, { groupId, taskId }: NestedGrant): Promise<void> {
+    const { rows } = await this.#pool.query<{ owner_id: string }>({
+      name: "nested-group",
+      text: `WITH made AS (INSERT INTO task_group (id, owner_id, name) VALUES ($1, $2, $3)
+               ON CONFLICT (id) DO NOTHING RETURNING owner_id)
+             SELECT owner_id FROM made UNION ALL SELECT owner_id FROM task_group WHERE id = $1`,
+      values: [groupId, ownerId, `nested in ${taskId}`],
+    });
+    // Somebody else's would be an id that was guessed; a concurrent insert of our own is seen by neither half.
+    if (rows[0] !== undefined && rows[0].owner_id !== ownerId)
+      throw new FarloomError("GROUP_NOT_FOUND", { id: groupId });
+  }
+}
+
+/** Where a principal may submit to (3). @throws FarloomError NESTED_SCOPE */
+export function requireEndpoint({ nested }: Principal, endpointKey: IdKey): void {
+  if (nested !== undefined && nested.endpointKey !== endpointKey)
+    throw new FarloomError("NESTED_SCOPE", {
+      detail: `it runs at endpoint ${nested.endpointId}, and this is another`,
+    });
+}
+
+/** Which group a principal may name (3). @throws FarloomError NESTED_SCOPE */
+export function requireGroup({ nested }: Principal, groupKey: IdKey | undefined): void {
+  if (nested !== undefined && nested.groupKey !== groupKey)
+    throw new FarloomError("NESTED_SCOPE", { detail: `its tasks are in group ${nested.groupId}` });
+}
+
+/** The name under which a principal's function is registered. */
+export function functionNameFor({ nested }: Principal, name: string): string {
+  return nested === undefined ? name : `${NAME_PREFIX}${name}`.slice(0, MAX_NAME_CHARS);
+}
