@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import _context
     from ._aio import AsyncClient, AsyncExecutor, AsyncFuture
     from ._attach import TaskGroup, attach
+    from ._bar import as_completed, progress_bar
     from ._client import Client
     from ._context import progress
     from ._errors import (
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ._executor import Executor
     from ._function import RemoteFunction, function
     from ._future import Future
+    from ._pool import Pool
+    from ._reduce import map_reduce, tree_reduce
+    from ._wait import Waited, wait_for, wait_for_async
     from .objects import ObjectInfo, ObjectPage, ObjectReader, Objects, ObjectToken
 
     task = _context.current()
@@ -50,6 +54,7 @@ _WHERE = {
     "ObjectReader": "objects",
     "ObjectToken": "objects",
     "Objects": "objects",
+    "Pool": "_pool",
     "RemoteFunction": "_function",
     "RemoteTraceback": "_errors",
     "TaskCancelledError": "_errors",
@@ -58,10 +63,17 @@ _WHERE = {
     "TaskGroup": "_attach",
     "TaskLostError": "_errors",
     "TaskTimedOutError": "_errors",
+    "Waited": "_wait",
     "WorkerDiedError": "_errors",
+    "as_completed": "_bar",
     "attach": "_attach",
     "function": "_function",
+    "map_reduce": "_reduce",
     "progress": "_context",
+    "progress_bar": "_bar",
+    "tree_reduce": "_reduce",
+    "wait_for": "_wait",
+    "wait_for_async": "_wait",
 }
 
 __all__ = [
@@ -78,6 +90,7 @@ __all__ = [
     "ObjectReader",
     "ObjectToken",
     "Objects",
+    "Pool",
     "RemoteFunction",
     "RemoteTraceback",
     "TaskCancelledError",
@@ -86,12 +99,19 @@ __all__ = [
     "TaskGroup",
     "TaskLostError",
     "TaskTimedOutError",
+    "Waited",
     "WorkerDiedError",
     "__version__",
+    "as_completed",
     "attach",
     "function",
+    "map_reduce",
     "progress",
+    "progress_bar",
     "task",
+    "tree_reduce",
+    "wait_for",
+    "wait_for_async",
 ]
 
 

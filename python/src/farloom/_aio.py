@@ -173,7 +173,7 @@ class AsyncExecutor:
     def _start(self, future: "AsyncFuture[Any]", digest: bytes, data: Payload, sink: _LoopSink) -> None:
         client = self._executor.client
         client.link.check_open()
-        task = client.new_task(self._executor.lane, digest, data, sink)
+        task = client.new_task(self._executor.lane, digest, data, sink, self._executor.task_options)
         future._client, future._task, future._key = client, task, task.key
         sink.futures[task.key] = future
         client.start(task)

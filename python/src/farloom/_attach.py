@@ -56,6 +56,11 @@ class TaskGroup(Sequence["Future[Any]"]):
     def id(self) -> str:
         return to_uuid(self._group)
 
+    @property
+    def url(self) -> str:
+        """The group as the API has it. It asks for the API key, as all does."""
+        return f"{self.client.config.url}/v1/groups/{self.id}"
+
     @overload
     def __getitem__(self, index: int) -> "Future[Any]": ...
     @overload
@@ -86,5 +91,13 @@ class TaskGroup(Sequence["Future[Any]"]):
         self.client.cancel(tasks, force=force)
 
     def __repr__(self) -> str:
-        done = sum(future.done() for future in self.futures)
-        return f"<farloom.TaskGroup {self.id}, {done} of {len(self.futures)} done>"
+        return f"<farloom.TaskGroup {self.id}, {self._done} of {len(self.futures)} done>"
+
+    def _repr_html_(self) -> str:
+        from ._html import card, meter
+
+        return card("farloom.TaskGroup", [("group", self.id)], self.url) + meter(self._done, len(self.futures))
+
+    @property
+    def _done(self) -> int:
+        return sum(future.done() for future in self.futures)

@@ -91,6 +91,21 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
     ),
+    "NESTED_NOT_ASKED": (
+        403,
+        False,
+        'The task {id} was not submitted with the option nested, so its function has no credential of its own. Submit it with nested=True (Python) or {"nested": true} among its options.',
+    ),
+    "NESTED_SCOPE": (
+        403,
+        False,
+        "A task's own token submits to the task's endpoint and sees only what the task submitted: {detail}. For more, give the function an API key.",
+    ),
+    "NESTED_ENDED": (
+        403,
+        False,
+        "The task {id} has ended, or another attempt of it runs now: its token ended with it.",
+    ),
     "ADMIN_ONLY": (
         403,
         False,

@@ -68,7 +68,7 @@ class Client:
 
     def _set_up(self, config: Config) -> None:
         self.config = config
-        self.rest = Rest(config.url, config.api_key, SOFTWARE, config.request_attempts)
+        self.rest = Rest(config.url, config.bearer, SOFTWARE, config.request_attempts)
         """Plain requests, for routes that have no method here."""
         self.payloads = Payloads(self.rest)
         self._objects: Objects | None = None
@@ -81,6 +81,11 @@ class Client:
         self._preparing: set[Task] = set()
         self._is_closed = False
         _clients.add(self)
+        if config.task is not None:
+            # What it submitted is durable before the task ends, and its token with it.
+            from ._nested import at_end
+
+            at_end(self.close)
 
     @property
     def objects(self) -> "Objects":
@@ -148,7 +153,8 @@ class Client:
         return bytes.fromhex(self.rest.json("GET", f"/v1/functions/{quote(ref, safe='')}")["id"])
 
     def new_group(self) -> bytes:
-        return new_batch_id()
+        """The id of a group to submit to; a running task's own token has one."""
+        return new_batch_id() if self.config.group is None else from_uuid(self.config.group)
 
     # ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -304,10 +310,12 @@ _defaults_lock = threading.Lock()
 def default_client(endpoint: str | None = None) -> Client:
     """The client of these settings that executors share; made by the first one."""
     config = resolve_config(endpoint=endpoint)
-    shared = Config(url=config.url, api_key=config.api_key, endpoint=None)
+    shared = Config(config.url, config.api_key, None, task=config.task, group=config.group)
     with _defaults_lock:
+        for key in [key for key, known in _defaults.items() if known._is_closed]:
+            del _defaults[key]
         client = _defaults.get(shared)
-        if client is None or client._is_closed:
+        if client is None:
             client = Client.__new__(Client)
             client._set_up(shared)
             _defaults[shared] = client

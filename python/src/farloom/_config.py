@@ -1,13 +1,18 @@
 """Settings of a client, parsed once: argument, then environment, then the configuration file that `farloom login`
-and `farloom dev` write, then an error that names what to set. The rules are those of packages/sdk/src/options.ts."""
+and `farloom dev` write, then an error that names what to set. In a function submitted with `nested`, its task's own
+token comes before environment and file. The rules are those of packages/sdk/src/options.ts."""
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ._errors import ConfigError
+from ._errors import ConfigError, FarloomError
+
+# The module that a worker puts there (_context.py).
+_WORKER = "farloom_worker_context"
 
 
 class Config(NamedTuple):
@@ -22,6 +27,18 @@ class Config(NamedTuple):
     """How long a broken connection is tried again before waiting calls fail."""
     request_attempts: int = 6
     """How often a REST request is tried while the service says it may work later."""
+    task: str | None = None
+    """The running task whose own token is the credential; then `api_key` is empty."""
+    group: str | None = None
+    """The only group that the credential reaches."""
+
+    def bearer(self) -> str:
+        """What to show the service now. Raises FarloomError where the task is over."""
+        if self.task is None:
+            return self.api_key
+        from ._nested import bearer
+
+        return bearer(self.task)
 
     def __repr__(self) -> str:
         # Without the key: a repr ends up in notebooks and logs.
@@ -65,6 +82,10 @@ def resolve_config(
 ) -> Config:
     """Settings with everything filled in. Raises ConfigError."""
     values = os.environ if env is None else env
+    if url is None and api_key is None and env is None and _WORKER in sys.modules:
+        own = _own_config(values, endpoint)
+        if own is not None:
+            return own
     given_url = url if url is not None else values.get("FARLOOM_URL") or None
     given_key = api_key if api_key is not None else values.get("FARLOOM_API_KEY") or None
     file = {} if given_url and given_key else read_config_file(config_path(values))
@@ -87,6 +108,25 @@ def resolve_config(
         reconnect_for_s=reconnect_for_s,
         request_attempts=max(1, request_attempts),
     )
+
+
+def _own_config(values: Mapping[str, str], endpoint: str | None) -> Config | None:
+    """In a function: the running task's own token, where it was submitted with `nested`. Raises FarloomError where
+    it should have one and has not."""
+    from ._nested import grant
+
+    try:
+        own = grant()
+    except FarloomError as error:
+        # Without one, settings may have been given to the function in the ways that hold anywhere.
+        if error.code != "NESTED_NOT_ASKED":
+            raise
+        if values.get("FARLOOM_URL") or "url" in read_config_file(config_path(values)):
+            return None
+        raise
+    if own is None:
+        return None
+    return Config(own.url, "", endpoint or own.endpoint, task=own.task, group=own.group)
 
 
 def _same_service(a: str, b: str | None) -> bool:

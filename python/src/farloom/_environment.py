@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def check_environment(definition: "FunctionDefinition", endpoint: dict[str, Any]) -> None:
     """Raises FarloomError ENVIRONMENT_MISMATCH with the cure."""
-    if definition.format != "pickle":
+    if definition.python is None:
         return
     interpreter = (definition.options.get("env") or {}).get("interpreter") or "default"
     known = ((endpoint.get("agentInfo") or {}).get("pythons") or {}).get(interpreter)

@@ -39,7 +39,10 @@ class Executor(concurrent.futures.Executor):
     timeout_s     run time limit of one attempt
     cores, memory_mb, gpus      what a call needs of a node
     interpreter, env            the worker's Python, and environment variables of the call
+    nested        True: the functions may submit calls themselves, by `farloom.Executor()` without settings; they reach
+                  this endpoint and what they submit, by a token that ends with their task
     group         id of a task group to submit to; default a new one, `task_group_id`
+    max_workers   how many calls libraries are told run at once; default the endpoint's workers (the property says more)
 
     Bounds: `submit` waits while 100,000 tasks, or 64 MiB of arguments, are submitted and not yet durable.
     """
@@ -58,8 +61,12 @@ class Executor(concurrent.futures.Executor):
         gpus: int | None = None,
         interpreter: str | None = None,
         env: dict[str, str] | None = None,
+        nested: bool = False,
         group: str | None = None,
+        max_workers: int | None = None,
     ) -> None:
+        if max_workers is not None and max_workers < 1:
+            raise ValueError("max_workers must be >= 1")
         self.client = client if client is not None else default_client(endpoint)
         if endpoint is None and client is None:
             from ._config import resolve_config
@@ -76,13 +83,15 @@ class Executor(concurrent.futures.Executor):
             "resources": _set_ones(resources) or None,
             "env": _set_ones(environment),
         }
+        self.task_options: dict[str, Any] | None = {"nested": True} if nested else None
+        """Options of every task, beside those of the function's definition."""
         self._group = self.client.new_group() if group is None else from_uuid(group)
         self._lane: Any = None
         self._functions: dict[int, tuple[Callable[[], Any], bytes]] = {}
         self._futures: dict[bytes, Future[Any]] = {}
         self._maps: weakref.WeakSet[MapResults] = weakref.WeakSet()
         self._is_shut = False
-        self._workers: int | None = None
+        self._workers = max_workers
         self._info: dict[str, Any] | None = None
 
     @property
@@ -91,12 +100,26 @@ class Executor(concurrent.futures.Executor):
         return to_uuid(self._group)
 
     @property
-    def _max_workers(self) -> int:
-        # Dask, joblib and others ask an executor for its width by this name.
+    def url(self) -> str:
+        """The group as the API has it: its calls by state. It asks for the API key, as all does."""
+        return f"{self.client.config.url}/v1/groups/{self.task_group_id}"
+
+    @property
+    def max_workers(self) -> int:
+        """How many calls run at once: as given, or the endpoint's workers, asked for once; 1 where none is known yet.
+
+        A number for libraries that split work or hold it back by it (Dask, joblib, `farloom.Pool`); what is submitted
+        beyond it waits on the endpoint all the same.
+        """
         if self._workers is None:
             info = self.client.endpoint(self._endpoint).get("agentInfo") or {}
             self._workers = max(1, int(info.get("workers") or 1))
         return self._workers
+
+    @property
+    def _max_workers(self) -> int:
+        # The name that the standard library's executors have it under, and by which Dask asks.
+        return self.max_workers
 
     # ── submitting ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,6 +133,8 @@ class Executor(concurrent.futures.Executor):
         self._check()
         client = self.client
         future: Future[Any] = Future()
+        if self.task_options is not None:
+            options = {**self.task_options, **(options or {})}
         task = client.new_task(self._lane or self._open_lane(), digest, data, future, options)
         futures = self._futures
         futures[task.key] = future
@@ -138,9 +163,7 @@ class Executor(concurrent.futures.Executor):
         self._check()
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1:
-            from .shipping import describe_chunk
-
-            digest = self._register(describe_chunk(fn, self._options))
+            digest = self.prepare_chunk(fn)
             window = None if buffersize is None else max(1, buffersize // chunksize)
             chunks = self._map(digest, (((chunk,)) for chunk in chunked(calls, chunksize)), timeout, window)
             return itertools.chain.from_iterable(cast("Iterator[list[T]]", chunks))
@@ -150,7 +173,9 @@ class Executor(concurrent.futures.Executor):
         self, digest: bytes, calls: Iterator[tuple[Any, ...]], timeout: float | None, window: int | None
     ) -> MapResults:
         lane = self._lane or self._open_lane()
-        results = MapResults(self.client, lane, digest, calls, timeout, window, lambda: self._is_shut)
+        results = MapResults(
+            self.client, lane, digest, calls, timeout, window, lambda: self._is_shut, self.task_options
+        )
         self._maps.add(results)
         results.fill()
         return results
@@ -176,6 +201,18 @@ class Executor(concurrent.futures.Executor):
         self._check()
         self._open_lane()
         return self._digest(fn)
+
+    def prepare_chunk(self, fn: Callable[..., Any]) -> bytes:
+        """The digest of what calls `fn` for each tuple of arguments in a list, and gives the list of results."""
+        from .shipping import describe_chunk
+
+        self._check()
+        return self._register(describe_chunk(fn, self._options))
+
+    def prepare_definition(self, define: "Callable[[dict[str, Any]], FunctionDefinition]") -> bytes:
+        """The digest of a definition that is made of this executor's options."""
+        self._check()
+        return self._register(define(self._options))
 
     def _check(self) -> None:
         if self._is_shut:
@@ -210,7 +247,7 @@ class Executor(concurrent.futures.Executor):
         return digest
 
     def _register(self, definition: "FunctionDefinition") -> bytes:
-        if definition.format == "pickle":
+        if definition.python is not None:
             from ._environment import check_environment
 
             if self._info is None:
@@ -242,9 +279,21 @@ class Executor(concurrent.futures.Executor):
                 results.wait_submitted()
 
     def __repr__(self) -> str:
-        where = self._endpoint or self.client.config.endpoint or "?"
-        state = "shut down" if self._is_shut else f"{len(self._futures)} open"
-        return f"<farloom.Executor on {where}, group {self.task_group_id}, {state}>"
+        return f"<farloom.Executor on {self._where}, group {self.task_group_id}, {self._state}>"
+
+    def _repr_html_(self) -> str:
+        from ._html import card
+
+        rows = [("endpoint", self._where), ("state", self._state), ("group", self.task_group_id)]
+        return card("farloom.Executor", rows, self.url)
+
+    @property
+    def _where(self) -> str:
+        return self._endpoint or self.client.config.endpoint or "?"
+
+    @property
+    def _state(self) -> str:
+        return f"{'shut down, ' if self._is_shut else ''}{len(self._futures)} open"
 
 
 def _set_ones(values: dict[str, Any]) -> dict[str, Any]:

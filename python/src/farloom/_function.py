@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_DEFAULTS: dict[str, Any] = {"retries": 0, "backoff_s": 0.0, "modules": (), "ship": "auto"}
+_DEFAULTS: dict[str, Any] = {"retries": 0, "backoff_s": 0.0, "modules": (), "ship": "auto", "nested": False}
 
 
 class RemoteFunction(Generic[P, T]):
@@ -87,7 +87,7 @@ class RemoteFunction(Generic[P, T]):
 
     def _new_executor(self) -> Executor:
         client: Client | None = self._told.get("client")
-        return Executor(self._told.get("endpoint"), client=client)
+        return Executor(self._told.get("endpoint"), client=client, nested=self._told.get("nested", False))
 
     @property
     def task_group_id(self) -> str:
@@ -138,7 +138,7 @@ class RemoteFunction(Generic[P, T]):
 
 
 _NAMES = {"endpoint", "environment", "cores", "memory", "gpus", "walltime", "mode", "retries", "backoff_s"}
-_NAMES |= {"modules", "ship", "client"}
+_NAMES |= {"modules", "ship", "client", "nested"}
 
 
 @overload
@@ -157,6 +157,7 @@ def function(
     backoff_s: float = 0.0,
     modules: Modules = (),
     ship: Ship = "auto",
+    nested: bool = False,
     client: "Client | None" = None,
 ) -> Callable[[Callable[P, T]], RemoteFunction[P, T]]: ...
 def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
@@ -170,6 +171,7 @@ def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
     retries, backoff_s      how often a call that raised is tried again, and the first wait before that
     modules       modules or packages of your project that travel with it, as text
     ship          `source` (text) or `pickle` (cloudpickle) where it must be one of them; default: text where possible
+    nested        True: a call may submit calls itself, by `farloom.Executor()` without settings; `Executor` says more
     client        a Client of your own
     """
     unknown = set(told) - _NAMES

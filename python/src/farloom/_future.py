@@ -26,6 +26,14 @@ class Progress(NamedTuple):
     total: float | None = None
     """None where the function did not say."""
 
+    def __str__(self) -> str:
+        return f"{self.done:g}" if self.total is None else f"{self.done:g} of {self.total:g}"
+
+    def _repr_html_(self) -> str:
+        from ._html import meter
+
+        return meter(self.done, self.total)
+
 
 class _Base(concurrent.futures.Future[T], Generic[T]):
     """The standard library's future, in typed form."""
@@ -159,7 +167,28 @@ class Future(_Base[T]):
         for answer in self._answers:
             answer.set()
 
-    def _repr_html_(self) -> str:
-        from html import escape
+    def __repr__(self) -> str:
+        told = self.progress
+        how_far = "" if told is None else f", {told}"
+        return f"<farloom.Future {self.task_id if self._key else '?'}, {self._word}{how_far}>"
 
-        return f"<code>{escape(repr(self))}</code>"
+    @property
+    def _word(self) -> str:
+        """Its state in a word, with the kind of an exception."""
+        with self._condition:
+            state, error = self._state, self._exception
+        if state == FINISHED:
+            return "finished" if error is None else f"raised {type(error).__name__}"
+        return {PENDING: "pending", RUNNING: "running"}.get(state, "cancelled")
+
+    def _repr_html_(self) -> str:
+        from ._html import card, meter
+
+        client, told, run_ms = self._client, self.progress, self._run_ms
+        rows = [
+            ("state", self._word),
+            ("task", self.task_id if self._key else None),
+            ("ran", None if run_ms is None else f"{run_ms / 1000:.3f} s"),
+        ]
+        link = None if client is None else f"{client.config.url}/v1/tasks/{self.task_id}"
+        return card("farloom.Future", rows, link) + ("" if told is None else meter(*told))

@@ -43,6 +43,7 @@ class MapResults:
         timeout: float | None,
         window: int | None,
         is_shut: Callable[[], bool],
+        options: dict[str, Any] | None = None,
     ) -> None:
         self._client = client
         self._lane = lane
@@ -51,6 +52,7 @@ class MapResults:
         self._until = None if timeout is None else time.monotonic() + timeout
         self._window = DEFAULT_WINDOW if window is None else window
         self._is_shut = is_shut
+        self._options = options
         self._table = _Table()
         self._submitted = 0
         self._taken = 0
@@ -62,7 +64,7 @@ class MapResults:
             return
         client, lane, digest, table = self._client, self._lane, self._digest, self._table
         link = client.link
-        new_task, start, tasks = client.new_task, client.start, table.tasks
+        new_task, start, tasks, options = client.new_task, client.start, table.tasks, self._options
         index = self._submitted
         last = self._taken + self._window
         flush_at = index + _FIRST_PIECE
@@ -73,7 +75,7 @@ class MapResults:
                 except StopIteration:
                     self._calls = None
                     break
-                task = new_task(lane, digest, encode_pickle(args, {}), table)
+                task = new_task(lane, digest, encode_pickle(args, {}), table, options)
                 task.index = index
                 tasks[index] = task
                 start(task, kick=False)

@@ -6,7 +6,7 @@ httpx is imported by the first request, not by `import farloom`.
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._errors import parse_problem, unreachable
@@ -28,16 +28,26 @@ def backoff_s(tries: int) -> float:
 class Rest:
     """Requests to one service with one key. Safe for threads."""
 
-    def __init__(self, url: str, api_key: str, software: str, attempts: int) -> None:
+    def __init__(self, url: str, bearer: Callable[[], str], software: str, attempts: int) -> None:
         self.url = url
-        self.headers = {
-            "authorization": f"Bearer {api_key}",
-            "user-agent": software,
-            "accept": "application/json, application/problem+json, */*",
-        }
+        self._bearer = bearer
+        self._software = software
         self._attempts = attempts
         self._lock = threading.Lock()
         self._http: httpx.Client | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of a request that is sent now: a credential may be replaced while it is used."""
+        return {
+            "authorization": f"Bearer {self._bearer()}",
+            "user-agent": self._software,
+            "accept": "application/json, application/problem+json, */*",
+        }
+
+    def _authorize(self, request: "httpx.Request") -> "httpx.Request":
+        request.headers["authorization"] = f"Bearer {self._bearer()}"
+        return request
 
     @property
     def http(self) -> "httpx.Client":
@@ -48,6 +58,7 @@ class Rest:
                 self._http = httpx.Client(
                     base_url=self.url,
                     headers=self.headers,
+                    auth=self._authorize,
                     timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=10.0),
                     limits=httpx.Limits(max_connections=32, max_keepalive_connections=8),
                 )

@@ -1,11 +1,13 @@
 """Arguments to bytes, results to values.
 
 Arguments are always `[args, kwargs]`. Pickle protocol 5 by default, as a Python worker takes it; cloudpickle only
-where plain pickle cannot: it fails, or it names something by `__main__`, which on the worker is another module.
+where plain pickle cannot: it fails, or it names something by `__main__`, which on the worker is another module, or
+by a module that the program wants to travel by value (`cloudpickle.register_pickle_by_value`).
 """
 
 import json
 import pickle
+import sys
 from typing import Any
 
 from . import _beside
@@ -23,13 +25,23 @@ def encode_pickle(args: tuple[Any, ...], kwargs: dict[str, Any]) -> "bytes | Bun
         data: bytes | Bundle = _dumps((args, kwargs), 5, buffer_callback=buffers.append)
         if buffers:
             data = _beside.dump((args, kwargs), _dumps)
-        if b"__main__" not in (data if isinstance(data, bytes) else data.pieces[1]):
+        head = data if isinstance(data, bytes) else data.pieces[1]
+        if b"__main__" not in head and not _names_by_value(head):
             return data
     except Exception:
         pass
     import cloudpickle
 
     return _beside.dump((args, kwargs), cloudpickle.dumps)
+
+
+def _names_by_value(data: Any) -> bool:
+    """Whether a pickle may name a module that is to travel by value."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is None:
+        return False
+    names = cloudpickle.list_registry_pickle_by_value()
+    return bool(names) and any(name.encode() in data for name in names)
 
 
 def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], codec: int) -> "bytes | Bundle":

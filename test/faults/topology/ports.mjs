@@ -19,8 +19,9 @@ export function freePort() {
  */
 export function processesWith(text) {
   const found = [];
+  const own = ancestors();
   for (const name of readdirSync("/proc")) {
-    if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
+    if (!/^\d+$/.test(name) || own.has(Number(name))) continue;
     try {
       const command = readFileSync(`/proc/${name}/cmdline`, "utf8");
       if (command === "") continue;
@@ -31,4 +32,15 @@ export function processesWith(text) {
     }
   }
   return found;
+}
+
+/** This process and those that it was started by: their command lines may name the folder too. */
+function ancestors() {
+  const pids = new Set();
+  for (let pid = process.pid; pid > 1 && !pids.has(pid); ) {
+    pids.add(pid);
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    pid = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+  }
+  return pids;
 }

@@ -72,6 +72,21 @@ export const ERRORS = {
     false,
     "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
   ),
+  NESTED_NOT_ASKED: entry(
+    403,
+    false,
+    'The task {id} was not submitted with the option nested, so its function has no credential of its own. Submit it with nested=True (Python) or {"nested": true} among its options.',
+  ),
+  NESTED_SCOPE: entry(
+    403,
+    false,
+    "A task's own token submits to the task's endpoint and sees only what the task submitted: {detail}. For more, give the function an API key.",
+  ),
+  NESTED_ENDED: entry(
+    403,
+    false,
+    "The task {id} has ended, or another attempt of it runs now: its token ended with it.",
+  ),
   ADMIN_ONLY: entry(403, false, "Only an administrator may {action}."),
   SIGNATURE_INVALID: entry(401, false, "The signature over the challenge does not match the endpoint's key."),
   CHALLENGE_INVALID: entry(

@@ -17,6 +17,8 @@ export interface TaskOptions {
   mode?: "at_most_once" | "at_least_once";
   cwd?: string;
   env?: Record<string, string>;
+  /** The function may submit tasks itself, by a token of the task's own (P28). */
+  nested?: boolean;
   /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
   argsFile?: string;
 }
@@ -194,6 +196,23 @@ export interface ProgressFrame {
   done?: number | undefined;
   total?: number | undefined;
 }
+/** Of the one task that a worker runs: its function wants the task's own token (P28). */
+export interface AskFrame {
+  t: "ask";
+  ids: Buffer;
+}
+/** The answer: token, service, endpoint and group, or code and message of why there is none. */
+export interface GrantFrame {
+  t: "grant";
+  ids: Buffer;
+  token?: string | undefined;
+  expiresInMs?: number | undefined;
+  url?: string | undefined;
+  endpoint?: string | undefined;
+  group?: string | undefined;
+  code?: string | undefined;
+  message?: string | undefined;
+}
 export interface PingFrame {
   t: "ping";
   n: number;
@@ -234,6 +253,8 @@ export type Frame =
   | FunctionsFrame
   | NeedFrame
   | ProgressFrame
+  | AskFrame
+  | GrantFrame
   | PingFrame
   | PongFrame
   | DrainFrame
@@ -284,6 +305,7 @@ export const FRAMES_UP = {
     "returned",
     "progress",
     "need",
+    "ask",
     "ping",
     "pong",
     "drain",
@@ -299,6 +321,7 @@ export const FRAMES_UP = {
     "returned",
     "progress",
     "need",
+    "ask",
     "bye",
     "problem",
   ] as const),
@@ -330,6 +353,7 @@ export const FRAMES_DOWN = {
     "tasks",
     "mark",
     "cancel",
+    "grant",
     "ping",
     "pong",
     "drain",
@@ -344,6 +368,7 @@ export const FRAMES_DOWN = {
     "tasks",
     "mark",
     "cancel",
+    "grant",
     "drain",
     "bye",
     "problem",

@@ -121,6 +121,11 @@ const SPECS: Record<FrameKind, Spec> = {
     need: { ids, kind: oneOf("started", "waiting", "progress") },
     may: { done: amount, total: amount },
   },
+  ask: { need: { ids: id } },
+  grant: {
+    need: { ids: id },
+    may: { token: str, expiresInMs: int, url: str, endpoint: str, group: str, code: str, message: str },
+  },
   ping: { need: { n: int } },
   pong: { need: { n: int } },
   drain: { need: text },
@@ -284,6 +289,7 @@ const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   mode: oneOf("at_most_once", "at_least_once"),
   cwd: str,
   env: (v) => plainMap(v) && Object.values(v as object).every(str),
+  nested: (v) => typeof v === "boolean",
   argsFile: str,
 };
 

@@ -214,7 +214,11 @@ class Link:
 
     def _session(self) -> LinkEnded:
         """One connection, from the dial to its end."""
-        connection = Connection(self._config.url, self._config.api_key, self._software)
+        try:
+            connection = Connection(self._config.url, self._config.bearer(), self._software)
+        except FarloomError as error:
+            # The credential is a running task's, which may be over.
+            return LinkEnded(error)
         opened_at = time.monotonic()
         self.has_moved = False
         try:
