@@ -17,7 +17,7 @@ import pg from "pg";
 import type { Logger } from "pino";
 import { ClientSession } from "./api/link/client-session.js";
 import { buildApp } from "./app.js";
-import { createBackground } from "./background/background.js";
+import { lateBackground } from "./background/late.js";
 import { Collect, type OutcomeRow } from "./collect/collect.js";
 import { Reattempts } from "./collect/reattempts.js";
 import { StartsWriter } from "./collect/starts.js";
@@ -249,7 +249,7 @@ async function start(
     () => reclaim.close(),
   );
   undo.push(() => sweep?.close());
-  const background = await createBackground(
+  const background = lateBackground(
     {
       pool,
       log,
@@ -362,6 +362,7 @@ async function start(
   const address = app.server.address() as AddressInfo;
   const host = address.family === "IPv6" ? `[${address.address}]` : address.address;
   const url = config.publicUrl ?? `http://${host}:${address.port}`;
+  background.start();
   log.info({ url, replica: replicaId, software: SOFTWARE }, "the service is ready");
   return { url, databaseUrl, close };
 }

@@ -49,6 +49,8 @@ export interface CallOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Working directory on the endpoint. */
   readonly cwd?: string;
+  /** The function may submit tasks itself, by a token of its task's own (Python: `farloom.Executor()` within it). */
+  readonly nested?: boolean;
   /** Id of a task group (UUID). Default: one group for the client's lifetime, or a new one for each `map`. */
   readonly group?: string;
   readonly codec?: ArgumentCodec;
@@ -113,7 +115,8 @@ export class Submitter {
     group: Buffer,
     options: CallOptions & { codec: ArgumentCodec },
   ): PreparedCall {
-    const { timeoutMs, queueTimeoutMs, deadlineMs, delayMs, retries, backoffMs, mode, env, cwd } = options;
+    const { timeoutMs, queueTimeoutMs, deadlineMs, delayMs, retries, backoffMs, mode, env, cwd, nested } =
+      options;
     const sparse = sparseOptions({
       timeoutMs,
       queueTimeoutMs,
@@ -124,6 +127,7 @@ export class Submitter {
       mode,
       env,
       cwd,
+      nested,
     } as TaskOptions);
     return {
       fn,

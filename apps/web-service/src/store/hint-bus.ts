@@ -4,7 +4,6 @@
  *
  * It also keeps this replica's row alive and knows whether others are: alone, nothing is published at all.
  */
-import { Redis } from "ioredis";
 import pg from "pg";
 import type { Logger } from "pino";
 import { type HintHandlers, HintSender, receiveHint } from "./hints.js";
@@ -98,6 +97,8 @@ interface Carrier {
 }
 
 async function openRedis(url: string, receive: (text: string) => void, log: Logger): Promise<Carrier> {
+  // A tenth of a second to load, and only some have a Redis.
+  const { Redis } = await import("ioredis");
   const options = { maxRetriesPerRequest: null, retryStrategy: (n: number) => Math.min(2000, n * 100) };
   const publisher = new Redis(url, { ...options, enableOfflineQueue: false });
   const subscriber = new Redis(url, options);

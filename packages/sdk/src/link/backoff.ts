@@ -1,7 +1,10 @@
-/** Waiting before the next try: doubled each time, jittered, and reset only after proven uptime. */
+/** Waiting before the next try: short for some seconds, then doubled each time; jittered, and reset only after proven uptime. */
 
 /** The first wait. A restarting service is back within a second or two. */
 const FIRST_MS = 100;
+/** A service that restarts is met within this time: the wait of the first QUICK_TRIES, some five seconds together. */
+const QUICK_MS = 500;
+const QUICK_TRIES = 14;
 /** The longest wait. Beyond it a client would notice a returned service late for no gain to the service. */
 const LONGEST_MS = 15_000;
 /** A connection that lived this long, or moved a mark, counts as good. */
@@ -12,8 +15,7 @@ export class Backoff {
 
   /** The next wait. Full jitter above half, so that many clients do not come back together. */
   nextMs(): number {
-    const ceiling = Math.min(LONGEST_MS, FIRST_MS * 2 ** this.#tries++);
-    return ceiling / 2 + Math.random() * (ceiling / 2);
+    return jittered(ceilingMs(this.#tries++));
   }
 
   /** A connection has ended after `uptimeMs`. */
@@ -22,10 +24,16 @@ export class Backoff {
   }
 }
 
+function ceilingMs(tries: number): number {
+  if (tries < QUICK_TRIES) return Math.min(QUICK_MS, FIRST_MS * 2 ** tries);
+  return Math.min(LONGEST_MS, QUICK_MS * 2 ** (tries - QUICK_TRIES + 1));
+}
+
+const jittered = (ms: number): number => ms / 2 + Math.random() * (ms / 2);
+
 /** The wait before try number `tries` (from 0) of a single request. */
 export function backoffMs(tries: number): number {
-  const ceiling = Math.min(LONGEST_MS, FIRST_MS * 2 ** tries);
-  return ceiling / 2 + Math.random() * (ceiling / 2);
+  return jittered(Math.min(LONGEST_MS, FIRST_MS * 2 ** tries));
 }
 
 /** Waits; wakes at once, with the signal's reason thrown, when the signal is aborted. */
