@@ -2,20 +2,24 @@
  * The Python SDK's checks and tests: ruff, mypy and pytest, in a virtual environment of their own (python/.venv).
  *
  * 1. The environment holds exactly python/requirements-test.txt; it is made anew when that file or the interpreter is
- *    another one, and by nobody else.
+ *    another one, and by nobody else. To it come, in a second step, the libraries that the drop-ins are tested with
+ *    (python/requirements-dropins.txt), as wheels alone.
  * 2. Where it cannot be made (no Python, no network), the tests are left out and a note says so: that is no failure.
+ *    Where only the drop-ins' libraries cannot be had (no wheel for this Python), only their tests are.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { outputOf, ROOT, run, runOrFail } from "./run.mjs";
 
 const FOLDER = join(ROOT, "python");
 const VENV = join(FOLDER, ".venv");
 const REQUIREMENTS = join(FOLDER, "requirements-test.txt");
+const DROPINS = join(FOLDER, "requirements-dropins.txt");
 /** Written last, so that a half-made environment is made again. */
 const STAMP = join(VENV, "farloom-requirements");
+const DROPINS_STAMP = join(VENV, "farloom-dropins");
 export const SDK_PYTHON = join(VENV, "bin/python");
 
 /** Preferred first: one that comes with the standard library's own tests, which are run against the executor. */
@@ -44,6 +48,8 @@ function chooseInterpreter() {
   return good.find((name) => asked(name, "import test.test_concurrent_futures") !== undefined) ?? good[0];
 }
 
+const PIP_INSTALL = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+
 /** Makes the environment where it is not there. Resolves with a title, and a note where there is none. */
 export async function bringPython() {
   const interpreter = chooseInterpreter();
@@ -56,11 +62,25 @@ export async function bringPython() {
     return { title: "Python environment is there" };
   const made = await run(interpreter, ["-m", "venv", "--clear", VENV]);
   if (made.status !== 0) return missing(`${interpreter} -m venv failed: ${lastLine(made.output)}`);
-  const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS];
-  const installed = await run(SDK_PYTHON, pip);
+  const installed = await run(SDK_PYTHON, [...PIP_INSTALL, "-r", REQUIREMENTS]);
   if (installed.status !== 0) return missing(`pip could not install: ${lastLine(installed.output)}`);
   writeFileSync(STAMP, wanted);
   return { title: `Python environment made with ${interpreter}` };
+}
+
+/** Adds the drop-ins' libraries where they are not there. Resolves with a title, and a note where they cannot be had. */
+export async function bringDropIns() {
+  const wanted = createHash("sha256").update(readFileSync(DROPINS)).digest("hex");
+  if (existsSync(DROPINS_STAMP) && readFileSync(DROPINS_STAMP, "utf8") === wanted)
+    return { title: "Drop-ins' libraries are there" };
+  const installed = await run(SDK_PYTHON, [...PIP_INSTALL, "--only-binary", ":all:", "-r", DROPINS]);
+  if (installed.status === 0) {
+    writeFileSync(DROPINS_STAMP, wanted);
+    return { title: "Drop-ins' libraries installed" };
+  }
+  const why = lastLine(installed.output);
+  const note = `the libraries of ${relative(ROOT, DROPINS)} could not be installed (${why}): tests of drop-ins are skipped`;
+  return { title: "Drop-ins' libraries are missing", note };
 }
 
 function missing(why) {

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { startContained } from "./contain.mjs";
-import { bringPython, mypy, pytestCommand, ruff } from "./python-sdk.mjs";
+import { bringDropIns, bringPython, mypy, pytestCommand, ruff } from "./python-sdk.mjs";
 import { ROOT, runOrFail } from "./run.mjs";
 import { StepFailed, sayFailure } from "./terminal.mjs";
 import { testEnv } from "./test-needs.mjs";
@@ -89,6 +89,11 @@ export async function pythonSdk(step, filters = []) {
     return title;
   });
   if (notes.length > 0) return { counts: NO_COUNTS, complaints, notes };
+  await step("Drop-ins' libraries", async () => {
+    const { title, note } = await bringDropIns();
+    if (note !== undefined) notes.push(note);
+    return title;
+  });
   for (const [title, check] of [
     ["Lint and format (ruff)", ruff],
     ["Types (mypy)", mypy],

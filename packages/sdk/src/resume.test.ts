@@ -122,6 +122,26 @@ describe("a cut link", () => {
     expect(await call).toBe(1);
   });
 
+  test("a complaint that does not pass fails what waits, and what is called next goes on", async () => {
+    fake.options.run = () => undefined;
+    const lost = farloom.function("f").submit([]);
+    await until(() => fake.committed.size === 1);
+    fake.sendAll({ t: "problem", code: "SCOPE_MISSING", message: "no" });
+    await expect(lost.result()).rejects.toMatchObject({ code: "SCOPE_MISSING" });
+    fake.options.run = () => one;
+    expect(await farloom.function("f").call([])).toBe(1);
+  });
+
+  test("a complaint that passes costs a session, and no task", async () => {
+    fake.options.run = () => undefined;
+    const handle = farloom.function("f").submit([]);
+    await until(() => fake.committed.size === 1);
+    fake.sendAll({ t: "problem", code: "NOT_READY", message: "later" });
+    await until(() => fake.sessions === 2);
+    fake.finish([...fake.committed.keys()][0]!, one);
+    expect(await handle.result()).toBe(1);
+  });
+
   test("a result that comes twice settles once", async () => {
     fake.options.run = () => undefined;
     const handle = farloom.function("f").submit([]);

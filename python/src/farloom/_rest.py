@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 60.0
 _FIRST_S = 0.1
 _LONGEST_S = 15.0
+# A service that restarts is met within this time: the wait of the first tries, some five seconds together.
+_QUICK_S = 0.5
+_QUICK_TRIES = 14
+
+
+def reconnect_s(tries: int) -> float:
+    """The wait before try number `tries` (from 0) of a connection: short for some seconds, then doubled each time."""
+    if tries < _QUICK_TRIES:
+        ceiling = min(_QUICK_S, _FIRST_S * 2.0**tries)
+    else:
+        ceiling = min(_LONGEST_S, _QUICK_S * 2.0 ** min(tries - _QUICK_TRIES + 1, 12))
+    return ceiling / 2 + random.random() * (ceiling / 2)
 
 
 def backoff_s(tries: int) -> float:

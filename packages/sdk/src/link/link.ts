@@ -302,15 +302,11 @@ export class ClientLink {
   /** A watch or a cancel could not be carried out: nothing else will ever be said of it. */
   #problem(error: FarloomError): void {
     if (error.code === "FRAME_UNKNOWN") return;
-    // What passes is asked again in a new session.
-    if (mayRetry(error)) {
-      this.#connection?.giveUp(error);
-      return;
-    }
-    // A key that may not cancel fails those who asked for it; one that may not read fails all who wait.
     const cancelled = [...this.#open.values()].filter((task) => task.cancelRequested);
-    if (cancelled.length === 0) {
-      this.#failAll(error);
+    // What passes is asked again in a new session. A key that may not cancel fails those who asked for it; one that may
+    // not read fails all who wait, and this session with them.
+    if (mayRetry(error) || cancelled.length === 0) {
+      this.#connection?.giveUp(error);
       return;
     }
     for (const task of cancelled) {

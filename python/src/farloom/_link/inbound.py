@@ -98,13 +98,11 @@ def _on_problem(link: "Link", frame: Frame) -> None:
     error = told_error(frame)
     if error.code == "FRAME_UNKNOWN":
         return
-    if error.retryable:
-        # What passes is asked again in a new session.
-        raise LinkEnded(error)
-    # A key that may not cancel fails those who asked for it; one that may not read fails all who wait.
     asked = [task for task in list(link.custody.open.values()) if task.cancel_asked]
-    if not asked:
-        link.fail_all(error)
+    if error.retryable or not asked:
+        # What passes is asked again in a new session. One that may not read fails all who wait, and this session too.
+        raise LinkEnded(error)
+    # A key that may not cancel fails those who asked for it.
     for task in asked:
         if link.custody.open.pop(task.key, None) is not None:
             link.custody.settled(task)

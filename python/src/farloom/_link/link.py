@@ -20,7 +20,7 @@ from .._config import Config
 from .._errors import FarloomError
 from .._frames import Frame, FrameInvalid, decode, encode
 from .._limits import PROTOCOL_VERSION
-from .._rest import backoff_s
+from .._rest import reconnect_s
 from .connection import CONNECT_TIMEOUT_S, Connection, LinkEnded
 from .custody import Custody
 from .inbound import take_frame
@@ -207,7 +207,7 @@ class Link:
             self._failing_since = None
             self.fail_all(ended.error)
             return
-        until = now + max(ended.error.retry_after_s or 0.0, backoff_s(self._tries))
+        until = now + max(ended.error.retry_after_s or 0.0, reconnect_s(self._tries))
         self._tries += 1
         while self._closed is None and (left := until - time.monotonic()) > 0:
             self._sleep(left)

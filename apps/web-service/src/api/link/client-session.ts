@@ -15,9 +15,7 @@ import {
   CODEC_REFERENCE,
   codecName,
   columnToKeys,
-  type ErrorCode,
   endOf,
-  errorMessage,
   FarloomError,
   FRAMES_DOWN,
   type Frame,
@@ -396,7 +394,7 @@ export class ClientSession implements ResultSink {
         await this.#deps.deliver.replay(this, columnToKeys(ids));
       }
     } catch (error) {
-      this.#problem(error, "GROUP_NOT_FOUND");
+      this.#problem(error);
     }
   }
 
@@ -410,14 +408,14 @@ export class ClientSession implements ResultSink {
       }
       this.started(await this.#deps.dispatch.cancelOwned(this.ownerKey, keys, why));
     } catch (error) {
-      this.#problem(error, "TASK_NOT_FOUND");
+      this.#problem(error);
     }
   }
 
-  #problem(error: unknown, otherwise: ErrorCode): void {
+  /** What is not the client's fault passes: it asks again. */
+  #problem(error: unknown): void {
     if (!(error instanceof FarloomError)) this.#log.error({ err: error }, "a frame could not be carried out");
-    const code = error instanceof FarloomError ? error.code : otherwise;
-    const message = error instanceof FarloomError ? error.message : errorMessage("NOT_READY");
+    const { code, message } = error instanceof FarloomError ? error : new FarloomError("NOT_READY");
     this.#socket.send({ t: "problem", code, message });
   }
 
