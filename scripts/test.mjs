@@ -10,6 +10,7 @@
 import { relative } from "node:path";
 import { parseArgs } from "node:util";
 import { prepare } from "./lib/prepare.mjs";
+import { bringSdkEnvironment } from "./lib/python-sdk.mjs";
 import { ROOT } from "./lib/run.mjs";
 import { bold, say, sayFailure, step } from "./lib/terminal.mjs";
 import { bringTestNeeds } from "./lib/test-needs.mjs";
@@ -97,6 +98,7 @@ async function runParts() {
       return title;
     });
   }
+  const environment = options.parts.has("python-sdk") ? bringSdkEnvironment() : undefined;
   if (options.parts.has("lint")) await part(() => step("Lint and format (biome)", lint));
   if (options.parts.has("types")) await part(() => step("Types (tsc)", typecheck));
   if (projects.length > 0) {
@@ -112,7 +114,7 @@ async function runParts() {
   if (options.parts.has("python-sdk")) {
     say(`\n${bold("pytest: python")}`);
     await part(async () => {
-      const outcome = await pythonSdk(step);
+      const outcome = await pythonSdk(step, [], environment);
       notes.push(...outcome.notes);
       return outcome;
     });

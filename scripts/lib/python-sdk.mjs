@@ -51,7 +51,7 @@ function chooseInterpreter() {
 const PIP_INSTALL = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
 
 /** Makes the environment where it is not there. Resolves with a title, and a note where there is none. */
-export async function bringPython() {
+async function bringPython() {
   const interpreter = chooseInterpreter();
   if (interpreter === undefined) return missing("there is no Python of 3.10 or later with venv and pip");
   const wanted = createHash("sha256")
@@ -69,7 +69,7 @@ export async function bringPython() {
 }
 
 /** Adds the drop-ins' libraries where they are not there. Resolves with a title, and a note where they cannot be had. */
-export async function bringDropIns() {
+async function bringDropIns() {
   const wanted = createHash("sha256").update(readFileSync(DROPINS)).digest("hex");
   if (existsSync(DROPINS_STAMP) && readFileSync(DROPINS_STAMP, "utf8") === wanted)
     return { title: "Drop-ins' libraries are there" };
@@ -81,6 +81,15 @@ export async function bringDropIns() {
   const why = lastLine(installed.output);
   const note = `the libraries of ${relative(ROOT, DROPINS)} could not be installed (${why}): tests of drop-ins are skipped`;
   return { title: "Drop-ins' libraries are missing", note };
+}
+
+/** Begins to make all of it: most of that is waiting for downloads, and other work may go on meanwhile. */
+export function bringSdkEnvironment() {
+  const python = bringPython();
+  const dropIns = python.then(({ note }) => (note === undefined ? bringDropIns() : { title: "no drop-ins" }));
+  // Whoever needs them hears of a failure; until then nobody is listening.
+  for (const bringing of [python, dropIns]) bringing.catch(() => undefined);
+  return { python, dropIns };
 }
 
 function missing(why) {

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { startContained } from "./contain.mjs";
-import { bringDropIns, bringPython, mypy, pytestCommand, ruff } from "./python-sdk.mjs";
+import { bringSdkEnvironment, mypy, pytestCommand, ruff } from "./python-sdk.mjs";
 import { ROOT, runOrFail } from "./run.mjs";
 import { StepFailed, sayFailure } from "./terminal.mjs";
 import { testEnv } from "./test-needs.mjs";
@@ -80,20 +80,20 @@ export async function pythonTests(file) {
 }
 
 /** The Python SDK: its environment, ruff, mypy and pytest; `filters` are pytest's. Notes say what was left out. */
-export async function pythonSdk(step, filters = []) {
+export async function pythonSdk(step, filters = [], environment = bringSdkEnvironment()) {
   const complaints = [];
   const notes = [];
-  await step("Python environment", async () => {
-    const { title, note } = await bringPython();
-    if (note !== undefined) notes.push(note);
-    return title;
-  });
-  if (notes.length > 0) return { counts: NO_COUNTS, complaints, notes };
-  await step("Drop-ins' libraries", async () => {
-    const { title, note } = await bringDropIns();
-    if (note !== undefined) notes.push(note);
-    return title;
-  });
+  for (const [title, bringing] of [
+    ["Python environment", environment.python],
+    ["Drop-ins' libraries", environment.dropIns],
+  ]) {
+    await step(title, async () => {
+      const { title, note } = await bringing;
+      if (note !== undefined) notes.push(note);
+      return title;
+    });
+    if (bringing === environment.python && notes.length > 0) return { counts: NO_COUNTS, complaints, notes };
+  }
   for (const [title, check] of [
     ["Lint and format (ruff)", ruff],
     ["Types (mypy)", mypy],
