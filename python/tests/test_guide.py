@@ -3,7 +3,9 @@
 1. Python blocks run in order in one namespace, as the cells of a notebook.
 2. TypeScript blocks run in order as one program, after the compiler has taken it in the strictest mode.
 3. Shell blocks (CLI and curl) run in order in one shell, that ends with the first command that fails.
-4. A `text` block is what the block before it prints on standard output.
+4. The blocks of the drop-ins run each by itself, where their libraries are installed. The one of Lithops (its info
+   string is not `python` alone) is not run here: its endpoint needs lithops; test_parsl_lithops.py does the same calls.
+5. A `text` block is what the block before it prints on standard output.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import linecache
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +50,8 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
-ALL = blocks(GUIDE.read_text())
+MAIN, DROPINS = GUIDE.read_text().split("## Drop-ins\n")
+ALL = blocks(MAIN)
 
 
 def of(kind: str) -> list[Block]:
@@ -84,8 +88,7 @@ def check(told: list[str], chosen: list[Block], rest: str = "") -> None:
 
 
 def test_every_thing_has_its_four_tabs() -> None:
-    text = GUIDE.read_text()
-    parts = [part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:] if not part.startswith("Drop-ins")]
+    parts = re.split(r"^## ", MAIN, flags=re.MULTILINE)[1:]
     assert len(parts) >= 10
     for part in parts:
         assert tuple(re.findall(r"<summary><b>(.+?)</b></summary>", part)) == TABS, part.splitlines()[0]
@@ -104,6 +107,18 @@ def test_the_python_blocks_run_as_a_notebook(settings: dict[str, str]) -> None:
             exec(compile(block.code, name, "exec"), namespace)
         if block.shown is not None:
             assert out.getvalue() == block.shown, f"line {block.line} of the guide"
+
+
+@pytest.mark.parametrize("block", blocks(DROPINS), ids=lambda block: f"line-{block.line}")
+def test_the_blocks_of_the_drop_ins_run(settings: dict[str, str], block: Block, tmp_path: Path) -> None:
+    for library in re.findall(r"^(?:import|from) (\w+)", block.code, re.MULTILINE):
+        pytest.importorskip(library)
+    script = tmp_path / "block.py"
+    script.write_text(block.code)
+    ran = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=110
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_typescript_blocks_are_one_program(settings: dict[str, str], tmp_path: Path) -> None:

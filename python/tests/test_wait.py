@@ -92,10 +92,11 @@ def test_nothing_is_waited_for_where_there_is_nothing_and_counts_that_cannot_be_
 
 def test_on_an_endpoint_a_share_is_enough_and_the_rest_ends_there_too(fabric: Fabric) -> None:
     with farloom.Executor() as ex:
-        futures = [ex.submit(calls.nap, 0 if i < 8 else 60) for i in range(10)]
+        # One of the two workers stays free.
+        futures = [ex.submit(calls.nap, 0 if i < 9 else 60) for i in range(10)]
         began = time.monotonic()
-        told = farloom.wait_for(futures, fraction=0.8, timeout=60, cancel_rest="force")
-        assert told.reached and sorted(told.results()) == [0] * 8
+        told = farloom.wait_for(futures, fraction=0.9, timeout=60, cancel_rest="force")
+        assert told.reached and sorted(told.results()) == [0] * 9
     assert time.monotonic() - began < 40
     assert all(future.cancelled() for future in told.rest)
 
