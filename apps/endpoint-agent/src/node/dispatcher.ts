@@ -81,6 +81,7 @@ export class Dispatcher implements WorkerOwner {
   readonly #workers = new Map<string, Worker>();
   readonly #owing = new Set<Worker>();
   #nextName = 1;
+  #places = 0;
   #pumping = false;
   #tick: NodeJS.Timeout | undefined;
   #markTimer: NodeJS.Timeout | undefined;
@@ -133,6 +134,7 @@ export class Dispatcher implements WorkerOwner {
         continue;
       }
       this.tasks.set(task.key, task);
+      task.place = ++this.#places;
       lane.queue.push(task);
     }
     if (troubled) this.#options.up.outcomes(troubled);
@@ -466,7 +468,7 @@ export class Dispatcher implements WorkerOwner {
         else again.set(task.fn.laneName, [task]);
       }
     }
-    for (const [name, list] of again) this.#lanes.get(name)!.queue.unshift(list);
+    for (const [name, list] of again) this.#lanes.get(name)!.queue.putBack(list, (task) => task.place);
     if (ended.length > 0) this.#options.up.outcomes(ended);
     if (away.length > 0) this.#options.up.returned(away);
     this.#options.up.left();

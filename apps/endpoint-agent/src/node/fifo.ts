@@ -29,9 +29,16 @@ export class Fifo<T> {
     return item;
   }
 
-  /** Puts items back at the front, in their order. */
-  unshift(items: readonly T[]): void {
-    this.#items = [...items, ...this.#items.slice(this.#head)];
+  /** Puts items back where they belong by their place; they are in that order, as the queue is. */
+  putBack(items: readonly T[], placeOf: (item: T) => number): void {
+    const merged: T[] = [];
+    let at = this.#head;
+    for (const item of items) {
+      const place = placeOf(item);
+      while (at < this.#items.length && placeOf(this.#items[at]!) < place) merged.push(this.#items[at++]!);
+      merged.push(item);
+    }
+    this.#items = merged.concat(this.#items.slice(at));
     this.#head = 0;
   }
 

@@ -399,6 +399,7 @@ export class NodeManager {
       deadlineAtMs: given?.deadlineMs === undefined ? undefined : now + given.deadlineMs,
       options,
       arrivedMs: now,
+      place: 0,
       sentMs: now,
       limitMs: given?.timeoutMs ?? fn.definition.timeoutMs,
       gone: false,

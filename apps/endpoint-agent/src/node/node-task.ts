@@ -24,6 +24,8 @@ export interface NodeTask extends TaskItem {
   /** Undefined for a task that a re-adopted worker holds: its definition stayed with the old agent. */
   readonly fn: FunctionRecord | undefined;
   readonly arrivedMs: number;
+  /** Its place in the order in which tasks came; what was taken back from a worker goes there again. */
+  place: number;
   /** When it was last sent to a worker. */
   sentMs: number;
   /** Run time limit in milliseconds; 0 for none. */
@@ -64,6 +66,7 @@ export function foreignTask(key: IdKey, limitMs: number): NodeTask {
     options: undefined,
     deadlineAtMs: undefined,
     arrivedMs: performance.now(),
+    place: 0,
     sentMs: performance.now(),
     limitMs,
     gone: false,
