@@ -64,6 +64,14 @@ def bury():
         pass
 
 
+def wait_for(pid):
+    """Its status once it has ended. Orphans that end before it are buried, as by any init: nobody else would."""
+    while True:
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
 def left_after_grace():
     deadline = time.monotonic() + GRACE_S
     while True:
@@ -114,14 +122,14 @@ def main():
     def pass_on(number, _frame):
         if not passed_on:
             passed_on.append(number)
-            child.send_signal(number)
+            os.kill(child.pid, number)
             signal.alarm(STOP_S)
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
-    signal.signal(signal.SIGALRM, lambda *_: child.kill())
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(child.pid, signal.SIGKILL))
     unblock()
-    status = child.wait()
+    status = child.returncode = wait_for(child.pid)
     signal.alarm(0)
     left = left_after_grace() if libc else []
     with open(report, "w", encoding="utf-8") as file:

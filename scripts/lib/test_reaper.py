@@ -37,6 +37,12 @@ class Reaper(unittest.TestCase):
         with open(self.report, encoding="utf-8") as file:
             return file.read().splitlines()
 
+    def test_an_orphan_that_ends_while_the_command_runs_is_buried(self):
+        file = os.path.join(self.folder.name, "pid")
+        orphan = "(sh -c 'echo $$ > %s; exec sleep 0.2' &); sleep 1; test ! -e /proc/$(cat %s)" % (file, file)
+        self.assertEqual(self.start(orphan).wait(), 0)
+        self.assertEqual(self.left(), [])
+
     def test_status_is_that_of_the_command(self):
         self.assertEqual(self.start("exit 7").wait(), 7)
         self.assertEqual(self.left(), [])

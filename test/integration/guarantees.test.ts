@@ -164,6 +164,7 @@ describe("an agent that comes back", () => {
     const agent = await connectAgent(endpoint, { ...holding, window: 4, hello: { bootId: "one" } });
     const client = await connectClient();
     const had = client.submit({ endpointId: endpoint.id, fn: once, args: args(3) });
+    await agent.untilReceived(3);
     const repeat = client.submit({ endpointId: endpoint.id, fn: often, args: args(1) });
     const given = await agent.untilReceived(4);
     const queued = client.submit({ endpointId: endpoint.id, fn: once, args: args(2) });
