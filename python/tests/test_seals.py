@@ -85,7 +85,7 @@ def damaged() -> Iterator[Rest]:
     Damaged.asked = 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Damaged)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    rest = Rest(f"http://127.0.0.1:{server.server_port}", "k", "tests", 1)
+    rest = Rest(f"http://127.0.0.1:{server.server_port}", lambda: "k", "tests", 1)
     yield rest
     rest.close()
     server.shutdown()
