@@ -179,12 +179,16 @@ async function main() {
     else rows.push(await measureRow(peer, () => runPeer(peer, onStderr)));
   }
 
-  const farloom = rows.find((row) => row.key === "farloom" && !row.reason);
+  const ours = (key) => rows.find((row) => row.key === key && !row.reason);
+  /** Callers of Python are compared with ours of Python. */
+  const against = (row) =>
+    row.key === "bullmq" ? ours("farloom") : (ours("farloom-python") ?? ours("farloom"));
   const report = {
     date: new Date().toISOString().slice(0, 10),
     machine: describeMachine(),
     rows: rows.map((row) => {
-      const comparable = farloom && row !== farloom && !row.reason;
+      const farloom = against(row);
+      const comparable = farloom && !row.key.startsWith("farloom") && !row.reason;
       return comparable ? { ...row, ratios: ratiosOf(farloom, row) } : row;
     }),
   };

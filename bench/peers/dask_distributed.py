@@ -23,6 +23,10 @@ def noop(_):
     return None
 
 
+def identity(value):
+    return value
+
+
 def sleep10(_):
     import time
 
@@ -49,6 +53,8 @@ def main():
             noop_batch=lambda n: batch(noop, n),
             noop_one=lambda: client.submit(noop, 0, pure=False).result(),
             sleep_batch=lambda n: batch(sleep10, n),
+            echo=lambda array: client.submit(identity, array, pure=False).result(),
+            module="distributed",
         )
 
 

@@ -26,6 +26,11 @@ def noop():
 
 
 @parsl.python_app
+def identity(value):
+    return value
+
+
+@parsl.python_app
 def sleep10():
     import time
 
@@ -62,6 +67,8 @@ def main():
             noop_batch=lambda n: batch(noop, n),
             noop_one=lambda: noop().result(),
             sleep_batch=lambda n: batch(sleep10, n),
+            echo=lambda array: identity(array).result(),
+            module="parsl",
         )
 
 

@@ -21,7 +21,13 @@ const RUN_TIMEOUT_MS = 240_000;
 
 /** In the order they run. `requirements` is the pinned list to install; without one there is nothing to install. */
 export const PEERS = [
-  { key: "pool", name: "ProcessPoolExecutor", script: "process_pool.py" },
+  {
+    key: "farloom-python",
+    name: "Farloom, Python",
+    script: "farloom_executor.py",
+    requirements: "farloom-python.txt",
+  },
+  { key: "pool", name: "ProcessPoolExecutor", script: "process_pool.py", requirements: "pool.txt" },
   { key: "parsl", name: "Parsl", script: "parsl_htex.py", requirements: "parsl.txt" },
   { key: "dask", name: "Dask", script: "dask_distributed.py", requirements: "dask.txt" },
   { key: "ray", name: "Ray", script: "ray_core.py", requirements: "ray.txt" },

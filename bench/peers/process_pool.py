@@ -6,7 +6,7 @@ Settings: max_workers=2, everything else as it comes. One submit for each task, 
 import platform
 from concurrent.futures import ProcessPoolExecutor
 
-from measure import WORKERS, measure, noop, sleep10
+from measure import WORKERS, identity, measure, noop, sleep10
 
 
 def main():
@@ -23,6 +23,8 @@ def main():
             noop_batch=lambda n: batch(noop, n),
             noop_one=lambda: pool.submit(noop).result(),
             sleep_batch=lambda n: batch(sleep10, n),
+            echo=lambda array: pool.submit(identity, array).result(),
+            module="concurrent.futures.process",
         )
 
 

@@ -23,6 +23,11 @@ def noop():
 
 
 @ray.remote
+def identity(value):
+    return value
+
+
+@ray.remote
 def sleep10():
     import time
 
@@ -34,7 +39,7 @@ def main():
         num_cpus=WORKERS,
         include_dashboard=False,
         log_to_driver=False,
-        object_store_memory=256 * 1024 * 1024,
+        object_store_memory=1024 * 1024 * 1024,
         _node_ip_address="127.0.0.1",
         _temp_dir=tempfile.gettempdir(),
     )
@@ -46,6 +51,8 @@ def main():
             noop_batch=lambda n: ray.get([noop.remote() for _ in range(n)]),
             noop_one=lambda: ray.get(noop.remote()),
             sleep_batch=lambda n: ray.get([sleep10.remote() for _ in range(n)]),
+            echo=lambda array: ray.get(identity.remote(array)),
+            module="ray",
         )
     finally:
         ray.shutdown()

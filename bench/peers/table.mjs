@@ -11,11 +11,29 @@ export function ratiosOf(farloom, row) {
     noop_per_s: divide((r) => r.noop_per_s),
     rtt_p50: divide((r) => r.rtt_ms?.p50),
     sleep10_efficiency: divide((r) => r.sleep10_efficiency),
+    array_s: divide((r) => r.array_s),
+    import_ms: divide((r) => r.import_ms),
   };
 }
 
 const HEAD = [
-  ...["", "version", "durable", "no-op/s", "×", "p50 ms", "p95 ms", "p99 ms", "×", "10 ms work", "×"],
+  ...[
+    "",
+    "version",
+    "durable",
+    "no-op/s",
+    "×",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "×",
+    "10 ms work",
+    "×",
+    "100 MB s",
+    "×",
+    "import ms",
+    "×",
+  ],
 ];
 
 function cellsOf(row, ratios) {
@@ -33,6 +51,10 @@ function cellsOf(row, ratios) {
     times(ratios?.rtt_p50),
     `${(row.sleep10_efficiency * 100).toFixed(1)} %`,
     times(ratios?.sleep10_efficiency),
+    row.array_s === undefined ? "" : row.array_s.toFixed(2),
+    times(ratios?.array_s),
+    row.import_ms === undefined ? "" : String(Math.round(row.import_ms)),
+    times(ratios?.import_ms),
   ];
 }
 
@@ -56,7 +78,8 @@ function layOut(report) {
 
 const LEGEND =
   "× is Farloom divided by the peer on the same measure: above 1 is better for Farloom in no-op/s and 10 ms work " +
-  "(efficiency against ideal), below 1 is better for Farloom in p50.";
+  "(efficiency against ideal), below 1 is better for Farloom in p50, 100 MB (a numpy array there and back) and import. " +
+  "Python peers are divided by the row of the Python package where there is one.";
 
 function machineLine({ machine }) {
   const { cpus, cpu, memory_gib: memory, os, node, python } = machine;

@@ -32,6 +32,8 @@ interface Item {
   readonly key: IdKey;
   readonly attempt: number;
   readonly nonce: string;
+  /** In the order in which tasks came. */
+  readonly place: number;
   cancelled: boolean;
 }
 
@@ -61,6 +63,7 @@ export class Node {
   readonly out: Frame[] = [];
   readonly #deps: NodeDeps;
   readonly #queue = new Fifo<Item>();
+  #places = 0;
   #received = 0;
   #left = 0;
   #draining = false;
@@ -150,6 +153,7 @@ export class Node {
         key: keyAt(frame.ids, 16 * i),
         attempt: u32Of(frame.attempts, i, 1),
         nonce,
+        place: ++this.#places,
         cancelled: false,
       });
     }
@@ -178,7 +182,7 @@ export class Node {
     }
   }
 
-  /** The worker's process ends: what ran is charged, what was behind it goes to the front. */
+  /** The worker's process ends: what ran is charged, what was behind it goes back to its place. */
   #end(worker: Worker, state: number, reason: number): void {
     const { machine, oracle } = this.#deps;
     machine.workers.splice(machine.workers.indexOf(worker), 1, new Worker());
@@ -187,7 +191,7 @@ export class Node {
       oracle.stopped(running.key);
       this.#outcome(running, state, reason);
     }
-    this.#queue.unshift(worker.held);
+    this.#queue.putBack(worker.held, (item) => item.place);
     machine.missing++;
     this.#dead.push(this.#sent.length);
   }
