@@ -361,6 +361,17 @@ describe("limits of time", () => {
   });
 });
 
+/** An agent that holds the one task it has room for, and the client that sent it. */
+async function connectBusyAgent(): Promise<{ endpoint: EchoEndpoint; agent: EchoAgent; client: LinkClient }> {
+  const endpoint = await newEndpoint();
+  const agent = await connectAgent(endpoint, { ...holding, window: 1 });
+  const client = await connectClient();
+  client.submit({ endpointId: endpoint.id, fn: once, args: args(1) });
+  await agent.untilReceived(1);
+  await client.untilDurable();
+  return { endpoint, agent, client };
+}
+
 /** Runs `work` while no task can be committed. */
 async function whileNoTaskCommits(work: () => Promise<void>): Promise<void> {
   const holder = await fabric.database.pool.connect();
@@ -393,12 +404,7 @@ describe("a submission that its own repetition has overtaken", () => {
 
 describe("a task whose commit takes long", () => {
   it("ends by its queue time limit where that came first, and is not sent", async () => {
-    const endpoint = await newEndpoint();
-    const agent = await connectAgent(endpoint, { ...holding, window: 1 });
-    const client = await connectClient();
-    client.submit({ endpointId: endpoint.id, fn: once, args: args(1) });
-    await agent.untilReceived(1);
-    await client.untilDurable();
+    const { endpoint, agent, client } = await connectBusyAgent();
     let late: IdKey[] = [];
     await whileNoTaskCommits(async () => {
       late = client.submit({
@@ -439,12 +445,7 @@ describe("a task whose commit takes long", () => {
   });
 
   it("ends, and is never sent, where it is cancelled before it has begun", async () => {
-    const endpoint = await newEndpoint();
-    const agent = await connectAgent(endpoint, { ...holding, window: 1 });
-    const client = await connectClient();
-    client.submit({ endpointId: endpoint.id, fn: once, args: args(1) });
-    await agent.untilReceived(1);
-    await client.untilDurable();
+    const { endpoint, agent, client } = await connectBusyAgent();
     let keys: IdKey[] = [];
     await whileNoTaskCommits(async () => {
       keys = client.submit({ endpointId: endpoint.id, fn: once, args: args(2) });
