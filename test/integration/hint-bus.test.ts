@@ -1,9 +1,11 @@
 /** What carries hints, against a PostgreSQL that goes away for longer than anything is tried, and comes back. */
 import { randomUUID } from "node:crypto";
+import type { IdKey } from "@farloom/protocol";
 import pino from "pino";
-import { afterAll, beforeAll, expect, it } from "vitest";
-import { joinHintBus } from "../../apps/web-service/src/store/hint-bus.js";
+import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
+import { type HintBus, joinHintBus } from "../../apps/web-service/src/store/hint-bus.js";
 import { freshDatabase, type TestDatabase } from "../support/postgres.js";
+import { redisAvailable, startRedis } from "../support/redis.js";
 import { TcpProxy } from "../support/tcp-proxy.js";
 
 /** Long enough for a handful of tries; a storm that doubles has dozens by then. */
@@ -22,52 +24,99 @@ afterAll(async () => {
   await database.drop();
 });
 
-it("listens again by one loop, however long PostgreSQL is away, and hears once it is back", async () => {
+afterEach(async () => {
+  for (const bus of buses.splice(0)) await bus.close();
+});
+
+const warnings: string[] = [];
+const log = pino({ level: "warn" }, { write: (line: string) => void warnings.push(line) });
+const buses: HintBus[] = [];
+
+async function join(
+  databaseUrl: string,
+  redisUrl: string | undefined,
+  onFinished: (keys: IdKey[]) => void = () => undefined,
+): Promise<HintBus> {
+  const bus = await joinHintBus({
+    pool: database.pool,
+    databaseUrl,
+    redisUrl,
+    replicaId: randomUUID(),
+    log,
+    handlers: { ...IGNORE, onFinished },
+    onAlone: () => undefined,
+  });
+  buses.push(bus);
+  return bus;
+}
+
+/** Says something until it is heard. */
+async function untilHeard(speaker: HintBus, heard: readonly (readonly IdKey[])[]): Promise<void> {
+  speaker.hints.alone = false;
+  const key = "k".repeat(16);
+  const before = heard.length;
+  const say = () => {
+    speaker.hints.finished([key]);
+    return heard.length;
+  };
+  await expect.poll(say, { timeout: 15_000, interval: 200 }).toBeGreaterThan(before);
+  expect(heard[before]).toEqual([key]);
+}
+
+function throughProxy(): string {
   const url = new URL(database.url);
-  const port = Number(url.port);
   url.port = new URL(proxy.url).port;
   url.hostname = "127.0.0.1";
   url.searchParams.delete("host");
-  const warnings: string[] = [];
-  const log = pino({ level: "warn" }, { write: (line: string) => void warnings.push(line) });
-  const heard: (readonly string[])[] = [];
-  const join = (handlers: Partial<Parameters<typeof joinHintBus>[0]["handlers"]>, databaseUrl: string) =>
-    joinHintBus({
-      pool: database.pool,
-      databaseUrl,
-      redisUrl: undefined,
-      replicaId: randomUUID(),
-      log,
-      handlers: { ...IGNORE, ...handlers },
-      onAlone: () => undefined,
-    });
-  const listener = await join({ onFinished: (keys) => void heard.push(keys) }, url.toString());
-  const speaker = await join({}, database.url);
-  listener.follow();
-  try {
-    proxy.targets = [];
-    proxy.cut();
-    await new Promise((resolve) => setTimeout(resolve, AWAY_MS));
-    const failures = warnings.filter((line) => line.includes("hints cannot be heard")).length;
-    expect(failures).toBeGreaterThanOrEqual(2);
-    expect(failures).toBeLessThanOrEqual(AWAY_MS / 1_000);
+  return url.toString();
+}
 
-    proxy.targets = [port];
-    speaker.hints.alone = false;
-    const key = "k".repeat(16);
-    await expect
-      .poll(
-        () => {
-          speaker.hints.finished([key]);
-          return heard.length;
-        },
-        { timeout: 10_000, interval: 200 },
-      )
-      .toBeGreaterThan(0);
-    expect(heard[0]).toEqual([key]);
+it("listens again by one loop, however long PostgreSQL is away, and hears once it is back", async () => {
+  const heard: (readonly IdKey[])[] = [];
+  const listener = await join(throughProxy(), undefined, (keys) => void heard.push(keys));
+  const speaker = await join(database.url, undefined);
+  listener.follow();
+  const { targets } = proxy;
+  proxy.targets = [];
+  proxy.cut();
+  await new Promise((resolve) => setTimeout(resolve, AWAY_MS));
+  const failures = warnings.filter((line) => line.includes("hints cannot be heard")).length;
+  expect(failures).toBeGreaterThanOrEqual(2);
+  expect(failures).toBeLessThanOrEqual(AWAY_MS / 1_000);
+
+  proxy.targets = targets;
+  await untilHeard(speaker, heard);
+});
+
+it("hears again over PostgreSQL after the network forgot its connection", async () => {
+  const heard: (readonly IdKey[])[] = [];
+  const listener = await join(throughProxy(), undefined, (keys) => void heard.push(keys));
+  const speaker = await join(database.url, undefined);
+  listener.follow();
+  await untilHeard(speaker, heard);
+  proxy.forget();
+  await untilHeard(speaker, heard);
+});
+
+it.skipIf(!redisAvailable)("hears again over Redis after the network forgot its connections", async () => {
+  const redis = await startRedis();
+  const redisProxy = await TcpProxy.open([Number(new URL(redis.url).port)]);
+  try {
+    const heard: (readonly IdKey[])[] = [];
+    const listener = await join(
+      database.url,
+      redisProxy.url.replace("http", "redis"),
+      (keys) => void heard.push(keys),
+    );
+    const speaker = await join(database.url, redisProxy.url.replace("http", "redis"));
+    listener.follow();
+    await untilHeard(speaker, heard);
+    redisProxy.forget();
+    await untilHeard(speaker, heard);
   } finally {
-    await listener.close();
-    await speaker.close();
+    for (const bus of buses.splice(0)) await bus.close();
+    await redisProxy.close();
+    await redis.stop();
   }
 });
 

@@ -89,6 +89,19 @@ describe("what each side is told", () => {
     expect(await outcomeRows(keys)).toBe(50);
   });
 
+  it("keeps the order of a client's frames, also where the first of them names what is not in the caches", async () => {
+    const { client, agent, endpointId } = await pair({ onTask: () => undefined });
+    const keys: IdKey[] = [];
+    for (let round = 0; round < 10; round++) {
+      // A group that nobody has named yet is looked up, and made; by then the next frames are there.
+      const group = newBatchId();
+      for (let i = 0; i < 5; i++)
+        keys.push(...client.submit({ endpointId, fn: plain, args: numbers(1), group }));
+      await agent.untilReceived(keys.length);
+    }
+    expect(agent.received.map((task) => task.key)).toEqual(keys);
+  });
+
   it("says durable, delivers and lets the agent forget only after the commit, though the task has travelled", async () => {
     const { client, agent, endpointId } = await pair();
     const commit = await holdInserts();

@@ -7,6 +7,7 @@ export class TcpProxy {
   targets: number[];
   readonly #server: Server;
   readonly #sockets: Set<Socket>;
+  readonly #pairs = new Set<readonly [Socket, Socket]>();
 
   private constructor(server: Server, sockets: Set<Socket>, port: number) {
     this.#server = server;
@@ -34,6 +35,13 @@ export class TcpProxy {
     for (const socket of this.#sockets) socket.destroy();
   }
 
+  /** The connections there are go on, and nothing passes over them any more: what a firewall does that forgets. */
+  forget(): void {
+    for (const [near, far] of this.#pairs) {
+      for (const socket of [near, far]) socket.unpipe().resume();
+    }
+  }
+
   async close(): Promise<void> {
     this.cut();
     await new Promise((resolve) => this.#server.close(resolve));
@@ -53,7 +61,12 @@ export class TcpProxy {
     far.once("connect", () => {
       far.off("error", next).on("error", () => undefined);
       near.pipe(far).pipe(near);
-      near.on("close", () => far.destroy());
+      const pair = [near, far] as const;
+      this.#pairs.add(pair);
+      near.on("close", () => {
+        this.#pairs.delete(pair);
+        far.destroy();
+      });
       far.on("close", () => near.destroy());
     });
   }

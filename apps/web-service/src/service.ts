@@ -26,7 +26,7 @@ import { Deliver } from "./deliver/deliver.js";
 import type { EndHow } from "./dispatch/cancels.js";
 import { Dispatch } from "./dispatch/dispatch.js";
 import { Reclaim } from "./dispatch/reclaim.js";
-import { STATEMENT_TIMEOUT_MS, Sweep } from "./dispatch/sweep.js";
+import { Sweep } from "./dispatch/sweep.js";
 import { TimeLimits } from "./dispatch/time-limits.js";
 import { EndpointRegistry } from "./endpoints/registry.js";
 import { FunctionRegistry } from "./functions/registry.js";
@@ -51,6 +51,7 @@ import { joinHintBus } from "./store/hint-bus.js";
 import { keepEmbeddedPostgres } from "./store/kept-postgres.js";
 import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
 import { hotName } from "./store/ownership.js";
+import { ANSWER_TIMEOUT_MS, STATEMENT_TIMEOUT_MS } from "./store/statement-limits.js";
 import { SOFTWARE } from "./version.js";
 
 /** Connections for ordinary queries. */
@@ -386,6 +387,9 @@ function openPool(url: string, max: number, name: string, log: Logger, options =
     application_name: name,
     options: `-c statement_timeout=${STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 ${options}`,
     connectionTimeoutMillis: 10_000,
+    // PostgreSQL's own limit says nothing over a connection that is gone and has not told.
+    query_timeout: ANSWER_TIMEOUT_MS,
+    keepAlive: true,
     // A connection of the hot path stays: a new one is a new process of PostgreSQL, and parses everything again.
     idleTimeoutMillis: options === "" ? 60_000 : 0,
   });

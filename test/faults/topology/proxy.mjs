@@ -137,12 +137,37 @@ export class LinkProxy {
     let waiting = 0;
     /** When what is written next may pass, in ms of performance.now(). */
     let free = 0;
-    let timers = 0;
+    /** Delayed chunks, in the order in which they came: a stream is never reordered. */
+    const late = [];
+    let isTimed = false;
     const write = (chunk) => {
       if (!to.destroyed && !to.write(chunk)) {
         from.pause();
         to.once("drain", () => from.resume());
       }
+    };
+    const release = () => {
+      isTimed = false;
+      while (late.length > 0 && late[0].at <= performance.now() + 1) {
+        const { bytes } = late.shift();
+        if (bytes === undefined) {
+          to.end();
+          return;
+        }
+        waiting -= bytes.length;
+        if (waiting < MAX_WAITING_BYTES / 2) from.resume();
+        write(bytes);
+      }
+      if (late.length > 0) wait();
+    };
+    const wait = () => {
+      if (isTimed) return;
+      isTimed = true;
+      setTimeout(release, Math.max(0, late[0].at - performance.now()));
+    };
+    const hold = (at, bytes) => {
+      late.push({ at, bytes });
+      wait();
     };
     from.on("data", (chunk) => {
       const { silent, delayMs, jitterMs, bytesPerS } = this.#state;
@@ -154,28 +179,19 @@ export class LinkProxy {
       if (bytes === undefined) return;
       const now = performance.now();
       const cost = bytesPerS > 0 ? (1000 * bytes.length) / bytesPerS : 0;
-      const late = delayMs > 0 ? delayMs + jitterMs * Math.random() : 0;
-      free = Math.max(free, now + late) + cost;
-      if (free <= now + 1 && timers === 0) {
+      const delay = delayMs > 0 ? delayMs + jitterMs * Math.random() : 0;
+      free = Math.max(free, now + delay) + cost;
+      if (free <= now + 1 && late.length === 0) {
         write(bytes);
         return;
       }
-      timers++;
       waiting += bytes.length;
       if (waiting > MAX_WAITING_BYTES) from.pause();
-      setTimeout(
-        () => {
-          timers--;
-          waiting -= bytes.length;
-          if (waiting < MAX_WAITING_BYTES / 2) from.resume();
-          write(bytes);
-        },
-        Math.max(0, free - now),
-      );
+      hold(free, bytes);
     });
     from.on("end", () => {
-      if (timers === 0) to.end();
-      else setTimeout(() => to.end(), Math.max(0, free - performance.now()) + 5);
+      if (late.length === 0) to.end();
+      else hold(free, undefined);
     });
   }
 

@@ -2,8 +2,7 @@
  * The sweep is the truth: slowly, and whatever hints were lost, it finds open tasks that the owner does not hold,
  * cancels that did not reach it, and outcomes that nobody has told. It also raises each endpoint's floor, so that the next owner reads little.
  *
- * What it must look at behind a cursor is bounded: an INSERT that drew its numbers before the cursor passed must
- * have committed SETTLED_MS later, as statements are limited to STATEMENT_TIMEOUT_MS.
+ * What it must look at behind a cursor is bounded (settled-cursor.ts).
  */
 import { planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
@@ -12,13 +11,10 @@ import type { Deliver } from "../deliver/deliver.js";
 import { raiseFloor } from "../store/ownership.js";
 import type { Dispatch } from "./dispatch.js";
 import type { EndpointQueue } from "./endpoint-queue.js";
+import { SettledCursor } from "./settled-cursor.js";
 
 /** Alone, only what nobody foresees is to be found: a sweep is this many times rarer. */
 const ALONE_FACTOR = 4;
-/** Of every statement of the hot path. */
-export const STATEMENT_TIMEOUT_MS = 14_000;
-/** After so long nothing commits any more below where a cursor was; the rest is room for slow networks. */
-const SETTLED_MS = 2 * STATEMENT_TIMEOUT_MS;
 /** Outcomes of other replicas are looked for this far back, whatever the interval. */
 const LEAST_LOOKBACK_MS = 45_000;
 
@@ -34,16 +30,9 @@ export interface SweepDeps {
   readonly sweepMs: number;
 }
 
-/** Where a queue's cursor was. */
-interface Stand {
-  readonly atMs: number;
-  readonly cursor: number;
-}
-
 export class Sweep {
   readonly #deps: SweepDeps;
-  /** The cursors of each queue at past sweeps, oldest first: the first is settled, or the oldest known. */
-  readonly #stands = new WeakMap<EndpointQueue, Stand[]>();
+  readonly #settled = new WeakMap<EndpointQueue, SettledCursor>();
   #alone = true;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> = Promise.resolve();
@@ -70,12 +59,14 @@ export class Sweep {
     if (planted("notify-is-truth")) return;
     const { dispatch, deliver, pool, log } = this.#deps;
     for (const queue of dispatch.queues()) {
-      const settled = this.#settledCursor(queue);
-      const found = queue.cursor > settled ? await dispatch.rescan(queue, settled) : 0;
+      const settled = this.#settledOf(queue);
+      const seen = settled.scan(queue.cursor);
+      const found = queue.cursor > settled.seq ? await dispatch.rescan(queue, settled.seq) : 0;
+      seen();
       if (found > 0)
         log.warn({ endpoint: queue.endpointId, found }, "the sweep found tasks that nobody had told of");
       if (!queue.backlog) dispatch.wake(queue);
-      const floor = Math.min(queue.floor(), settled);
+      const floor = Math.min(queue.floor(), settled.seq);
       if (floor > queue.raisedFloor) {
         await raiseFloor(pool, queue.endpointKey, queue.epoch, floor);
         queue.raisedFloor = floor;
@@ -85,14 +76,12 @@ export class Sweep {
     await deliver.sweep(Math.max(LEAST_LOOKBACK_MS, 3 * this.#deps.sweepMs));
   }
 
-  /** Below this everything has committed that ever will. Remembers where the cursor is now. */
-  #settledCursor(queue: EndpointQueue): number {
-    const nowMs = performance.now();
-    const stands = this.#stands.get(queue) ?? [{ atMs: nowMs, cursor: queue.raisedFloor }];
-    stands.push({ atMs: nowMs, cursor: queue.cursor });
-    while (stands.length > 1 && stands[1]!.atMs <= nowMs - SETTLED_MS) stands.shift();
-    this.#stands.set(queue, stands);
-    return stands[0]!.cursor;
+  #settledOf(queue: EndpointQueue): SettledCursor {
+    const known = this.#settled.get(queue);
+    if (known) return known;
+    const settled = new SettledCursor(queue.raisedFloor);
+    this.#settled.set(queue, settled);
+    return settled;
   }
 
   #plan(): void {

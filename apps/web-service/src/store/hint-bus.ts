@@ -15,6 +15,8 @@ const GONE_MS = 20_000;
 /** Before a lost connection is made again, and before one that failed is tried again. */
 const RELISTEN_MS = 500;
 const RELISTEN_FAILED_MS = 2_000;
+/** A connection that does not answer for so long is given up. */
+const ANSWER_MS = 4_000;
 /** Messages waiting for the connection; beyond, hints are dropped. */
 const MAX_WAITING = 10_000;
 
@@ -69,6 +71,7 @@ export async function joinHintBus(options: HintBusOptions): Promise<HintBus> {
   // Those who are there learn of this replica now, not at their next beat.
   carrier.publish(JSON.stringify({ from: replicaId, kind: "joined" }));
   const timer = setInterval(() => {
+    carrier.check();
     beat().catch((err) => {
       // Not knowing is not being alone.
       hints.alone = false;
@@ -93,16 +96,26 @@ export async function joinHintBus(options: HintBusOptions): Promise<HintBus> {
 interface Carrier {
   publish(message: string): void;
   onJoined(listener: () => void): void;
+  /** Asks whether the connections still are, and makes those anew that do not answer. */
+  check(): void;
   close(): Promise<void>;
 }
 
 async function openRedis(url: string, receive: (text: string) => void, log: Logger): Promise<Carrier> {
   // A tenth of a second to load, and only some have a Redis.
   const { Redis } = await import("ioredis");
-  const options = { maxRetriesPerRequest: null, retryStrategy: (n: number) => Math.min(2000, n * 100) };
+  const options = {
+    maxRetriesPerRequest: null,
+    commandTimeout: ANSWER_MS,
+    retryStrategy: (n: number) => Math.min(2000, n * 100),
+  };
   const publisher = new Redis(url, { ...options, enableOfflineQueue: false });
   const subscriber = new Redis(url, options);
   let joined = (): void => undefined;
+  let closed = false;
+  const renew = (client: typeof publisher): void => {
+    if (!closed) client.disconnect(true);
+  };
   for (const client of [publisher, subscriber]) {
     client.on("error", (err: Error) =>
       log.warn({ err: err.message }, "Redis does not answer; hints are lost meanwhile"),
@@ -119,7 +132,7 @@ async function openRedis(url: string, receive: (text: string) => void, log: Logg
       () =>
         void subscriber.subscribe(CHANNEL).then(
           () => resolve(),
-          () => undefined,
+          () => renew(subscriber),
         ),
     );
   });
@@ -129,7 +142,13 @@ async function openRedis(url: string, receive: (text: string) => void, log: Logg
     onJoined: (listener) => {
       joined = listener;
     },
+    check() {
+      for (const client of [publisher, subscriber]) {
+        if (client.status === "ready") client.ping().catch(() => renew(client));
+      }
+    },
     async close() {
+      closed = true;
       publisher.disconnect();
       subscriber.disconnect();
     },
@@ -202,6 +221,11 @@ async function openNotify(
     },
     onJoined: (listener) => {
       joined = listener;
+    },
+    check() {
+      // Its end is told like that of any other (`ended`).
+      const asked = client;
+      asked?.query({ text: "SELECT 1", query_timeout: ANSWER_MS } as pg.QueryConfig).catch(() => asked.end());
     },
     async close() {
       closed = true;

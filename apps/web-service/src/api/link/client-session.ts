@@ -92,6 +92,8 @@ export class ClientSession implements ResultSink {
   #pending: ResultItem[] = [];
   #pendingBytes = 0;
   #open = false;
+  /** Of each endpoint, the last frame that waits for what it names to be looked up. */
+  readonly #lookups = new Map<IdKey, Promise<void>>();
   /** Whether it named the capability. */
   #tellsProgress = false;
   /** Groups that are being looked up. */
@@ -258,32 +260,52 @@ export class ClientSession implements ResultSink {
     } catch (refusal) {
       return Promise.reject(refusal);
     }
-    const { ownerKey, ownerId, nested } = this.#principal;
+    const { ownerKey, nested } = this.#principal;
     const endpointKey = keyAt(frame.endpoint!);
     const groupKey = keyAt(frame.group!);
+    const earlier = this.#lookups.get(endpointKey);
     const endpoint = this.#deps.endpoints.peek(ownerKey, endpointKey);
     const fns = frame.fns.map((digest) => this.#deps.functions.peekByDigest(ownerKey, digest));
     if (
       !nested &&
+      !earlier &&
       endpoint &&
       this.#deps.groups.isKnown(ownerKey, groupKey) &&
       fns.every((fn) => fn !== undefined)
     ) {
       return this.#take(frame, from, endpoint, groupKey, fns as FunctionRecord[]);
     }
-    return (async () => {
-      if (nested) await this.#deps.nested.requireOpen(nested);
-      const found = endpoint ?? (await this.#deps.endpoints.load(ownerKey, endpointKey));
-      if (!found) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: keyToUuid(endpointKey) });
-      const records: FunctionRecord[] = [];
-      for (const digest of frame.fns) {
-        const record = await this.#deps.functions.byDigest(ownerId, digest);
-        if (!record) throw new FarloomError("FUNCTION_NOT_FOUND", { id: digest.toString("hex") });
-        records.push(record);
-      }
-      await this.#deps.groups.ensure(ownerKey, groupKey);
-      await this.#take(frame, from, found, groupKey, records);
-    })();
+    const found = this.#lookUp(frame, endpointKey, groupKey);
+    // What follows this frame to the same endpoint waits for it, so that tasks keep their order.
+    const turn = Promise.allSettled([found, earlier]).then(() => undefined);
+    this.#lookups.set(endpointKey, turn);
+    return turn.then(async () => {
+      if (this.#lookups.get(endpointKey) === turn) this.#lookups.delete(endpointKey);
+      const { endpoint: to, fns: records } = await found;
+      await this.#take(frame, from, to, groupKey, records);
+    });
+  }
+
+  /** What the caches do not have. */
+  async #lookUp(
+    frame: TasksFrame,
+    endpointKey: IdKey,
+    groupKey: IdKey,
+  ): Promise<{ endpoint: EndpointRecord; fns: FunctionRecord[] }> {
+    const { ownerKey, ownerId, nested } = this.#principal;
+    if (nested) await this.#deps.nested.requireOpen(nested);
+    const endpoint =
+      this.#deps.endpoints.peek(ownerKey, endpointKey) ??
+      (await this.#deps.endpoints.load(ownerKey, endpointKey));
+    if (!endpoint) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: keyToUuid(endpointKey) });
+    const fns: FunctionRecord[] = [];
+    for (const digest of frame.fns) {
+      const record = await this.#deps.functions.byDigest(ownerId, digest);
+      if (!record) throw new FarloomError("FUNCTION_NOT_FOUND", { id: digest.toString("hex") });
+      fns.push(record);
+    }
+    await this.#deps.groups.ensure(ownerKey, groupKey);
+    return { endpoint, fns };
   }
 
   async #take(
