@@ -2,6 +2,7 @@
  * A network that forgets the connections between a service and its PostgreSQL, and tells neither: what a firewall does
  * after an hour, or a switch that is replaced. PostgreSQL's own limits say nothing over such a connection.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { keyToUuid } from "@farloom/protocol";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { EchoAgent, makeEchoEndpoint } from "../support/echo-agent.js";
@@ -16,6 +17,7 @@ const WITHIN_MS = 60_000;
 let fabric: Fabric;
 let proxy: TcpProxy;
 let service: ServiceProcess;
+let databaseUrl: string;
 
 beforeAll(async () => {
   fabric = await Fabric.open();
@@ -23,7 +25,8 @@ beforeAll(async () => {
   proxy = await TcpProxy.open([Number(url.port)]);
   url.host = new URL(proxy.url).host;
   url.searchParams.delete("host");
-  service = await fabric.service({ DATABASE_URL: url.toString() });
+  databaseUrl = url.toString();
+  service = await fabric.service({ DATABASE_URL: databaseUrl });
 });
 afterAll(async () => {
   await fabric.close();
@@ -61,3 +64,23 @@ it(
   },
   WITHIN_MS + 10_000,
 );
+
+it("does not keep the service from stopping", async () => {
+  proxy.forget();
+  const startedAt = performance.now();
+  expect(await service.stop()).toBe(0);
+  expect(performance.now() - startedAt).toBeLessThan(10_000);
+});
+
+it("does not end a start: a PostgreSQL that is not there yet is waited for", async () => {
+  const { targets } = proxy;
+  proxy.targets = [];
+  const starting = fabric.service({ DATABASE_URL: databaseUrl });
+  await sleep(1_500);
+  proxy.targets = targets;
+  const late = await starting;
+  expect(late.lines.some((line) => line.includes("the database does not answer as the service starts"))).toBe(
+    true,
+  );
+  await late.stop();
+});

@@ -11,6 +11,7 @@ import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type IdKey, keyToUuid, limits, uuidToKey } from "@farloom/protocol";
 import { PrismaPg } from "@prisma/adapter-pg";
 import pg from "pg";
@@ -51,6 +52,7 @@ import { joinHintBus } from "./store/hint-bus.js";
 import { keepEmbeddedPostgres } from "./store/kept-postgres.js";
 import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
 import { hotName } from "./store/ownership.js";
+import { isPassingAtStart } from "./store/pg-errors.js";
 import { ANSWER_TIMEOUT_MS, STATEMENT_TIMEOUT_MS } from "./store/statement-limits.js";
 import { SOFTWARE } from "./version.js";
 
@@ -58,6 +60,12 @@ import { SOFTWARE } from "./version.js";
 const POOL_CONNECTIONS = 10;
 /** Connections for the hot path: two lanes each of intake and collect, and pages. */
 const HOT_CONNECTIONS = 6;
+/** How long a start waits for PostgreSQL. */
+const DATABASE_WAIT_MS = 30_000;
+/** How long each step of a stop that needs an answer waits: a connection that the network forgot gives none. */
+const BRIEF_MS = 300;
+/** The same for a delayed task that is being released. */
+const BACKGROUND_MS = 1_500;
 /** How long a stop waits for what is being committed. */
 const DRAIN_MS = 3_500;
 /** How long requests that are being answered have. */
@@ -81,15 +89,25 @@ export interface RunningService {
   close(): Promise<void>;
 }
 
+/** Starts; where a PostgreSQL that others keep is not there yet, or goes away meanwhile, it is waited for. */
 export async function startService(config: Config, log: Logger): Promise<RunningService> {
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
-  const undo: (() => Promise<unknown> | unknown)[] = [];
-  const closing = closer(undo, log);
-  try {
-    return await start(config, log, undo, closing);
-  } catch (error) {
-    await closing();
-    throw error;
+  const until = performance.now() + DATABASE_WAIT_MS;
+  for (let delayMs = 100; ; delayMs = Math.min(2_000, delayMs * 2)) {
+    const undo: (() => Promise<unknown> | unknown)[] = [];
+    const closing = closer(undo, log);
+    try {
+      return await start(config, log, undo, closing);
+    } catch (error) {
+      await closing();
+      const isOurs = config.databaseUrl === undefined;
+      if (isOurs || !isPassingAtStart(error as Error) || performance.now() > until) throw error;
+      log.warn(
+        { err: (error as Error).message },
+        "the database does not answer as the service starts; trying again",
+      );
+      await sleep(delayMs);
+    }
   }
 }
 
@@ -111,8 +129,8 @@ async function start(
   const pool = openPool(databaseUrl, POOL_CONNECTIONS, "farloom", log);
   const hot = openPool(databaseUrl, HOT_CONNECTIONS, hotName(replicaId), log, HOT_PLANNER);
   undo.push(
-    () => pool.end(),
-    () => hot.end(),
+    brief(() => pool.end()),
+    brief(() => hot.end()),
   );
   await assertDurable(pool);
   await applyMigrations(pool, findMigrationsDir(), log);
@@ -135,7 +153,7 @@ async function start(
   const blobs = await openBackend(config, log);
   const objects = new ObjectStore(pool, blobs, log);
   const endObjectSweep = startObjectSweep({ rows: objects.rows, backend: blobs, log });
-  undo.push(endObjectSweep, () => blobs.close());
+  undo.push(brief(endObjectSweep), () => blobs.close());
   await bootstrapKey(config, identity, log);
 
   // The road
@@ -170,7 +188,7 @@ async function start(
       sweep?.setAlone(alone);
     },
   });
-  undo.push(() => bus.close());
+  undo.push(brief(() => bus.close()));
   const guard = (work: Promise<unknown>, what: string): Promise<unknown> =>
     work.catch((err) => log.warn({ err }, `${what} could not be followed; the sweep will`));
 
@@ -246,10 +264,10 @@ async function start(
     isOwned: (key) => dispatch.queueOf(key) !== undefined,
   });
   undo.push(
-    () => limitsOfTime.close(),
-    () => reclaim.close(),
+    brief(() => limitsOfTime.close()),
+    brief(() => reclaim.close()),
+    brief(() => sweep?.close()),
   );
-  undo.push(() => sweep?.close());
   const background = lateBackground(
     {
       pool,
@@ -264,7 +282,7 @@ async function start(
     },
     { redisUrl: config.redisUrl, retentionMs: config.retentionDays * 86_400_000 },
   );
-  undo.push(() => background.close());
+  undo.push(brief(() => background.close(), BACKGROUND_MS));
   bus.follow();
 
   // The doors
@@ -396,6 +414,11 @@ function openPool(url: string, max: number, name: string, log: Logger, options =
   // An idle connection that ends is replaced when it is needed.
   pool.on("error", (err) => log.warn({ err: err.message, pool: name }, "a database connection has ended"));
   return pool;
+}
+
+/** A step of a stop that waits only so long for PostgreSQL: whatever is not done, the next start or a sweep does. */
+function brief(step: () => Promise<unknown> | unknown, ms = BRIEF_MS): () => Promise<unknown> {
+  return () => Promise.race([step(), sleep(ms, undefined, { ref: false })]);
 }
 
 /** Undoes in reverse order, each step once, whatever the others do. */

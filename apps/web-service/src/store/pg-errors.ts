@@ -21,6 +21,11 @@ export function isPassing(error: Error): boolean {
   return PASSING_CODES.has(code) || PASSING_CLASSES.has(code.slice(0, 2));
 }
 
+/** The same for all that may end a start: what is no failure of PostgreSQL has a class, or a code, of its own. */
+export function isPassingAtStart(error: Error): boolean {
+  return (error.name === "Error" || "code" in error) && isPassing(error);
+}
+
 export function isUniqueViolation(error: unknown): boolean {
   return (error as { code?: unknown }).code === "23505";
 }
