@@ -19,11 +19,11 @@ const QUIET_MS = 150_000;
 const RATE = 60;
 
 /** What a run of that length has to show, or it says nothing. */
-export function floorOf({ minutes, rate, faults, kinds, least }) {
+export function floorOf({ minutes, rate, faults, kinds, least, mix = DEFAULT_MIX }) {
   return {
     acknowledged: least ?? Math.floor(0.55 * rate * 60 * minutes),
     succeeded: 0.9,
-    recipes: minutes >= 5 ? DEFAULT_MIX.map(({ name }) => name) : ["batch", "single", "rest"],
+    recipes: minutes >= 5 ? mix.map(({ name }) => name) : ["batch", "single", "rest"],
     faults,
     kinds,
   };
@@ -91,6 +91,7 @@ export async function runCampaign(options) {
     minutes,
     rate,
     least: options.least,
+    ...(mix && { mix }),
     faults: Math.floor(0.8 * schedule.length),
     kinds: Math.floor(0.8 * Math.min(kinds.length, schedule.length)),
   });

@@ -175,7 +175,8 @@ export const SCENARIOS = {
     rules: ["swapped"],
     async drive(bench, run) {
       bench.orderCrash("service.intake.after-commit", 1);
-      await run.start({ calls: [noop(3)] });
+      // Longer than the service is away: the client must still wait for them when it sends them again.
+      await run.start({ calls: [sleeping(3, 6)] });
     },
   },
 
