@@ -3,7 +3,8 @@
  * (intake.ts, I2), but it may be first no more: its client may have given its link up, sent the tasks again over another
  * one, and had them run to their end, while the network still held what it had sent first. So a submission travels only
  * where its client is known to have been on this very link since some moment, and all that ended since that moment
- * is remembered here.
+ * is remembered here. That is what was submitted again, here or to another replica, whose submissions come by their rows;
+ * what came straight from its first submission has no other on its way.
  *
  * Bound: two generations of at most MAX_KEYS ids, about 40 MB; beyond it the memory reaches back less far.
  */

@@ -189,7 +189,7 @@ export class EndpointQueue {
     entry.ended = true;
     if (this.held.get(entry.key) === entry) this.held.delete(entry.key);
     this.#endedWhilePaging?.add(entry.key);
-    this.#lately?.add(entry.key);
+    if (entry.mayComeLate) this.#lately?.add(entry.key);
   }
 
   /** Nothing is sent from this queue any more. */

@@ -125,6 +125,7 @@ export class Filler {
     });
     entry.seq = task.seq;
     entry.committed = true;
+    entry.mayComeLate = true;
     entry.cancelRequested = task.cancelRequested;
     const losses = lossesOf(task.losses);
     entry.losses = losses.worker;

@@ -72,6 +72,8 @@ export class TaskEntry implements NewTask, TaskItem {
   lifeEndsMs: number | undefined;
   /** Its terminal state is committed, or it never will be: whoever still refers to it drops it. */
   ended = false;
+  /** A first submission of it may still be on its way: it was submitted again, or read from its row (ended-lately.ts). */
+  mayComeLate = false;
   /** A result that came before the INSERT had committed, and waits for it. */
   early: NewOutcome | undefined = undefined;
 

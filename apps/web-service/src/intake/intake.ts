@@ -174,6 +174,7 @@ export class Intake {
       return Promise.reject(refusal);
     }
     this.#waitingBytes += bytes;
+    if (how.again) for (const entry of entries) entry.mayComeLate = true;
     const travelledIn =
       how.again || how.knownMs === undefined ? undefined : this.#sendAhead(entries, how.knownMs);
     return new Promise((resolve, reject) => {
