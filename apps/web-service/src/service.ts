@@ -198,7 +198,7 @@ async function start(
     log,
     hints: bus.hints,
     replicaId,
-    lose: (queue, keys) => collect.lose(queue, keys),
+    lose: (queue, lost) => collect.lose(queue, lost),
     onLeft: (endpointKey) => deliver.trails.endpointLeft(endpointKey),
     onEnded: (ended) =>
       deliver.publish(
@@ -259,7 +259,7 @@ async function start(
   const reclaim = new Reclaim({
     pool,
     log,
-    lose: (queue, keys) => collect.lose(queue, keys),
+    lose: (queue, lost) => collect.lose(queue, lost),
     end,
     isOwned: (key) => dispatch.queueOf(key) !== undefined,
   });

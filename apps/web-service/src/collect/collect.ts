@@ -34,6 +34,7 @@ import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { Dispatch } from "../dispatch/dispatch.js";
 import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
+import type { Lost } from "../dispatch/handover.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
 import { GroupCommit } from "../store/group-commit.js";
 import { insertOutcomes } from "../store/insert-outcomes.js";
@@ -313,13 +314,14 @@ export class Collect {
    * These had, or may have, started where nobody can tell any more: each ends, or has another attempt, as its mode says.
    * Resolves when that is committed; rejects where the endpoint has another owner by now, or PostgreSQL is away for good.
    */
-  async lose(queue: EndpointQueue, keys: readonly IdKey[]): Promise<void> {
+  async lose(queue: EndpointQueue, which: Lost): Promise<void> {
+    const keys = [...which.keys()];
     for (let at = 0; at < keys.length; at += LOST_PAGE) {
       const open = await openTasksByIds(this.#deps.pool, queue.endpointKey, keys.slice(at, at + LOST_PAGE));
       const lost: OutcomeRow[] = [];
       for (const task of open) {
         // One that waits for its backoff has been given up by its agent already.
-        if (task.waiting) continue;
+        if (task.waiting || task.attempt !== (which.get(task.key) ?? task.attempt)) continue;
         const entry = queue.held.get(task.key) ?? (await this.#deps.dispatch.adopt(queue, task));
         if (!entry) continue;
         entry.state = "LEASED";

@@ -27,7 +27,7 @@ import { CANCELLED, Cancels, type EndHow } from "./cancels.js";
 import { EndedLately } from "./ended-lately.js";
 import { EndpointQueue, MAX_LEASED, type RingBudget } from "./endpoint-queue.js";
 import { Filler } from "./filler.js";
-import { type Before, Handover } from "./handover.js";
+import { type Before, Handover, type Lost } from "./handover.js";
 import type { TaskEntry, TaskProgress } from "./task-entry.js";
 import { DEADLINE, QUEUE_TIME } from "./time-limits.js";
 
@@ -61,7 +61,7 @@ export interface DispatchDeps {
   readonly hints: Hints;
   readonly replicaId: string;
   /** These had, or may have, started where nobody can tell any more: they end or run again, as their mode says. */
-  readonly lose: (queue: EndpointQueue, keys: readonly IdKey[]) => Promise<void>;
+  readonly lose: (queue: EndpointQueue, lost: Lost) => Promise<void>;
   /** The endpoint's agent is not connected here any more. */
   readonly onLeft: (endpointKey: IdKey) => void;
   /** These tasks ended without a result of theirs: tell whoever waits. */
@@ -224,9 +224,9 @@ export class Dispatch {
         before ??= await owned.before.catch(() => this.#handover.before(endpointKey, claim, undefined));
         queue.opening!.before = before.leases;
         const lost = await this.#handover.lost(queue, { claim, bootId }, before);
-        if (lost.length > 0) {
+        if (lost.size > 0) {
           this.#deps.log.warn(
-            { endpoint: queue.endpointId, tasks: lost.length },
+            { endpoint: queue.endpointId, tasks: lost.size },
             "tasks may have started on an agent that knows nothing of them",
           );
           await this.#deps.lose(queue, lost);

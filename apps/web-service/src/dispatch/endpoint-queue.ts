@@ -148,14 +148,20 @@ export class EndpointQueue {
   leases(): Leases {
     const accepted = new Set<IdKey>();
     const sent = new Set<IdKey>();
-    for (const entry of this.held.values())
-      if (entry.state !== "QUEUED") (entry.accepted ? accepted : sent).add(entry.key);
+    const attempts = new Map<IdKey, number>();
+    for (const entry of this.held.values()) {
+      if (entry.state === "QUEUED") continue;
+      (entry.accepted ? accepted : sent).add(entry.key);
+      if (entry.attempt > 1) attempts.set(entry.key, entry.attempt);
+    }
     const before = this.opening?.before;
-    if (this.opening === undefined) return { accepted, sent, whole: true };
+    if (this.opening === undefined) return { accepted, sent, attempts, whole: true };
     for (const key of before?.accepted ?? []) if (!this.opening.answered.has(key)) accepted.add(key);
     for (const key of before?.sent ?? [])
       if (!accepted.has(key) && !this.opening.answered.has(key)) sent.add(key);
-    return { accepted, sent, whole: before?.whole ?? false };
+    for (const [key, attempt] of before?.attempts ?? []) if (!attempts.has(key)) attempts.set(key, attempt);
+    const isKnown = before?.attempts !== undefined;
+    return { accepted, sent, attempts: isKnown ? attempts : undefined, whole: before?.whole ?? false };
   }
 
   /** The next entries to send: at most `count`, and `bytes` of arguments but for the last one. */

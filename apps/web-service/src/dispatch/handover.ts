@@ -18,6 +18,7 @@ import type { IdKey } from "@farloom/protocol";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import {
+  attemptIn,
   firstOpen,
   type Leases,
   lastSeq,
@@ -55,6 +56,9 @@ interface Departure {
   readonly epoch: number;
   readonly leases: Leases;
 }
+
+/** Lost tasks, each with the attempt that is lost; undefined: whichever it is at. */
+export type Lost = ReadonlyMap<IdKey, number | undefined>;
 
 /** What the agent had, and whether the connection before was still alive (H2). */
 export interface Before {
@@ -108,24 +112,26 @@ export class Handover {
     return { leases: await this.#farewell(endpointKey, epoch, other), replaced };
   }
 
-  /** The tasks that may have started where nobody can tell any more (H2, H3, H4). */
-  async lost(queue: EndpointQueue, { claim, bootId }: Arrival, before: Before): Promise<IdKey[]> {
+  /** The tasks that may have started where nobody can tell any more (H2, H3, H4), and at which attempt if that is known. */
+  async lost(queue: EndpointQueue, { claim, bootId }: Arrival, before: Before): Promise<Lost> {
     const { listed, answered } = queue.opening!;
+    const { accepted, sent, whole } = before.leases;
     const rebooted =
       claim.before.bootId !== undefined && bootId !== undefined && claim.before.bootId !== bootId;
     const gone = (key: IdKey): boolean => !listed.has(key) && !answered.has(key);
-    const lost = new Set<IdKey>();
-    if (rebooted || before.replaced) for (const key of before.leases.accepted) if (gone(key)) lost.add(key);
-    if (rebooted) for (const key of before.leases.sent) if (gone(key)) lost.add(key);
-    if (rebooted && !before.leases.whole) {
+    const lost = new Map<IdKey, number | undefined>();
+    const note = (key: IdKey): unknown => gone(key) && lost.set(key, attemptIn(before.leases, key));
+    if (rebooted || before.replaced) accepted.forEach(note);
+    if (rebooted) sent.forEach(note);
+    if (rebooted && !whole) {
       const { pool } = this.#deps;
       const limit = Math.min(claim.before.window || UNKNOWN_WINDOW, MAX_LEASED);
       const except = [...listed, ...answered];
       const first = await firstOpen(pool, queue.endpointKey, { lastSeq: queue.lastSeqBefore, limit, except });
       const { started } = await startedOrUnwanted(pool, queue.endpointKey, MAX_LEASED);
-      for (const key of [...first, ...started]) if (gone(key)) lost.add(key);
+      for (const key of [...first, ...started]) if (gone(key) && !lost.has(key)) lost.set(key, undefined);
     }
-    return [...lost];
+    return lost;
   }
 
   /** From here on this connection counts. */

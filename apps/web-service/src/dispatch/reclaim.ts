@@ -11,6 +11,7 @@
  *   R3  Of an endpoint whose owner was killed only those tasks are known to have started whose start was told. Of the
  *       others nothing is assumed until the agent speaks.
  *   R4  What is queued stays queued.
+ *   R5  A loss is counted once, whoever sees it: what is at a later attempt than the agent had has been lost already.
  */
 import type { IdKey } from "@farloom/protocol";
 import { planted } from "@farloom/protocol/testing";
@@ -18,6 +19,7 @@ import type { Pool } from "pg";
 import type { Logger } from "pino";
 import {
   type AwayEndpoint,
+  attemptIn,
   awayEndpoints,
   clearLeases,
   readLeases,
@@ -26,6 +28,7 @@ import {
 import type { EndHow } from "./cancels.js";
 import { CANCELLED } from "./cancels.js";
 import { EndpointQueue, MAX_LEASED } from "./endpoint-queue.js";
+import type { Lost } from "./handover.js";
 
 /** Where an agent has not said anything else: a local block. */
 const DEFAULT_RECLAIM_MS = 60_000;
@@ -39,7 +42,7 @@ const GONE_MS = 20_000;
 export interface ReclaimDeps {
   readonly pool: Pool;
   readonly log: Logger;
-  readonly lose: (queue: EndpointQueue, keys: readonly IdKey[]) => Promise<void>;
+  readonly lose: (queue: EndpointQueue, lost: Lost) => Promise<void>;
   readonly end: (keys: readonly IdKey[], how: EndHow) => Promise<void>;
   readonly isOwned: (endpointKey: IdKey) => boolean;
   /** For tests. */
@@ -108,22 +111,24 @@ export class Reclaim {
     try {
       const queue = new EndpointQueue(endpointKey, { epoch, floorSeq: 0 });
       const leases = told ? await readLeases(pool, endpointKey, epoch) : undefined;
-      const keys = new Set([...(leases?.accepted ?? []), ...(leases?.sent ?? [])]);
+      const lost = new Map<IdKey, number | undefined>();
+      if (leases)
+        for (const key of [...leases.accepted, ...leases.sent]) lost.set(key, attemptIn(leases, key));
       if (!leases?.whole) {
         const { started, unwanted } = await startedOrUnwanted(pool, endpointKey, MAX_LEASED); // R3
-        for (const key of started) keys.add(key);
+        for (const key of started) if (!lost.has(key)) lost.set(key, undefined);
         // Somebody wants these cancelled, and nobody is left who could say whether they run.
-        const rest = unwanted.filter((key) => !keys.has(key));
+        const rest = unwanted.filter((key) => !lost.has(key));
         await this.#deps.end(rest, { ...CANCELLED, confirmed: false });
       }
-      if (!away.lapsed && keys.size > 0) {
+      if (!away.lapsed && lost.size > 0) {
         log.warn(
-          { endpoint: queue.endpointId, epoch, tasks: keys.size },
+          { endpoint: queue.endpointId, epoch, tasks: lost.size },
           "an agent stays away: its leases lapse",
         );
       }
       away.lapsed = true;
-      await this.#deps.lose(queue, [...keys]); // R2
+      await this.#deps.lose(queue, lost); // R2
       if (told) await clearLeases(pool, endpointKey, epoch);
     } catch (err) {
       // Another owner, or PostgreSQL is away: the next look sees.

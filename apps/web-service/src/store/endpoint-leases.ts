@@ -3,7 +3,9 @@
  * endpoint next (the same process, another replica, a restarted service) knows from it what may have started.
  *
  * The ids come in two runs with 16 zero bytes between them: those that the agent had accepted, which its journal
- * knows, and those that were on their way. A last single byte says that there may be more (`whole` is false).
+ * knows, and those that were on their way. A third run has those at a later attempt than the first, each followed by 16
+ * bytes that begin with the attempt (u32, little-endian); older records have no third run. A last single byte says that there may be more (`whole` is
+ * false).
  */
 import type { IdKey } from "@farloom/protocol";
 import { keyToUuid } from "@farloom/protocol";
@@ -15,29 +17,55 @@ export interface Leases {
   readonly accepted: ReadonlySet<IdKey>;
   /** Sent, perhaps never arrived. */
   readonly sent: ReadonlySet<IdKey>;
+  /** The attempts of those that are beyond their first; undefined: nothing is known of attempts. */
+  readonly attempts: ReadonlyMap<IdKey, number> | undefined;
   /** False where the endpoint's last owner ended without telling. */
   readonly whole: boolean;
 }
 
-export const NO_LEASES: Leases = { accepted: new Set(), sent: new Set(), whole: true };
-export const UNKNOWN_LEASES: Leases = { accepted: new Set(), sent: new Set(), whole: false };
+export const NO_LEASES: Leases = { accepted: new Set(), sent: new Set(), attempts: new Map(), whole: true };
+export const UNKNOWN_LEASES: Leases = { ...NO_LEASES, whole: false };
 
 const ZERO_KEY = "\0".repeat(16);
 
-export function encodeLeases({ accepted, sent, whole }: Leases): Buffer {
-  return Buffer.from([...accepted].join("") + ZERO_KEY + [...sent].join("") + (whole ? "" : "\0"), "latin1");
+/** The attempt that the agent had of it; undefined: unknown. What is at a later one by now has been lost already. */
+export function attemptIn({ attempts }: Leases, key: IdKey): number | undefined {
+  return attempts && (attempts.get(key) ?? 1);
+}
+
+export function encodeLeases({ accepted, sent, attempts, whole }: Leases): Buffer {
+  const end = whole ? "" : "\0";
+  const ids = [...accepted].join("") + ZERO_KEY + [...sent].join("");
+  if (attempts === undefined || accepted.size + sent.size === 0) return Buffer.from(ids + end, "latin1");
+  const later = Buffer.alloc(32 * attempts.size);
+  let at = 0;
+  for (const [key, attempt] of attempts) {
+    later.write(key, at, "latin1");
+    later.writeUInt32LE(attempt, at + 16);
+    at += 32;
+  }
+  return Buffer.from(ids + ZERO_KEY + later.toString("latin1") + end, "latin1");
 }
 
 export function decodeLeases(bytes: Buffer): Leases {
-  const accepted = new Set<IdKey>();
-  const sent = new Set<IdKey>();
-  let into = accepted;
+  const runs = [new Set<IdKey>(), new Set<IdKey>()] as const;
+  const attempts = new Map<IdKey, number>();
+  let run = 0;
   for (let at = 0; at + 16 <= bytes.length; at += 16) {
     const key = bytes.toString("latin1", at, at + 16);
-    if (key === ZERO_KEY) into = sent;
-    else into.add(key);
+    if (key === ZERO_KEY) run++;
+    else if (run < 2) runs[run]!.add(key);
+    else if (at + 32 <= bytes.length) {
+      at += 16;
+      attempts.set(key, bytes.readUInt32LE(at));
+    }
   }
-  return { accepted, sent, whole: bytes.length % 16 === 0 };
+  return {
+    accepted: runs[0],
+    sent: runs[1],
+    attempts: run < 2 ? undefined : attempts,
+    whole: bytes.length % 16 === 0,
+  };
 }
 
 /**
