@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -80,3 +82,18 @@ def test_the_executor_serves_run_in_executor(executor: farloom.Executor) -> None
         return await asyncio.get_running_loop().run_in_executor(executor, calls.add, 1, 2)
 
     assert asyncio.run(main()) == 3
+
+
+def test_a_cancel_on_the_thread_of_an_event_loop_does_not_hold_it_up(executor: farloom.Executor) -> None:
+    future = executor.submit(calls.nap, 60)
+    until = time.monotonic() + 30
+    while not future.running() and time.monotonic() < until:
+        time.sleep(0.05)
+
+    async def main() -> bool:
+        # The answer is a process that has ended: it takes longer than the call.
+        assert future.cancel(force=True) is False
+        await asyncio.to_thread(concurrent.futures.wait, [future], 30)
+        return future.cancelled()
+
+    assert asyncio.run(main())

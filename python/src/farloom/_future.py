@@ -4,6 +4,7 @@ What differs from a local executor's future: `cancel` asks the service, and so m
 """
 
 import concurrent.futures
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,11 @@ class Progress(NamedTuple):
 
 class _Base(concurrent.futures.Future[T], Generic[T]):
     """The standard library's future, in typed form."""
+
+
+def _runs_event_loop() -> bool:
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
 
 
 class Future(_Base[T]):
@@ -89,7 +95,8 @@ class Future(_Base[T]):
 
         What has not started is cancelled at once, wherever it waits. What runs is left alone and the answer is False,
         as for any executor; with `force=True` it is stopped too, by ending its worker process. Waits up to
-        5 s for the service's answer, and then says False: the request stands all the same.
+        5 s for the service's answer, and then says False: the request stands all the same. On the thread of a running
+        event loop it does not wait, as nothing else would run there meanwhile.
         """
         if self._state in _DONE:
             return self._state != FINISHED
@@ -104,7 +111,7 @@ class Future(_Base[T]):
             self._answers = [*self._answers, answer]
         self.add_done_callback(lambda _: answer.set())
         client.cancel([task], force=force)
-        if client.link.is_own_thread():
+        if client.link.is_own_thread() or _runs_event_loop():
             # In a callback: the answer comes by this very thread.
             return self.cancelled()
         until = time.monotonic() + CANCEL_WAIT_S
