@@ -12,6 +12,8 @@ import {
   renameSync,
   rmSync,
   statfsSync,
+  statSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { createRequire } from "node:module";
@@ -180,6 +182,26 @@ describe("a full disk", () => {
     const more = submit(2);
     await service.until(() => more.every((key) => service.resultOf(key)), "more results", 20_000);
   }, 60_000);
+
+  it("does not come of the journal's own garbage, nor stays once there is room for what is live", async () => {
+    if (!mountSmallDisk()) return;
+    await enrolled();
+    await start();
+    const keys: IdKey[] = [];
+    // Twice as much as the disk holds passes through the journal.
+    for (let i = 0; i < 10; i++) {
+      keys.push(...submit(50, 0, 50_000));
+      await service.until(() => distinct().size === keys.length, "a round of results", 60_000);
+    }
+    expect(said).not.toContain("the journal cannot be written");
+    fill();
+    const last = submit(20, 0, 50_000);
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    // Room for a few pages, as a log that was rotated leaves: not for the journal to grow.
+    truncateSync(filler(), statSync(filler()).size - 1024 * 1024);
+    await service.until(() => last.every((key) => service.resultOf(key)), "the last results", 60_000);
+    for (const key of [...keys, ...last]) expect(runs(key)).toBe(1);
+  }, 120_000);
 
   it("does not keep an agent from taking up its work once there is room again", async () => {
     if (!mountSmallDisk()) return;

@@ -491,7 +491,7 @@ export class Engine implements LinkUser {
       this.#apply({ kind: "dispatch", atMs: performance.now(), paused });
     }
     if (this.#urgent || lazyToo || this.#stuck) {
-      if ((this.#owesSegment && !this.#beginSegment()) || !this.#journal.commit()) {
+      if ((this.#owesSegment && !this.#beginSegment()) || !this.#commit()) {
         this.#stuck = true; // E1
         this.#turn.again();
         return;
@@ -502,6 +502,12 @@ export class Engine implements LinkUser {
     this.#release(lazyToo);
     if (this.#journal.isWasteful(() => this.#liveBytes())) this.#compact();
     this.#checkQuiet();
+  }
+
+  /** On a full disk a segment with what is live may still fit, and then the rest is given back to the disk. */
+  #commit(): boolean {
+    if (this.#journal.commit()) return true;
+    return this.#journal.isCompressible(() => this.#liveBytes()) && this.#compact();
   }
 
   /** Everything staged leaves: the commit covers it. */
@@ -558,11 +564,13 @@ export class Engine implements LinkUser {
     return true;
   }
 
-  #compact(): void {
+  #compact(): boolean {
     try {
       this.#journal.compact(liveRecords(this.#scheduler));
+      return true;
     } catch (error) {
       this.#log.warn({ err: error }, "the journal cannot be compacted; it grows until it can");
+      return false;
     }
   }
 

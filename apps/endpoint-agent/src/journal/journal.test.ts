@@ -192,6 +192,30 @@ describe("the journal", () => {
     expect(journal.isWasteful(() => 50 * 1024 * 1024)).toBe(true);
   });
 
+  it("is wasteful sooner on a disk with little room: half as much garbage as there is room", () => {
+    const MIB = 1024 * 1024;
+    const { journal } = Journal.open({
+      dir,
+      bootId: "boot-a",
+      log,
+      roomBytes: () => 20 * MIB - journal.sizeBytes,
+    });
+    journal.compact([]);
+    const limits: number[] = [];
+    for (let i = 0; i < 12; i++) {
+      journal.append(RECORD.accepted, Buffer.alloc(MIB));
+      journal.commit();
+      if (journal.isWasteful(() => 0)) limits.push(i + 1);
+    }
+    expect(limits[0]).toBe(7);
+    expect(journal.isWasteful(() => 11 * MIB)).toBe(false);
+    expect(journal.isCompressible(() => 5 * MIB)).toBe(true);
+    expect(journal.isCompressible(() => 11 * MIB)).toBe(false);
+    journal.compact([]);
+    expect(journal.isWasteful(() => 0)).toBe(false);
+    journal.close();
+  });
+
   it("is told from a torn tail where committed records are missing, even at a record's end", () => {
     write("one", "two", "three").close();
     const path = segment();

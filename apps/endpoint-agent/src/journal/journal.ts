@@ -27,7 +27,8 @@
  * journal. The agent tells it to the service as its boot id (PROTOCOL.md P15c).
  *
  * Bound: live records (the credit window and as much for results) plus 64 MiB of garbage, or as much garbage
- * as live records, whichever is more; twice that while a compaction runs.
+ * as live records, whichever is more; twice that while a compaction runs. On a disk with little room, half as much
+ * garbage as there is room; and where the disk is full, no garbage at all, as soon as what is live fits beside it.
  */
 
 import { randomUUID } from "node:crypto";
@@ -41,6 +42,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statfsSync,
   statSync,
   writeSync,
   writevSync,
@@ -65,6 +67,10 @@ import {
 
 /** Below this much garbage a compaction gains nothing worth its write. */
 const GARBAGE_BYTES = 64 * 1024 * 1024;
+/** The same on a disk with next to no room. */
+const LEAST_GARBAGE_BYTES = 1024 * 1024;
+/** How much the journal grows between two looks at the disk's room. */
+const LOOK_BYTES = 1024 * 1024;
 /** Between two fdatasync: short against what a person would redo, long against what a sync costs. */
 const SYNC_EVERY_MS = 100;
 /** One writev takes at most this many buffers (IOV_MAX is 1,024). */
@@ -74,6 +80,8 @@ export interface JournalOptions {
   readonly dir: string;
   readonly bootId: string;
   readonly log: Logger;
+  /** Bytes that the journal's disk has room for. Default: as the system says. */
+  readonly roomBytes?: () => number;
 }
 
 /** What an earlier process left. */
@@ -99,6 +107,10 @@ export class Journal {
   #number: number;
   #fd = -1;
   #committedBytes = 0;
+  readonly #roomBytes: () => number;
+  #garbageLimit = GARBAGE_BYTES;
+  /** How long the journal was when the disk's room was looked at last. */
+  #lookedAtBytes = 0;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
   #dirty = false;
@@ -117,6 +129,7 @@ export class Journal {
     this.#place = placeOf(options.dir);
     this.#bootId = options.bootId;
     this.#log = options.log;
+    this.#roomBytes = options.roomBytes ?? (() => roomOf(options.dir));
     this.#number = segments.at(-1)?.number ?? 0;
     this.#superseded = segments.map((s) => s.path);
   }
@@ -177,10 +190,23 @@ export class Journal {
 
   /** Whether enough is garbage, given the bytes of what is live. */
   isWasteful(liveBytes: () => number): boolean {
-    if (this.#committedBytes < GARBAGE_BYTES) return false;
+    if (Math.abs(this.#committedBytes - this.#lookedAtBytes) >= LOOK_BYTES) {
+      this.#lookedAtBytes = this.#committedBytes;
+      this.#garbageLimit = Math.max(LEAST_GARBAGE_BYTES, Math.min(GARBAGE_BYTES, this.#roomBytes() / 2));
+    }
+    return this.#hasGarbage(liveBytes, this.#garbageLimit);
+  }
+
+  /** Whether a compaction would make room on a disk that is full. */
+  isCompressible(liveBytes: () => number): boolean {
+    return this.#hasGarbage(liveBytes, LEAST_GARBAGE_BYTES);
+  }
+
+  #hasGarbage(liveBytes: () => number, limit: number): boolean {
+    if (this.#committedBytes < limit) return false;
     const live = liveBytes();
     const garbage = this.#committedBytes - live;
-    return garbage > GARBAGE_BYTES && garbage > live;
+    return garbage > limit && garbage > live;
   }
 
   /**
@@ -408,6 +434,15 @@ function writeAll(fd: number, buffers: readonly Buffer[], position: number): num
     }
   }
   return at - position;
+}
+
+function roomOf(dir: string): number {
+  try {
+    const { bavail, bsize } = statfsSync(dir);
+    return bavail * bsize;
+  } catch {
+    return Number.POSITIVE_INFINITY;
+  }
 }
 
 function syncDir(dir: string): void {
