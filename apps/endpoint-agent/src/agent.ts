@@ -13,6 +13,7 @@ import type { EndReason } from "./link/connection.js";
 import { SessionTokens } from "./link/session-token.js";
 import { type LinkState, LinkSupervisor } from "./link/supervisor.js";
 import { createPortPair, type FramePort } from "./node/port.js";
+import { LOCAL_NODE } from "./nodes/names.js";
 import { PayloadStore } from "./payloads/payload-store.js";
 import { PayloadTransfer } from "./payloads/payload-transfer.js";
 import { TaskFiles } from "./payloads/task-files.js";
@@ -95,7 +96,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       functions: new FunctionsCache(paths.functions),
       files: new TaskFiles(store, transfer),
       taskTokens,
-      port: upper,
+      hasLocalNode: true,
       windowTasks: config.windowTasks,
       windowBytes: config.windowBytes,
       reclaimMs: config.reclaimMs,
@@ -103,6 +104,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       agentInfo,
       log: logger,
     });
+    engine.attachNode({ name: LOCAL_NODE }, upper);
     store.sweep();
     undo.push(() => engine.close());
     const node = makeNode({ port: lower, log: logger, config, agentInfo });
