@@ -326,6 +326,29 @@ describe("nodes of blocks", () => {
     expect(service.resultOf(key!)!.state).toBe(TERMINAL_STATES.CANCELLED);
   }, 120_000);
 
+  it("that comes late gets its share of the long tasks that wait in another", async () => {
+    await start({ init_blocks: 1, max_blocks: 2, prefetch: 64 });
+    await untilNodes(1);
+    const keys = submit(24, 1.5);
+    await untilNodes(2);
+    await untilResults(24);
+    expectAll(keys, TERMINAL_STATES.SUCCEEDED);
+    const [first] = runs(keys[0]!);
+    const elsewhere = keys.filter((key) => runs(key)[0] !== first);
+    // The first one alone would need 18 s; the other came after three of them, and took half of the rest.
+    expect(elsewhere.length).toBeGreaterThanOrEqual(5);
+  }, 120_000);
+
+  it("of a block whose walltime ends hands back what has not started; nothing is lost", async () => {
+    // The time counts from a node's first word: a walltime of 12 s is over for the agent after 4.
+    await start({ init_blocks: 1, walltime_seconds: 12, drain_before_seconds: 8, prefetch: 4 });
+    await untilNodes(1);
+    const keys = submit(40, 0.5);
+    await untilResults(40);
+    expectAll(keys, TERMINAL_STATES.SUCCEEDED);
+    expect(new Set(keys.flatMap(runs)).size).toBeGreaterThan(1);
+  }, 120_000);
+
   it("takes tasks by their needs: what it cannot hold waits, small ones go beside", async () => {
     await start({ init_blocks: 1, workers_per_node: 2 });
     await untilNodes(1);

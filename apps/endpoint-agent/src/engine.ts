@@ -394,10 +394,7 @@ export class Engine implements LinkUser {
 
   #takeProgress(frame: Extract<Frame, { t: "progress" }>): void {
     if (frame.kind === "started") {
-      for (const key of columnToKeys(frame.ids)) {
-        const task = this.#scheduler.get(key);
-        if (task?.state === "handed") task.running = true;
-      }
+      this.#apply({ kind: "node_started", keys: columnToKeys(frame.ids) });
     }
     if (frame.kind !== "progress" || this.#tellsProgress) this.#service.stage(frame);
   }
@@ -447,6 +444,9 @@ export class Engine implements LinkUser {
         return;
       case "cancel_on_node":
         this.#nodes.stage(effect.node, { t: "cancel", ids: keysToColumn(effect.keys), why: effect.why });
+        return;
+      case "recall":
+        this.#nodes.stage(effect.node, { t: "recall", tasks: effect.tasks });
         return;
       case "unhand":
         this.#append(idsRecord(RECORD.unstarted, effect.tasks));

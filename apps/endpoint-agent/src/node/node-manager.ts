@@ -311,6 +311,10 @@ export class NodeManager {
       case "cancel":
         this.#dispatcher.cancel(columnToKeys(frame.ids), frame.why);
         return;
+      case "recall":
+        this.#port.send({ t: "returned", ids: keysToColumn(this.#dispatcher.giveBack(frame.tasks)) });
+        this.#grant();
+        return;
       case "grant":
         this.#dispatcher.grant(frame);
         return;

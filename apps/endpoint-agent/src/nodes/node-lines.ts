@@ -169,7 +169,7 @@ export class NodeLines {
         this.#options.onResults(frame, name);
         break;
       case "returned":
-        apply({ kind: "node_returned", keys: columnToKeys(frame.ids), atMs: performance.now() });
+        apply({ kind: "node_returned", keys: columnToKeys(frame.ids), atMs: performance.now(), node: name });
         break;
       case "progress":
         this.#options.onProgress(frame);

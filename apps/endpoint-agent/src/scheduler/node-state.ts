@@ -33,6 +33,9 @@ export class NodeState {
   draining = false;
   /** Kept for a task that nothing else lets in; for one round of handing out. */
   reserved = false;
+  /** It was asked to give something back, and has not answered. */
+  recalling = false;
+  #long = 0;
   #plain = 0;
   #needy = 0;
   #cores = 0;
@@ -77,12 +80,30 @@ export class NodeState {
     );
   }
 
+  /** Places where nothing runs; none where the node does not say how many it has. */
+  get freePlaces(): number {
+    return this.capacity === undefined || this.draining ? 0 : Math.max(0, this.capacity.places - this.handed);
+  }
+
+  /** Tasks that wait in it, and are known to wait long: one that runs has been told of. */
+  get waiting(): number {
+    if (this.capacity === undefined || this.#long === 0 || this.recalling) return 0;
+    return Math.max(0, this.handed - this.capacity.places);
+  }
+
   add(task: HeldTask): void {
     this.#count(task, 1);
+    if (task.running) this.#long++;
   }
 
   remove(task: HeldTask): void {
     this.#count(task, -1);
+    if (task.running) this.#long--;
+  }
+
+  /** It runs one of its tasks, which is a long one. */
+  started(): void {
+    this.#long++;
   }
 
   #count({ demand }: HeldTask, by: 1 | -1): void {

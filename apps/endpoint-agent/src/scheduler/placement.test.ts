@@ -252,3 +252,41 @@ it("a draining node gives back what has not started, in front of the line, and g
   expect(world.on("b")).toEqual([y, z]);
   expect(later.some((key) => world.at.has(key))).toBe(false);
 });
+
+describe("long tasks that wait in one node while another has places free (S8)", () => {
+  const capacity: NodeCapacity = { places: 2, cores: 2 };
+  const recalls = (world: World) => world.effects.filter((effect) => effect.do === "recall");
+
+  it("are asked back, no more than can begin, and go where they can", () => {
+    const world = new World().node("a", 100, capacity);
+    const keys = world.submit(20);
+    world.dispatch();
+    world.node("b", 3, capacity);
+    world.dispatch();
+    // So far they may all be over in a moment.
+    expect(recalls(world)).toEqual([]);
+    world.apply({ kind: "node_started", keys: keys.slice(0, 2) });
+    world.dispatch();
+    world.dispatch();
+    expect(recalls(world)).toEqual([{ do: "recall", node: "a", tasks: 2 }]);
+    const back = keys.slice(-2);
+    world.apply({ kind: "node_returned", keys: back, atMs: 9, node: "a" });
+    world.apply({ kind: "node_credit", node: "a", tasks: 200, bytes: 1e9 });
+    world.dispatch();
+    expect(world.on("b")).toEqual(back);
+    world.finish(back[0]!);
+    world.dispatch();
+    expect(recalls(world).at(-1)).toEqual({ do: "recall", node: "a", tasks: 1 });
+    expect(recalls(world)).toHaveLength(2);
+  });
+
+  it("stay where they are when the node has none left to give", () => {
+    const world = new World().node("a", 100, capacity).node("b", 0, capacity);
+    const keys = world.submit(3);
+    world.dispatch();
+    world.apply({ kind: "node_started", keys: keys.slice(0, 2) });
+    world.dispatch();
+    world.apply({ kind: "node_returned", keys: [], atMs: 1, node: "a" });
+    expect(world.on("a")).toEqual(keys);
+  });
+});

@@ -11,6 +11,7 @@
  *   S6  The oldest task at the front of its line that no node can take now, and some node could, keeps that node for
  *       itself: what is younger does not pass it for ever.
  *   S7  A task that was to be stopped and comes back unstarted ends; it is not handed out again.
+ *   S8  Where nothing is queued, and a node has places free while long tasks wait in another, that one is asked for them.
  */
 import {
   endOf,
@@ -62,7 +63,15 @@ export type SchedulerEvent =
   | { readonly kind: "node_drain"; readonly node: string }
   /** The node is gone, and nobody can say what of its tasks started. */
   | { readonly kind: "node_lost"; readonly node: string }
-  | { readonly kind: "node_returned"; readonly keys: readonly IdKey[]; readonly atMs: number }
+  /** `node`: who answers a recall with them. */
+  | {
+      readonly kind: "node_returned";
+      readonly keys: readonly IdKey[];
+      readonly atMs: number;
+      readonly node?: string;
+    }
+  /** These run, for a second already. */
+  | { readonly kind: "node_started"; readonly keys: readonly IdKey[] }
   /** Results came, or were made here. */
   | { readonly kind: "finished"; readonly tasks: readonly HeldTask[] }
   /** With `unbegunOnly`, what a worker runs is left alone. */
@@ -100,6 +109,7 @@ export type SchedulerEffect =
       readonly keys: readonly IdKey[];
       readonly why?: "deadline" | "unbegun";
     }
+  | { readonly do: "recall"; readonly node: string; readonly tasks: number }
   /** The journal must say that these have not started after all. */
   | { readonly do: "unhand"; readonly tasks: readonly HeldTask[] }
   | { readonly do: "return"; readonly tasks: readonly HeldTask[] };
@@ -200,8 +210,19 @@ export class Scheduler {
       case "node_lost":
         this.#nodes.delete(event.node);
         return this.#lose((task) => task.node === event.node);
-      case "node_returned":
+      case "node_returned": {
+        const node = event.node === undefined ? undefined : this.#nodes.get(event.node);
+        if (node) node.recalling = false;
         return this.#returned(event.keys, event.atMs);
+      }
+      case "node_started":
+        for (const key of event.keys) {
+          const task = this.#tasks.get(key);
+          if (task?.state !== "handed" || task.running) continue;
+          task.running = true;
+          this.#nodes.get(task.node!)?.started();
+        }
+        return NONE;
       case "finished":
         for (const task of event.tasks) {
           this.#leaveNode(task);
@@ -373,7 +394,7 @@ export class Scheduler {
   }
 
   #dispatch(atMs: number): readonly SchedulerEffect[] {
-    if (this.#counts[QUEUED]! === 0) return NONE;
+    if (this.#counts[QUEUED]! === 0) return this.#nodes.size > 1 ? this.#recall() : NONE;
     const effects: SchedulerEffect[] = [];
     if (this.#needy.size === 0) this.#dispatchLine(this.#plain, atMs, effects);
     else {
@@ -389,6 +410,22 @@ export class Scheduler {
         if (line.demand !== undefined && line.queued > 0) this.#reserveFor(line.demand);
       }
       for (const node of this.#nodes.values()) node.reserved = false;
+    }
+    return effects;
+  }
+
+  /** S8 */
+  #recall(): readonly SchedulerEffect[] {
+    let free = 0;
+    for (const node of this.#nodes.values()) free += node.freePlaces;
+    if (free === 0) return NONE;
+    const effects: SchedulerEffect[] = [];
+    for (const node of this.#nodes.values()) {
+      const tasks = Math.min(node.waiting, free);
+      if (tasks <= 0) continue;
+      node.recalling = true;
+      free -= tasks;
+      effects.push({ do: "recall", node: node.name, tasks });
     }
     return effects;
   }
@@ -426,10 +463,14 @@ export class Scheduler {
   }
 
   #roomiest(demand: Demand | undefined): { readonly node: NodeState; readonly room: number } | undefined {
-    let best: { node: NodeState; room: number } | undefined;
+    let best: { node: NodeState; room: number; free: number } | undefined;
     for (const node of this.#nodes.values()) {
       const room = node.room(demand);
-      if (room > 0 && (best === undefined || room > best.room)) best = { node, room };
+      if (room <= 0) continue;
+      const free = Math.min(room, node.freePlaces);
+      // Where something can begin at once comes before where it waits.
+      const isBetter = best === undefined || free > best.free || (free === best.free && room > best.room);
+      if (isBetter) best = { node, room, free };
     }
     return best;
   }

@@ -196,6 +196,11 @@ export interface ReturnedFrame {
   t: "returned";
   ids: Buffer;
 }
+/** Agent to node: gives back so many that have not begun, as others could begin them at once. */
+export interface RecallFrame {
+  t: "recall";
+  tasks: number;
+}
 export interface FunctionsFrame {
   t: "functions";
   defs: FunctionDefinition[];
@@ -266,6 +271,7 @@ export type Frame =
   | WatchFrame
   | CancelFrame
   | ReturnedFrame
+  | RecallFrame
   | FunctionsFrame
   | NeedFrame
   | ProgressFrame
@@ -369,6 +375,7 @@ export const FRAMES_DOWN = {
     "tasks",
     "mark",
     "cancel",
+    "recall",
     "grant",
     "ping",
     "pong",

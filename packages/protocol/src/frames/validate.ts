@@ -130,6 +130,7 @@ const SPECS: Record<FrameKind, Spec> = {
   watch: { need: { group: id }, may: { ids } },
   cancel: { need: { ids }, may: { why: oneOf("deadline", "unbegun") } },
   returned: { need: { ids } },
+  recall: { need: { tasks: int } },
   functions: { need: { defs: Array.isArray } },
   need: { need: { functions: digests } },
   progress: {
