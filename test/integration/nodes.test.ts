@@ -349,6 +349,16 @@ describe("nodes of blocks", () => {
     expect(new Set(keys.flatMap(runs)).size).toBeGreaterThan(1);
   }, 120_000);
 
+  it("runs worker_init once before its workers, which have what it exports", async () => {
+    const count = join(stateDir, "inits");
+    const worker_init = `echo once >> '${count}'\nexport FARLOOM_NODE_MARKER="$FARLOOM_NODE_MARKER with init"`;
+    await start({ init_blocks: 1, worker_init });
+    const keys = submit(4);
+    await untilResults(4);
+    for (const key of keys) expect(runs(key)).toEqual([expect.stringMatching(/ with init$/)]);
+    expect(readFileSync(count, "utf8")).toBe("once\n");
+  }, 120_000);
+
   it("takes tasks by their needs: what it cannot hold waits, small ones go beside", async () => {
     await start({ init_blocks: 1, workers_per_node: 2 });
     await untilNodes(1);

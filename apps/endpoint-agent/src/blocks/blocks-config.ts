@@ -24,6 +24,8 @@ export interface BlocksConfig {
   readonly drainBeforeMs: number;
   /** Long tasks that a node asks for beyond those that it runs. */
   readonly prefetch: number;
+  /** Lines of bash that run on each node before its workers start. */
+  readonly workerInit: string;
   /** Where nodes reach the agent: an address of this machine; 0.0.0.0 for all of them. */
   readonly address: string;
   /** 0: any that is free. */
@@ -40,6 +42,8 @@ export interface BlocksConfig {
 
 const SECOND = 1_000;
 const DAY_S = 86_400;
+/** Longer scripts belong in a file that the lines name. */
+const MAX_INIT_CHARS = 64 * 1024;
 
 /** Reads the file's tables; `workers` is the agent's own number. Throws an Error that names what is wrong. */
 export function readBlocksConfig(
@@ -65,6 +69,12 @@ export function readBlocksConfig(
   known.add("address");
   const { address = "127.0.0.1" } = given;
   if (typeof address !== "string") throw new Error("address in [blocks] of agent.toml is no address");
+  known.add("worker_init");
+  const { worker_init: workerInit = "" } = given;
+  if (typeof workerInit !== "string" || workerInit.length > MAX_INIT_CHARS || workerInit.includes("\0"))
+    throw new Error(
+      `worker_init in [blocks] of agent.toml is no text of at most ${MAX_INIT_CHARS} characters`,
+    );
   known.add("callback");
   const { callback = [] } = given;
   if (
@@ -90,6 +100,7 @@ export function readBlocksConfig(
     drainBeforeMs:
       number("drain_before_seconds", Math.min(120, walltimeMs / SECOND / 10), 0, DAY_S, false) * SECOND,
     prefetch: number("prefetch", Math.max(1, Math.ceil(workersPerNode / 4)), 0, 4096),
+    workerInit,
     address,
     callback,
     port: number("port", 0, 0, 65_535),

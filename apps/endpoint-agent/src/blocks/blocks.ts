@@ -113,6 +113,7 @@ export class Blocks {
           ...callback,
           workersPerNode: entry.workersPerNode,
           prefetch: blocks.prefetch,
+          workerInit: blocks.workerInit,
           python: config.python,
           killGraceMs: config.killGraceMs,
           recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },

@@ -24,6 +24,8 @@ export interface BlockParameters {
   readonly workersPerNode: number;
   /** Tasks that a node asks for beyond those, where they are long. */
   readonly prefetch: number;
+  /** Lines of bash that run before the workers start; empty: none. */
+  readonly workerInit: string;
   readonly python: string;
   readonly killGraceMs: number;
   readonly recycle: { readonly tasks: number; readonly memoryKb: number };

@@ -21,6 +21,7 @@ import { measureCapacity } from "./capacity.js";
 import { dialAgent } from "./dial.js";
 import { NodeManager } from "./node-manager.js";
 import { Uplink } from "./uplink.js";
+import { environmentAfter } from "./worker-init.js";
 
 /** Slurm sends SIGKILL 30 s after SIGTERM (KillWait); this leaves time to tell the agent. */
 const TERM_GRACE_MS = 25_000;
@@ -35,9 +36,12 @@ export interface NodeProgramOptions {
 
 /** Runs until the node's work is over. Returns the exit code. */
 export async function runNode(options: NodeProgramOptions): Promise<number> {
-  const { parametersFile, env } = options;
+  const { parametersFile } = options;
   let parameters = readParameters(parametersFile);
   const log = options.log(parameters.logLevel).child({ block: parameters.block });
+  const env = parameters.workerInit
+    ? await environmentAfter(parameters.workerInit, options.env)
+    : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
   // On the node's own disk: sockets do not work on every shared file system.
   const stateDir = mkdtempSync(join(tmpdir(), "farloom-node-"));
@@ -67,7 +71,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
       secret = undefined;
     },
   });
-  const hasPython = (await pythonVersion(parameters.python)) !== undefined;
+  const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   const manager = new NodeManager({
     port: uplink,
     log,
