@@ -3,13 +3,23 @@
  * Nodes and agents are killed with kill -9, connections are cut; what ran, and how often, the functions write themselves.
  */
 import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type FunctionDefinition, type IdKey, keyToUuid, REASONS, TERMINAL_STATES } from "@farloom/protocol";
+import {
+  CODEC_REFERENCE,
+  CODECS,
+  encodeReference,
+  type FunctionDefinition,
+  type IdKey,
+  keyToUuid,
+  REASONS,
+  TERMINAL_STATES,
+} from "@farloom/protocol";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type AgentStatus, agentStatus } from "../../apps/endpoint-agent/src/agent.js";
 import {
@@ -359,6 +369,25 @@ describe("nodes of blocks", () => {
     expect(readFileSync(count, "utf8")).toBe("once\n");
   }, 120_000);
 
+  it("moves arguments and results that are too large for a frame", async () => {
+    await start({ init_blocks: 1 });
+    const text = "x".repeat(200_000);
+    const args = Buffer.from(JSON.stringify([[text], {}]));
+    const digest = createHash("sha256").update(args).digest();
+    service.payloads.set(digest.toString("hex"), args);
+    service.def = defineFunction({
+      entry: "twice",
+      code: Buffer.from("def twice(text): return text + text\n"),
+    });
+    const codec = CODECS.json | CODEC_REFERENCE;
+    const [key] = service.sendTasks([{ codec, args: encodeReference(digest, args.length) }]);
+    await untilResults(1);
+    const result = service.resultOf(key!)!;
+    expect(result).toMatchObject({ state: TERMINAL_STATES.SUCCEEDED, codec });
+    const sent = service.payloads.get(result.data.subarray(0, 32).toString("hex"))!;
+    expect(JSON.parse(sent.toString())).toBe(text + text);
+  }, 120_000);
+
   it("takes tasks by their needs: what it cannot hold waits, small ones go beside", async () => {
     await start({ init_blocks: 1, workers_per_node: 2 });
     await untilNodes(1);
@@ -374,6 +403,34 @@ describe("nodes of blocks", () => {
 });
 
 describe("a node that should not be there", () => {
+  it("is fenced when its block was begun anew: what it had is lost, and it ends what it runs (split brain)", async () => {
+    await start({ init_blocks: 1, status_seconds: 30 });
+    await untilNodes(1);
+    const [pid] = nodePids();
+    const [key] = submit(1, 120);
+    await service.until(() => begun() === 1, "it runs", WAIT_MS);
+    const child = spawn(process.execPath, [MAIN, "node", "--parameters", parametersFile()], {
+      stdio: "ignore",
+      env: {
+        ...process.env,
+        FARLOOM_NODE_NAME: "node0",
+        FARLOOM_NODE_RESTART: "1",
+        FARLOOM_NODE_MARKER: "anew",
+      },
+    });
+    strangers.push(child);
+    await untilResults(1);
+    expect(service.resultOf(key!)).toMatchObject({
+      state: TERMINAL_STATES.LOST,
+      reason: REASONS.agent_lost,
+    });
+    await until(async () => !isAlive(pid!), "the old node's end");
+    const [next] = submit(1);
+    await untilResults(2);
+    expect(runs(next!)).toEqual(["anew"]);
+    expect(await nodes()).toEqual([`${book()[0]!.id}/node0~1`]);
+  }, 120_000);
+
   it("is refused with a wrong secret, for a second use of the right one, and for a block that is not known", async () => {
     await start({ init_blocks: 1 });
     await untilNodes(1);

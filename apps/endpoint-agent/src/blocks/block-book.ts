@@ -26,7 +26,7 @@ export interface BlockEntry {
   restart: number;
   /** By the name that the scheduler and the journal know: hash of the node's token, or null where it was given up. */
   readonly admitted: Record<string, string | null>;
-  /** When its first node came, by this machine's clock: for the walltime, over a restart of the agent. */
+  /** When the first node of this start came, by this machine's clock: for the walltime, over a restart of the agent. */
   startedAtMs?: number;
   /** This agent wants it to end. */
   releasing?: boolean;
@@ -132,6 +132,7 @@ export class BlockBook {
       return refused(`the secret was used by as many nodes as the block has (${entry.nodes})`);
     const fenced = restart > entry.restart ? this.nodesOf(entry.id) : [];
     const before = { restart: entry.restart, admitted: { ...entry.admitted } };
+    if (restart > entry.restart) delete entry.startedAtMs;
     for (const old of fenced) entry.admitted[old] = null;
     entry.restart = restart;
     entry.admitted[name] = hashOf(token);

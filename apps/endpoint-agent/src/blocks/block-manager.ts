@@ -112,7 +112,7 @@ export class BlockManager {
       if (entry.releasing) this.#options.nodes.drainBlock(id);
     } else {
       this.#wantsStatus = true;
-      if (this.#options.nodes.nodesOf(id).length === 0) this.#cancelEmpty(block);
+      if (entry.releasing && this.#options.nodes.nodesOf(id).length === 0) void this.#cancel([block]);
     }
     this.#wake(0);
   }
@@ -295,16 +295,11 @@ export class BlockManager {
     }
   }
 
-  /** All nodes that it had are gone: whatever is left of it is of no use. */
-  #cancelEmpty(block: Block): void {
-    const { entry } = block;
-    if (!entry.releasing && !block.hadNode) return;
-    if (!entry.releasing) {
-      entry.releasing = true;
-      this.#judge(block, "its nodes ended");
-    }
+  /** The provider says that it runs, and none of its nodes is left: it is of no use. */
+  #abandon(block: Block): void {
+    block.entry.releasing = true;
     this.#save();
-    void this.#cancel([block]);
+    this.#judge(block, "its nodes ended");
   }
 
   async #cancel(blocks: readonly Block[]): Promise<void> {
@@ -343,9 +338,13 @@ export class BlockManager {
       else if (status.state === "unknown") this.#unknown(block);
       else {
         block.unknownSinceMs = undefined;
-        // A cancel that was not heard, or a node that never came to be drained.
-        if (block.entry.releasing && this.#options.nodes.nodesOf(block.entry.id).length === 0)
-          again.push(block);
+        if (this.#options.nodes.nodesOf(block.entry.id).length > 0) continue;
+        // Where the batch system has begun it anew (a requeue), the new nodes are on their way.
+        const isHollow =
+          block.hadNode && status.state === "running" && (status.restarts ?? 0) <= block.entry.restart;
+        if (isHollow && !block.entry.releasing) this.#abandon(block);
+        // Perhaps again: a cancel that was not heard, or a node that never came to be drained.
+        if (block.entry.releasing) again.push(block);
       }
     }
     if (again.length > 0) await this.#cancel(again);

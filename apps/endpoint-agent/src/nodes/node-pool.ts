@@ -121,9 +121,10 @@ export class NodePool {
       port.close(reason);
       return;
     }
-    for (const old of admission.fenced) this.#gone(old, "its block was started again");
     const { node: name, block } = admission;
+    // First the new one, so that its block is never without a node.
     const member = this.#member(name, block);
+    for (const old of admission.fenced) this.#gone(old, "its block was started again");
     const isBack = member.timer !== undefined || member.port !== undefined;
     clearTimeout(member.timer);
     member.timer = undefined;
