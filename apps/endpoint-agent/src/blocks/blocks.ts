@@ -25,6 +25,9 @@ import type { BlocksConfig } from "./blocks-config.js";
 import { type BlockParameters, readParameters, writeParameters } from "./parameters.js";
 import { makeProvider } from "./providers.js";
 
+/** Nodes of cancelled blocks that run nothing say so, and end, within this; what still runs has no one to tell. */
+const CANCEL_WAIT_MS = 5_000;
+
 export interface BlocksOptions {
   readonly config: AgentConfig;
   readonly blocks: BlocksConfig;
@@ -145,6 +148,7 @@ export class Blocks {
   async close(options: { readonly cancel: boolean }): Promise<void> {
     this.#engine.onWork = () => undefined;
     await this.#manager.close(options);
+    if (options.cancel) await this.#pool.ended(CANCEL_WAIT_MS);
     this.#pool.close();
     this.#door.close();
   }

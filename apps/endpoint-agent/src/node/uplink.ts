@@ -246,8 +246,9 @@ export class Uplink implements FramePort {
   }
 
   #checkDrained(): void {
-    if (this.#bye === undefined || this.#session === undefined || this.#unmarked.length > 0) return;
-    this.#session.send(this.#bye);
+    if (this.#bye === undefined || this.#unmarked.length > 0) return;
+    // Without a connection there is nothing to wait for: it has nothing that the agent lacks.
+    this.#session?.send(this.#bye);
     this.#finish({ why: "drained" });
   }
 

@@ -161,6 +161,17 @@ export class NodePool {
     for (const { name } of this.nodesOf(block)) this.#gone(name, "its block has ended");
   }
 
+  /** Resolves when no node is connected any more, or after `withinMs`. */
+  async ended(withinMs: number): Promise<void> {
+    const gone = [...this.#members.values()].flatMap(({ port }) => port?.gone ?? []);
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, withinMs);
+    });
+    await Promise.race([Promise.all(gone), late]);
+    clearTimeout(timer);
+  }
+
   /** Lets go of the nodes: they dial again, for the agent that comes next. */
   close(): void {
     this.#closed = true;
