@@ -48,10 +48,6 @@ export class StreamPort implements FramePort {
     });
   }
 
-  get closed(): boolean {
-    return this.#closed !== undefined;
-  }
-
   onFrame(listener: (frame: Frame) => void): void {
     this.#onFrame = listener;
   }

@@ -3,10 +3,7 @@
 /** The node in the agent's own process. */
 export const LOCAL_NODE = "local";
 
-/** A node's name in a journal record has a length of one byte. */
-export const MAX_NODE_NAME_BYTES = 255;
-
-/** The node `node` of a block, in the block's start number `restart`: a requeued block's nodes are new ones. */
+/** Under 256 bytes, as a journal record has one for its length. The node `node` of a block, in the block's start number `restart`: a requeued block's nodes are new ones. */
 export function nodeName(block: string, node: string, restart: number): string {
   return restart === 0 ? `${block}/${node}` : `${block}/${node}~${restart}`;
 }

@@ -86,10 +86,10 @@ export class ProcessProvider implements Provider {
   }
 
   #stop(id: string): void {
-    for (const process of this.#processes(id) ?? []) {
-      if (!isAlive(process)) continue;
-      signalTo(process, "SIGTERM");
-      setTimeout(() => isAlive(process) && signalTo(process, "SIGKILL"), KILL_AFTER_MS).unref();
+    for (const one of this.#processes(id) ?? []) {
+      if (!isAlive(one)) continue;
+      signalTo(one, "SIGTERM");
+      setTimeout(() => isAlive(one) && signalTo(one, "SIGKILL"), KILL_AFTER_MS).unref();
     }
   }
 
@@ -101,7 +101,7 @@ export class ProcessProvider implements Provider {
       detached: true, // 2
       stdio: ["ignore", log, log],
       env: {
-        ...(this.#options.env ?? globalThis.process.env),
+        ...(this.#options.env ?? process.env),
         FARLOOM_NODE_NAME: name,
         [NODE_MARKER]: marker,
       },
@@ -112,17 +112,17 @@ export class ProcessProvider implements Provider {
       child.once("error", reject);
       child.once("spawn", () => {
         const pid = child.pid!;
-        const process: NodeProcess = {
+        const started: NodeProcess = {
           pid,
           startTime: processStartTime(pid) ?? "0",
           marker,
           isCleared: false,
         };
         child.once("exit", (code, signal) => {
-          process.end = signal ?? `exit code ${code}`;
-          this.#clear(process);
+          started.end = signal ?? `exit code ${code}`;
+          this.#clear(started);
         });
-        resolve(process);
+        resolve(started);
       });
     });
   }
@@ -141,12 +141,12 @@ export class ProcessProvider implements Provider {
   }
 
   /** 3 */
-  #clear(process: NodeProcess): void {
-    const { pid, startTime, marker } = process;
+  #clear(dead: NodeProcess): void {
+    const { pid, startTime, marker } = dead;
     const killAtMs = performance.now() + REMAINS_GRACE_MS;
-    process.clearing ??= clearRemains({ pid, startTime, marker, variable: NODE_MARKER }, () => killAtMs).then(
+    dead.clearing ??= clearRemains({ pid, startTime, marker, variable: NODE_MARKER }, () => killAtMs).then(
       () => {
-        process.isCleared = true;
+        dead.isCleared = true;
       },
     );
   }
