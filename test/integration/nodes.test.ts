@@ -49,6 +49,8 @@ def run(folder, name, seconds=0.0):
 let service: FakeService;
 let stateDir: string;
 let evidence: string;
+/** Where nodes have their folders. */
+let tmp: string;
 let agent: ChildProcess | undefined;
 let proxy: TcpProxy | undefined;
 let said = "";
@@ -61,6 +63,8 @@ beforeEach(async () => {
   stateDir = dir.stateDir;
   evidence = join(stateDir, "evidence");
   mkdirSync(evidence);
+  tmp = join(stateDir, "..", "tmp");
+  mkdirSync(tmp);
 });
 afterEach(async () => {
   // A last agent, told to want nothing, ends what the test left.
@@ -99,7 +103,10 @@ const count = (text: string): number => said.split(text).length - 1;
 
 function launch(...options: string[]): void {
   const args = ["run", "--state-dir", stateDir, "--drain-ms", "200", ...options];
-  agent = spawn(process.execPath, [MAIN, ...args], { stdio: ["ignore", "inherit", "pipe"] });
+  agent = spawn(process.execPath, [MAIN, ...args], {
+    stdio: ["ignore", "inherit", "pipe"],
+    env: { ...process.env, TMPDIR: tmp },
+  });
   said = "";
   agent.stderr!.setEncoding("utf8").on("data", (text: string) => {
     said = (said + text).slice(-1_000_000);
@@ -229,7 +236,7 @@ async function runNodeByHand(
   writeParameters(file, { ...readParameters(parametersFile()), giveUpMs: 2_000, ...change });
   const child = spawn(process.execPath, [MAIN, "node", "--parameters", file], {
     stdio: ["ignore", "ignore", "pipe"],
-    env: { ...process.env, FARLOOM_NODE_NAME: name },
+    env: { ...process.env, TMPDIR: tmp, FARLOOM_NODE_NAME: name },
   });
   strangers.push(child);
   let said = "";
@@ -249,8 +256,10 @@ describe("nodes of blocks", () => {
     expectAll(keys, TERMINAL_STATES.SUCCEEDED);
     expect(new Set(keys.flatMap(runs)).size).toBe(4);
     const pids = nodePids();
+    expect(readdirSync(tmp)).toHaveLength(4);
     await until(async () => book().length === 0, "all blocks are let go");
     expect(pids.filter(isAlive)).toEqual([]);
+    expect(readdirSync(tmp), "they have tidied up").toEqual([]);
     // From zero and back.
     const [again] = submit(1);
     await untilResults(201);
@@ -413,6 +422,7 @@ describe("a node that should not be there", () => {
       stdio: "ignore",
       env: {
         ...process.env,
+        TMPDIR: tmp,
         FARLOOM_NODE_NAME: "node0",
         FARLOOM_NODE_RESTART: "1",
         FARLOOM_NODE_MARKER: "anew",

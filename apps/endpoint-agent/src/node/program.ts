@@ -43,6 +43,8 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     ? await environmentAfter(parameters.workerInit, options.env)
     : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
+  const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
+  // From here to where signals are heard nothing waits: a stop finds nothing to tidy up, or somebody who does.
   // On the node's own disk: sockets do not work on every shared file system.
   const stateDir = mkdtempSync(join(tmpdir(), "farloom-node-"));
   const capacity = measureCapacity(parameters.workersPerNode, env);
@@ -71,7 +73,6 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
       secret = undefined;
     },
   });
-  const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   const manager = new NodeManager({
     port: uplink,
     log,
@@ -84,11 +85,12 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     recycle: parameters.recycle,
     env,
   });
+  // Heard to the very end: a signal that comes while the workers are let go must not leave them behind.
   const unhook = onSignals((first) => {
     log.info(first ? "draining" : "stopping");
     if (first) uplink.drain();
     if (first) return setTimeout(() => uplink.stop("the node was stopped"), TERM_GRACE_MS);
-    uplink.stop("the node was stopped");
+    void uplink.stop("the node was stopped");
     return undefined;
   });
   try {
@@ -99,9 +101,9 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     if (end.why === "refused") process.stderr.write(`${end.message}\n`);
     return end.why === "refused" ? 4 : end.why === "stopped" ? 1 : 0;
   } finally {
-    unhook();
     await manager.close({ leaveWorkers: false });
     rmSync(stateDir, { recursive: true, force: true });
+    unhook();
   }
 }
 
