@@ -166,6 +166,8 @@ describe("a full disk", () => {
     await service.until(() => service.results.length === 3, "the first results", 20_000);
     const running = submit(1, 2);
     await service.until(() => runs(running[0]!) === 1, "one runs", 10_000);
+    // It may run before its mark is sent, which waits for nothing.
+    await service.until(() => marked() === 4, "it is accepted");
     fill();
     const markedBefore = marked();
     const refused = submit(5, 0, 20_000);

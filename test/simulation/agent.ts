@@ -63,7 +63,6 @@ export class Agent {
     const replay = disk.read();
     replayRecords(replay.records, {
       scheduler: this.#scheduler,
-      node: LOCAL,
       nowMs: 0,
       needsOf: () => this.#needsOf(),
       onKept: (task) => this.#kept.add(task, 0),
@@ -195,7 +194,7 @@ export class Agent {
 
   #takeResults(frame: ResultsFrame): void {
     this.#nodeReceived += frame.n;
-    const settled = settle(frame, this.#scheduler);
+    const settled = settle(frame, this.#scheduler, LOCAL);
     if (settled) this.#outcomes.finished(settled);
   }
 

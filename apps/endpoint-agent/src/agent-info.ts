@@ -1,15 +1,12 @@
 /** What the agent says of itself and its machine in its hello, and in `status`. */
-import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { arch, availableParallelism, hostname, platform, release, totalmem } from "node:os";
-import { promisify } from "node:util";
 import type { AgentInfo, PythonInfo } from "@farloom/protocol";
 import type { AgentConfig } from "./config.js";
+import { printed, pythonVersion } from "./python-version.js";
 
-const PROBE = "import sys;print('%d.%d.%d'%sys.version_info[:3])";
 /** With its packages, as the worker runs: what pickles of functions need there. */
 const PACKAGES_PROBE = "import importlib.metadata as m;print(m.version('cloudpickle'))";
-const PROBE_TIMEOUT_MS = 10_000;
 
 /** `farloom-endpoint-agent/<version>`. */
 export const SOFTWARE = `farloom-endpoint-agent/${ownVersion()}`;
@@ -34,24 +31,10 @@ export async function readAgentInfo(config: AgentConfig, bootId: string): Promis
   };
 }
 
-/** `3.11.2`, or undefined where the interpreter does not run. */
-export async function pythonVersion(python: string): Promise<string | undefined> {
-  return printed(python, ["-I", "-S", "-c", PROBE]);
-}
-
 /** Of the interpreter that runs functions, so that a client can compare before it sends. */
 async function pythonInfo(python: string, version: string): Promise<PythonInfo> {
   const cloudpickle = await printed(python, ["-c", PACKAGES_PROBE]);
   return { version, program: python, ...(cloudpickle === undefined ? {} : { cloudpickle }) };
-}
-
-async function printed(program: string, args: readonly string[]): Promise<string | undefined> {
-  try {
-    const { stdout } = await promisify(execFile)(program, args, { timeout: PROBE_TIMEOUT_MS });
-    return stdout.trim();
-  } catch {
-    return undefined;
-  }
 }
 
 function ownVersion(): string {

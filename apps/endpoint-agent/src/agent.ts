@@ -2,9 +2,11 @@
  * One running agent: takes its state folder, puts the parts together, and takes them apart again in the order
  * that loses nothing.
  */
+import { fileURLToPath } from "node:url";
 import type { AgentInfo } from "@farloom/protocol";
 import { type Logger, pino } from "pino";
 import { readAgentInfo, SOFTWARE } from "./agent-info.js";
+import { Blocks } from "./blocks/blocks.js";
 import type { AgentConfig } from "./config.js";
 import { Engine, type EngineStatus } from "./engine.js";
 import { FunctionsCache } from "./functions-cache.js";
@@ -13,6 +15,7 @@ import type { EndReason } from "./link/connection.js";
 import { SessionTokens } from "./link/session-token.js";
 import { type LinkState, LinkSupervisor } from "./link/supervisor.js";
 import { createPortPair, type FramePort } from "./node/port.js";
+import { LOCAL_NODE } from "./nodes/names.js";
 import { PayloadStore } from "./payloads/payload-store.js";
 import { PayloadTransfer } from "./payloads/payload-transfer.js";
 import { TaskFiles } from "./payloads/task-files.js";
@@ -47,6 +50,8 @@ export interface AgentStatus extends EngineStatus {
   readonly link: LinkState;
   readonly agent: AgentInfo;
   readonly uptimeMs: number;
+  /** Where nodes come from blocks: those, and what became of the last that failed. */
+  readonly blocks?: Blocks["report"];
 }
 
 /** A running agent. `close` and `drain` are idempotent. */
@@ -63,7 +68,18 @@ export interface Agent extends AsyncDisposable {
   status(): AgentStatus;
 }
 
-/** Starts the agent of `config.stateDir` over the given node. It connects, and keeps connected, in the background. */
+/** Program and arguments of a node of a block; the path of its parameters follows. */
+const NODE_COMMAND = [
+  process.execPath,
+  fileURLToPath(new URL("./main.js", import.meta.url)),
+  "node",
+  "--parameters",
+];
+
+/**
+ * Starts the agent of `config.stateDir`, over the given node or, where the configuration says so, over blocks. It
+ * connects, and keeps connected, in the background.
+ */
 export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?: Logger): Promise<Agent> {
   const logger = log ?? pino({ level: config.logLevel });
   const paths = openStateDir(config.stateDir);
@@ -87,7 +103,6 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     undo.push(() => taskTokens.close());
     const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
     undo.push(() => journal.close());
-    const [upper, lower] = createPortPair();
     const engine = new Engine({
       journal,
       replay,
@@ -95,7 +110,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       functions: new FunctionsCache(paths.functions),
       files: new TaskFiles(store, transfer),
       taskTokens,
-      port: upper,
+      hasLocalNode: config.blocks === undefined,
       windowTasks: config.windowTasks,
       windowBytes: config.windowBytes,
       reclaimMs: config.reclaimMs,
@@ -105,9 +120,22 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     });
     store.sweep();
     undo.push(() => engine.close());
-    const node = makeNode({ port: lower, log: logger, config, agentInfo });
-    await node.start();
-    undo.push(() => node.close({ stopWorkers: config.stopWorkers }));
+    let node: AgentNode | undefined;
+    let blocks: Blocks | undefined;
+    if (config.blocks === undefined) {
+      const [upper, lower] = createPortPair();
+      engine.attachNode({ name: LOCAL_NODE }, upper);
+      node = makeNode({ port: lower, log: logger, config, agentInfo });
+      await node.start();
+    } else {
+      const { endpointId } = identity;
+      const place = { config, blocks: config.blocks, paths, endpointId, engine, log: logger };
+      blocks = await Blocks.open({ ...place, software: SOFTWARE, command: NODE_COMMAND });
+    }
+    undo.push(async () => {
+      await node?.close({ stopWorkers: config.stopWorkers });
+      await blocks?.close({ cancel: config.stopWorkers });
+    });
     let onFinal!: (reason: EndReason) => void;
     const shutOut = new Promise<EndReason>((resolve) => {
       onFinal = (reason) => {
@@ -123,6 +151,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       agentInfo,
       engine,
       node,
+      blocks,
       link,
       transfer,
       taskTokens,
@@ -146,7 +175,8 @@ interface Parts {
   readonly serviceUrl: string;
   readonly agentInfo: AgentInfo;
   readonly engine: Engine;
-  readonly node: AgentNode;
+  readonly node: AgentNode | undefined;
+  readonly blocks: Blocks | undefined;
   readonly link: LinkSupervisor;
   readonly transfer: PayloadTransfer;
   readonly taskTokens: TaskTokens;
@@ -170,7 +200,7 @@ class RunningAgent implements Agent {
   }
 
   status(): AgentStatus {
-    const { identity, serviceUrl, agentInfo, engine, link } = this.#parts;
+    const { identity, serviceUrl, agentInfo, engine, link, blocks } = this.#parts;
     return {
       pid: process.pid,
       software: SOFTWARE,
@@ -181,6 +211,7 @@ class RunningAgent implements Agent {
       link: link.state,
       agent: agentInfo,
       uptimeMs: Math.round(performance.now() - this.#startedAtMs),
+      ...(blocks === undefined ? {} : { blocks: blocks.report }),
       ...engine.status,
     };
   }
@@ -198,10 +229,11 @@ class RunningAgent implements Agent {
   }
 
   async #close(stopWorkers: boolean): Promise<void> {
-    const { link, node, engine, transfer, taskTokens, lock } = this.#parts;
+    const { link, node, blocks, engine, transfer, taskTokens, lock } = this.#parts;
     await link.stop("the agent stops");
     engine.expectEnd();
-    await node.close({ stopWorkers });
+    await node?.close({ stopWorkers });
+    await blocks?.close({ cancel: stopWorkers });
     engine.close();
     transfer.close();
     taskTokens.close();

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { availableParallelism, homedir, totalmem } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { parse as parseToml } from "smol-toml";
+import { type BlocksConfig, readBlocksConfig } from "./blocks/blocks-config.js";
 import { normaliseServiceUrl } from "./enrolment.js";
 import { statePaths } from "./state/state-dir.js";
 
@@ -66,6 +67,8 @@ export interface AgentConfig {
   readonly recycleMemoryMb: number;
   readonly windowBytes: number;
   readonly payloadCacheBytes: number;
+  /** Where nodes come from; undefined: the one node lives in the agent's process. */
+  readonly blocks: BlocksConfig | undefined;
 }
 
 const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"] as const;
@@ -115,6 +118,7 @@ export function resolveConfig(
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,
+    blocks: readBlocksConfig(file, workers),
   });
 }
 

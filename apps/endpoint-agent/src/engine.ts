@@ -1,8 +1,8 @@
 /**
  * The agent's road, and the map of this folder:
  *
- *     service ══► link ══► journal ══► scheduler ══► node port          tasks
- *     service ◄── link ◄── results ◄── journal  ◄─── node port          results
+ *     service ══► link ══► journal ══► scheduler ══► nodes' lines       tasks
+ *     service ◄── link ◄── results ◄── journal  ◄─── nodes' lines       results
  *
  * Everything that happens in one turn of the event loop is applied to the scheduler and appended to the
  * journal at once, and then, at the turn's end: one journal write, and only after it whatever acknowledges,
@@ -34,16 +34,18 @@ import {
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
-import { type FunctionsCache, functionKey } from "./functions-cache.js";
+import type { FunctionsCache } from "./functions-cache.js";
 import { FunctionsDesk } from "./functions-desk.js";
 import { type JournalRecord, RECORD } from "./journal/format.js";
 import type { Journal, Replay } from "./journal/journal.js";
-import { idsRecord, liveRecords, replayRecords } from "./journal/snapshot.js";
+import { idsRecord, liveRecords, replayRecords, startedRecord } from "./journal/snapshot.js";
 import type { DownFrame, EndReason, LinkSession } from "./link/connection.js";
 import { CreditWindow } from "./link/credit-window.js";
 import { ServiceStream } from "./link/service-stream.js";
 import type { LinkUser } from "./link/supervisor.js";
 import type { FramePort } from "./node/port.js";
+import { LOCAL_NODE } from "./nodes/names.js";
+import { type AttachedNode, NodeLines } from "./nodes/node-lines.js";
 import { hasReference, type TaskFiles } from "./payloads/task-files.js";
 import { Rest } from "./rest.js";
 import { KeptResults } from "./results/kept-results.js";
@@ -57,8 +59,6 @@ import { TaskTimers } from "./scheduler/task-timers.js";
 import type { TaskTokens } from "./task-tokens.js";
 import { Turn } from "./turn.js";
 
-/** The one node of a local block. */
-const LOCAL_NODE = "local";
 /** Unacknowledged results above this stop the handing out of tasks. */
 const MAX_RESULT_BYTES = 64 * 1024 * 1024;
 export interface EngineOptions {
@@ -68,7 +68,8 @@ export interface EngineOptions {
   readonly functions: FunctionsCache;
   readonly files: TaskFiles;
   readonly taskTokens: TaskTokens;
-  readonly port: FramePort;
+  /** Whether a node lives in this process; what only such a node may have started is lost where there is none. */
+  readonly hasLocalNode: boolean;
   readonly windowTasks: number;
   readonly windowBytes: number;
   readonly reclaimMs: number;
@@ -85,16 +86,24 @@ export interface EngineStatus {
   readonly draining: boolean;
 }
 
+/** What waits and what is at the nodes, for whoever decides how many nodes there should be. */
+export interface WorkLoad {
+  /** Places that the queued tasks would fill. */
+  readonly queuedPlaces: number;
+  readonly handed: number;
+  readonly draining: boolean;
+}
+
 export class Engine implements LinkUser {
   readonly #options: EngineOptions;
   readonly #log: Logger;
   readonly #journal: Journal;
-  readonly #port: FramePort;
+  readonly #nodes: NodeLines;
   readonly #functions: FunctionsDesk;
   readonly #turn: Turn;
   readonly #rest = new Rest();
   readonly #files: TaskFiles;
-  readonly #scheduler = new Scheduler();
+  readonly #scheduler: Scheduler;
   readonly #sender = new ResultSender();
   readonly #kept = new KeptResults();
   readonly #service: ServiceStream;
@@ -102,41 +111,42 @@ export class Engine implements LinkUser {
   readonly #deadlines: TaskTimers;
   readonly #outcomes: Outcomes;
 
-  /** Results taken from the node in its session, and marked. */
-  #nodeReceived = 0;
-  #nodeMarked = 0;
-  #nodeHello: HelloFrame | undefined;
-
-  /** What waits for the commit. */
-  #toNode: Frame[] = [];
-
   /** Whether something waits for a commit; what is only forgotten does not. */
   #urgent = false;
   #stuck = false;
   /** Whether this life's snapshot is still to be written, as the disk is full. */
   #owesSegment = false;
-  /** What the node does not hold may have run all the same, whatever it says. */
-  #mayLackWords = false;
   #keptTimer: NodeJS.Timeout | undefined;
   /** Whether the service of this session knows how far tasks say they are (P21). */
   #tellsProgress = false;
   #draining = false;
-  #ending = false;
   #closed = false;
   #onQuiet: (() => void) | undefined;
+  /** Hears at each turn's end that the work may have changed. */
+  onWork: () => void = () => undefined;
 
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#log = options.log;
     this.#journal = options.journal;
-    this.#port = options.port;
     this.#turn = new Turn((lazyToo) => this.#flush(lazyToo));
     this.#functions = new FunctionsDesk({
       cache: options.functions,
       toService: (frame) => this.#service.stage(frame),
-      toNode: (frame) => this.#toNode.push(frame),
+      toNode: (node, frame) => this.#nodes.stage(node, frame),
       onReady: (task) => this.#apply({ kind: "ready", task }),
       log: options.log,
+    });
+    this.#scheduler = new Scheduler((digest) => this.#functions.demandOf(digest));
+    this.#nodes = new NodeLines({
+      functions: this.#functions,
+      taskTokens: options.taskTokens,
+      log: options.log,
+      apply: (event) => this.#apply(event),
+      onResults: (frame, node) => this.#takeResults(frame, node),
+      onProgress: (frame) => this.#takeProgress(frame),
+      onHeld: (node, keys) => this.#endStrays(node, keys),
+      onTurn: () => this.#turn.soon(),
     });
     this.#files = options.files;
     this.#service = new ServiceStream(
@@ -161,13 +171,6 @@ export class Engine implements LinkUser {
       onReady: () => this.#turn.atEnd(),
     });
     this.#restore(options.replay);
-    this.#port.onFrame((frame) => this.#fromNode(frame));
-    this.#port.onClose((reason) => {
-      if (this.#ending) return;
-      this.#log.error({ node: LOCAL_NODE, reason }, "the node manager is gone");
-      this.#apply({ kind: "node_lost", node: LOCAL_NODE });
-      this.#turn.atEnd();
-    });
   }
 
   get status(): EngineStatus {
@@ -351,69 +354,62 @@ export class Engine implements LinkUser {
     this.#turn.lazily();
   }
 
-  // ─── the node ──────────────────────────────────────────────────────────────────────────────────────────
+  // ─── the nodes ─────────────────────────────────────────────────────────────────────────────────────────
 
-  #fromNode(frame: Frame): void {
-    switch (frame.t) {
-      case "hello":
-        // The results that its workers kept follow; only with its first credit is it clear what is missing.
-        this.#nodeHello = frame;
-        this.#nodeReceived = this.#nodeMarked = 0;
-        this.#functions.nodeCame();
-        return;
-      case "credit":
-        this.#meetNode();
-        this.#apply({ kind: "node_credit", node: LOCAL_NODE, tasks: frame.tasks, bytes: frame.bytes });
-        break;
-      case "results":
-        this.#takeResults(frame);
-        break;
-      case "returned":
-        this.#apply({ kind: "node_returned", keys: columnToKeys(frame.ids), atMs: performance.now() });
-        break;
-      case "progress":
-        if (frame.kind === "started") {
-          for (const key of columnToKeys(frame.ids)) {
-            const task = this.#scheduler.get(key);
-            if (task?.state === "handed") task.running = true;
-          }
-        }
-        if (frame.kind !== "progress" || this.#tellsProgress) this.#service.stage(frame);
-        break;
-      case "need":
-        for (const digest of frame.functions) this.#functions.give(functionKey(digest));
-        break;
-      case "ask":
-        // Nothing of this is durable (P28): it passes by the journal.
-        void this.#options.taskTokens.ask(frame).then((grant) => this.#closed || this.#port.send(grant));
-        return;
-      case "problem":
-        this.#log.warn({ node: LOCAL_NODE, code: frame.code, reason: frame.message }, "the node complains");
-        return;
-      default:
-        return;
+  get work(): WorkLoad {
+    return {
+      queuedPlaces: this.#scheduler.queuedPlaces,
+      handed: this.#scheduler.count("handed"),
+      draining: this.#draining,
+    };
+  }
+
+  /** A session of a node begins. */
+  attachNode(node: AttachedNode, port: FramePort): void {
+    this.#nodes.attach(node, port);
+  }
+
+  /** What it had, or may have, started is lost; it does not come back. */
+  nodeLost(node: string): void {
+    if (!this.#closed) this.#nodes.lost(node);
+  }
+
+  /** It takes nothing more and gives back what has not started, over any reconnect. */
+  drainNode(node: string): void {
+    if (!this.#closed) this.#nodes.drain(node, DRAIN);
+  }
+
+  /** Tasks that the node was handed and that have no outcome. */
+  handedTo(node: string): number {
+    return this.#scheduler.handedTo(node);
+  }
+
+  /** The nodes that have tasks, connected or not. */
+  nodesWithTasks(): Set<string> {
+    const names = new Set<string>();
+    for (const task of this.#scheduler.tasks())
+      if (task.state === "handed" && task.node !== undefined) names.add(task.node);
+    return names;
+  }
+
+  #takeProgress(frame: Extract<Frame, { t: "progress" }>): void {
+    if (frame.kind === "started") {
+      this.#apply({ kind: "node_started", keys: columnToKeys(frame.ids) });
     }
-    this.#turn.soon();
+    if (frame.kind !== "progress" || this.#tellsProgress) this.#service.stage(frame);
   }
 
-  #meetNode(): void {
-    const hello = this.#nodeHello;
-    if (hello === undefined) return;
-    this.#nodeHello = undefined;
-    const held = new Set([...columnToKeys(hello.held ?? NO_IDS), ...columnToKeys(hello.running ?? NO_IDS)]);
-    this.#apply({
-      kind: "node_up",
-      node: LOCAL_NODE,
-      held,
-      whole: hello.whole === true && !this.#mayLackWords,
-    });
-  }
-
-  #takeResults(frame: ResultsFrame): void {
+  #takeResults(frame: ResultsFrame, node: string): void {
     crashPoint("agent.result.before-journal");
-    this.#nodeReceived += frame.n;
-    const settled = settle(frame, this.#scheduler);
+    const settled = settle(frame, this.#scheduler, node);
     if (settled) this.#outcomes.finished(settled);
+  }
+
+  /** What a node of a block holds and is not its own any more, as it was given up for lost, is ended there. */
+  #endStrays(node: string, held: ReadonlySet<IdKey>): void {
+    if (node === LOCAL_NODE) return;
+    const strays = [...held].filter((key) => this.#scheduler.get(key)?.node !== node);
+    if (strays.length > 0) this.#nodes.stage(node, { t: "cancel", ids: keysToColumn(strays) });
   }
 
   // ─── decisions ─────────────────────────────────────────────────────────────────────────────────────────
@@ -429,10 +425,11 @@ export class Engine implements LinkUser {
         crashPoint("agent.start.before-record");
         for (const frame of tasksFrames(effect.tasks)) {
           const recordMs = planted("started-after-handover") ? 2000 : 0;
-          if (recordMs === 0) this.#append({ type: RECORD.started, payload: frame.ids });
-          else setTimeout(() => this.#append({ type: RECORD.started, payload: frame.ids }), recordMs);
-          this.#functions.beforeTasks(frame);
-          this.#toNode.push(frame);
+          const record = startedRecord(effect.node, frame.ids);
+          if (recordMs === 0) this.#append(record);
+          else setTimeout(() => this.#append(record), recordMs);
+          this.#functions.beforeTasks(effect.node, frame);
+          this.#nodes.stage(effect.node, frame);
         }
         return;
       case "wait":
@@ -446,7 +443,10 @@ export class Engine implements LinkUser {
         this.#outcomes.finishHere(effect.tasks, effect);
         return;
       case "cancel_on_node":
-        this.#toNode.push({ t: "cancel", ids: keysToColumn(effect.keys), why: effect.why });
+        this.#nodes.stage(effect.node, { t: "cancel", ids: keysToColumn(effect.keys), why: effect.why });
+        return;
+      case "recall":
+        this.#nodes.stage(effect.node, { t: "recall", tasks: effect.tasks });
         return;
       case "unhand":
         this.#append(idsRecord(RECORD.unstarted, effect.tasks));
@@ -502,6 +502,7 @@ export class Engine implements LinkUser {
     this.#release(lazyToo);
     if (this.#journal.isWasteful(() => this.#liveBytes())) this.#compact();
     this.#checkQuiet();
+    this.onWork();
   }
 
   /** On a full disk a segment with what is live may still fit, and then the rest is given back to the disk. */
@@ -512,17 +513,7 @@ export class Engine implements LinkUser {
 
   /** Everything staged leaves: the commit covers it. */
   #release(lazyToo: boolean): void {
-    if (this.#toNode.length > 0) crashPoint("agent.start.recorded");
-    for (const frame of this.#toNode.splice(0)) {
-      this.#port.send(frame);
-      crashPoint("agent.start.handed");
-    }
-    if (this.#nodeMarked < this.#nodeReceived) {
-      crashPoint("agent.result.journalled");
-      this.#nodeMarked = this.#nodeReceived;
-      this.#port.send({ t: "mark", accepted: this.#nodeMarked, durable: this.#nodeMarked });
-      crashPoint("agent.result.node-marked");
-    }
+    this.#nodes.release();
     for (const batch of this.#outcomes.takeReady()) {
       this.#sender.add(batch);
       if (planted("forget-before-ack")) {
@@ -580,7 +571,6 @@ export class Engine implements LinkUser {
     const nowMs = performance.now();
     const bad = replayRecords(replay.records, {
       scheduler: this.#scheduler,
-      node: LOCAL_NODE,
       nowMs,
       needsOf: (frame) => this.#needsOf(frame),
       onKept: (task) => this.#kept.add(task, nowMs),
@@ -595,7 +585,7 @@ export class Engine implements LinkUser {
         { otherBoot: isOtherBoot, damaged: replay.damaged, tasks: this.#scheduler.count("handed") },
         "the journal may lack its last words: what it holds unfinished counts as maybe started",
       );
-      this.#mayLackWords = true;
+      for (const node of [LOCAL_NODE, ...this.nodesWithTasks()]) this.#nodes.doubt(node);
     }
     const finished: HeldTask[] = [];
     for (const task of [...this.#scheduler.tasks()]) {
@@ -606,8 +596,8 @@ export class Engine implements LinkUser {
       if (task.state !== "done" && task.state !== "kept") this.#deadlines.arm(task);
     }
     this.#outcomes.stage(finished, true);
-    if (replay.bootId !== undefined && replay.bootId !== this.#options.bootId) {
-      // Workers did not survive the boot, and nobody can say what of it had started.
+    if (isOtherBoot || !this.#options.hasLocalNode) {
+      // Workers in this process did not survive the boot, and nobody can say what of it had started.
       this.#apply({ kind: "node_lost", node: LOCAL_NODE });
     }
     crashPoint("agent.boot.before-snapshot");
@@ -641,13 +631,14 @@ export class Engine implements LinkUser {
     this.#draining = true;
     this.#beginDrain();
     crashPoint("agent.drain.begun");
-    this.#toNode.push({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
+    // Nodes of a block outlive this agent, as what they run does.
+    this.#nodes.stage(LOCAL_NODE, DRAIN);
     this.#turn.atEnd();
   }
 
   /** Once in each session: tells the service, and gives back what has not started. */
   #beginDrain(): void {
-    this.#service.stage({ t: "drain", code: "DRAINING", message: errorMessage("DRAINING") });
+    this.#service.stage(DRAIN);
     this.#apply({ kind: "drain" });
   }
 
@@ -657,16 +648,17 @@ export class Engine implements LinkUser {
     if (!this.#service.isOpen || (this.#sender.unacked === 0 && !this.#outcomes.isUploading)) this.#onQuiet();
   }
 
-  /** The node is about to be closed by us: its end says nothing about its tasks, which the journal keeps. */
+  /** The nodes' connections are about to be closed by us: their end says nothing about their tasks, which the journal keeps. */
   expectEnd(): void {
-    this.#ending = true;
+    this.#nodes.expectEnd();
   }
 
   /** Stops at once. Everything accepted is in the journal. */
   close(): void {
     if (this.#closed) return;
     this.#flush(true);
-    this.#ending = this.#closed = true;
+    this.#nodes.expectEnd();
+    this.#closed = true;
     this.#turn.close();
     this.#rest.close();
     this.#outcomes.close();
@@ -677,4 +669,4 @@ export class Engine implements LinkUser {
   }
 }
 
-const NO_IDS = Buffer.alloc(0);
+const DRAIN = { t: "drain", code: "DRAINING", message: errorMessage("DRAINING") } as const;

@@ -1,21 +1,25 @@
 /**
- * Definitions between the service, the disk and the node (P19): tasks wait for what is not here, the node gets
+ * Definitions between the service, the disk and the nodes (P19): tasks wait for what is not here, a node gets
  * each definition before its first task, and whoever asks is answered.
  *
- * Bound: what waits are held tasks; what the node knows is as many digests as it was given functions.
+ * Bound: what waits are held tasks; what a node knows is as many digests as it was given functions in its session;
+ * needs are kept of at most MAX_NEEDS functions.
  */
 import type { Frame, FunctionDefinition, TasksFrame } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { type FunctionKey, type FunctionsCache, functionKey } from "./functions-cache.js";
 import { functionOf, type HeldTask } from "./scheduler/held-task.js";
+import { type Demand, demandOf } from "./scheduler/node-state.js";
 
 /** A definition that could not be written (a full disk) is asked for again after this. */
 const ASK_AGAIN_MS = 5_000;
+/** As many as definitions outlive a start. Beyond, all are looked up anew. */
+const MAX_NEEDS = 2_000;
 
 export interface FunctionsDeskOptions {
   readonly cache: FunctionsCache;
   readonly toService: (frame: Frame) => void;
-  readonly toNode: (frame: Frame) => void;
+  readonly toNode: (node: string, frame: Frame) => void;
   /** A definition came that the task waited for. */
   readonly onReady: (task: HeldTask) => void;
   readonly log: Logger;
@@ -24,9 +28,10 @@ export interface FunctionsDeskOptions {
 export class FunctionsDesk {
   readonly #options: FunctionsDeskOptions;
   readonly #waiting = new Map<FunctionKey, HeldTask[]>();
-  /** Given to the node in its session, and asked for by it in vain. */
-  readonly #given = new Set<FunctionKey>();
-  readonly #owed = new Set<FunctionKey>();
+  /** By node: given to it in its session; and by function: who asked for it in vain. */
+  readonly #given = new Map<string, Set<FunctionKey>>();
+  readonly #owed = new Map<FunctionKey, Set<string>>();
+  readonly #needs = new Map<FunctionKey, Demand | undefined>();
 
   constructor(options: FunctionsDeskOptions) {
     this.#options = options;
@@ -64,38 +69,61 @@ export class FunctionsDesk {
       }, ASK_AGAIN_MS).unref();
       return;
     }
-    if (this.#owed.delete(key)) this.#options.toNode({ t: "functions", defs: [def] });
+    this.#needs.delete(key);
+    for (const node of this.#owed.get(key) ?? []) this.#options.toNode(node, { t: "functions", defs: [def] });
+    this.#owed.delete(key);
     for (const task of this.#waiting.get(key) ?? []) this.#options.onReady(task);
     this.#waiting.delete(key);
   }
 
   /** A new session of the service: what is still lacking is asked for again. */
   serviceCame(): void {
-    const keys = [...this.#waiting.keys(), ...this.#owed];
+    const keys = [...this.#waiting.keys(), ...this.#owed.keys()];
     if (keys.length > 0) this.#ask(keys);
   }
 
-  nodeCame(): void {
-    this.#given.clear();
-    this.#owed.clear();
+  /** What tasks of this function need of a node, as far as its definition is here. */
+  demandOf(digest: Buffer): Demand | undefined {
+    const key = functionKey(digest);
+    if (this.#needs.has(key)) return this.#needs.get(key);
+    const def = this.#options.cache.has(key) ? this.#options.cache.get(key) : undefined;
+    if (def === undefined) return undefined;
+    if (this.#needs.size >= MAX_NEEDS) this.#needs.clear();
+    const demand = demandOf(def.resources);
+    this.#needs.set(key, demand);
+    return demand;
+  }
+
+  /** A session of a node begins: it knows nothing yet. */
+  nodeCame(node: string): void {
+    this.nodeWent(node);
+    this.#given.set(node, new Set());
+  }
+
+  nodeWent(node: string): void {
+    this.#given.delete(node);
+    for (const [key, nodes] of this.#owed) if (nodes.delete(node) && nodes.size === 0) this.#owed.delete(key);
   }
 
   /** The node gets these tasks next: it must have their functions. */
-  beforeTasks(frame: TasksFrame): void {
+  beforeTasks(node: string, frame: TasksFrame): void {
+    const given = this.#given.get(node);
     for (const digest of frame.fns) {
       const key = functionKey(digest);
-      if (this.#given.has(key)) continue;
-      this.#given.add(key);
-      this.give(key);
+      if (given?.has(key) !== false) continue;
+      given.add(key);
+      this.give(node, key);
     }
   }
 
   /** The node asks for a definition. */
-  give(key: FunctionKey): void {
+  give(node: string, key: FunctionKey): void {
     const def = this.#options.cache.get(key);
-    if (def) this.#options.toNode({ t: "functions", defs: [def] });
+    if (def) this.#options.toNode(node, { t: "functions", defs: [def] });
     else {
-      this.#owed.add(key);
+      const owed = this.#owed.get(key);
+      if (owed) owed.add(node);
+      else this.#owed.set(key, new Set([node]));
       this.#ask([key]);
     }
   }

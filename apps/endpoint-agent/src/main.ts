@@ -2,7 +2,7 @@
 /**
  * The agent as a program: arguments, signals, the log and the exit code. Everything else lies in the library.
  *
- * Exit codes: 0 done; 1 failed; 2 wrong usage; 3 `status` of an agent that does not run; 4 another agent has this
+ * Exit codes (those of `node` stand in node/program.ts): 0 done; 1 failed; 2 wrong usage; 3 `status` of an agent that does not run; 4 another agent has this
  * one's identity now; 5 this version cannot speak to the service.
  */
 import { readFileSync } from "node:fs";
@@ -20,12 +20,14 @@ import {
   resolveConfig,
   startAgent,
 } from "./index.js";
+import { runNode } from "./node/program.js";
 
 const USAGE = `Runs tasks on this machine for a Farloom service.
 
   farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]
   farloom-endpoint-agent run    [--state-dir DIR] [options]
   farloom-endpoint-agent status [--state-dir DIR]
+  farloom-endpoint-agent node   --parameters FILE      on a node of a block; started by the agent's provider
 
 Options of run (environment variable in brackets; all may stand in agent.toml of the state folder)
   --state-dir DIR       where everything durable lies [FARLOOM_AGENT_STATE_DIR]  ~/.farloom/agent
@@ -60,6 +62,7 @@ const OPTIONS = {
   "recycle-tasks": { type: "string" },
   "recycle-memory-mb": { type: "string" },
   "stop-workers": { type: "boolean" },
+  parameters: { type: "string" },
   help: { type: "boolean", short: "h" },
 } as const;
 
@@ -87,6 +90,8 @@ async function main(argv: readonly string[]): Promise<number> {
       return runAgentProcess(resolveConfig(optionsOf(values)));
     case "status":
       return runStatus(resolveConfig(optionsOf(values)));
+    case "node":
+      return runNodeProcess(values);
     default:
       return usage(`no command ${command}`);
   }
@@ -130,6 +135,13 @@ async function runStatus(config: AgentConfig): Promise<number> {
   const answer = await agentStatus(config.stateDir);
   print(`${JSON.stringify(answer)}\n`);
   return answer.running ? 0 : 3;
+}
+
+function runNodeProcess(values: Values): Promise<number> | number {
+  const { parameters: parametersFile } = values;
+  if (parametersFile === undefined) return usage("node needs --parameters FILE");
+  const log = (level: string) => makeLogger({ logLevel: level as AgentConfig["logLevel"] });
+  return runNode({ parametersFile, log, env: process.env });
 }
 
 /** Between two looks whether a full disk has room again. */
@@ -199,7 +211,7 @@ async function startOnceThereIsRoom(config: AgentConfig, log: Logger): Promise<A
   }
 }
 
-function makeLogger(config: AgentConfig): Logger {
+function makeLogger(config: Pick<AgentConfig, "logLevel">): Logger {
   const options = { level: config.logLevel, base: { pid: process.pid } };
   return process.stderr.isTTY
     ? pino(options, pretty({ destination: 2, sync: true, ignore: "pid,hostname" }))

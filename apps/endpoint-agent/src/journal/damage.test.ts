@@ -13,6 +13,7 @@ import { defineFunction } from "../../../../test/support/fake-service.js";
 import { Engine } from "../engine.js";
 import { FunctionsCache } from "../functions-cache.js";
 import { createPortPair } from "../node/port.js";
+import { LOCAL_NODE } from "../nodes/names.js";
 import { PayloadStore } from "../payloads/payload-store.js";
 import { PayloadTransfer } from "../payloads/payload-transfer.js";
 import { TaskFiles } from "../payloads/task-files.js";
@@ -112,7 +113,7 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
     functions: new FunctionsCache(join(root, "functions")),
     files: new TaskFiles(store, transfer),
     taskTokens: new TaskTokens({ serviceUrl: "http://127.0.0.1:1", token: async () => "", log }),
-    port: upper,
+    hasLocalNode: true,
     windowTasks: 64,
     windowBytes: 1 << 20,
     reclaimMs: 60_000,
@@ -129,6 +130,7 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
     },
     log,
   });
+  engine.attachNode({ name: LOCAL_NODE }, upper);
   const node = new EchoNode(lower, { answers: false, whole: true });
   await node.start();
   await new Promise((resolve) => setImmediate(resolve));

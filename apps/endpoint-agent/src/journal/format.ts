@@ -11,12 +11,14 @@
  * end before it has lost some of them, which the records alone cannot tell. A change that an older agent cannot read
  * raises the version; every later version keeps the first 112 bytes as they are, so that it can be told by name.
  *
+ * Version 2 (still read) has no records of the type `placed`.
+ *
  * Version 1 (still read) has a header of 64 bytes, the CRC at 60, and neither custody id nor committed length: there
  * a tail that is cut counts as damage.
  */
 import { crc32 } from "node:zlib";
 
-export const JOURNAL_VERSION = 2;
+export const JOURNAL_VERSION = 3;
 export const HEADER_BYTES = 128;
 export const RECORD_HEADER_BYTES = 9;
 /** Where the committed length lies, and how many bytes it has with its CRC. */
@@ -31,12 +33,13 @@ const MAGIC = Buffer.from("FARLOOMJ");
 
 /**
  * accepted   a `tasks` frame as it came
- * started    ids (16·n): handed to a node, so from here on they may have started
+ * started    ids (16·n): handed to the local node, so from here on they may have started
  * result     a `results` frame as it goes up; its tasks are finished
  * acked      ids: the service has the results for good, forget them
  * returned   ids: not started and given back to the service, forget them
  * unstarted  ids: a node gave them back; they are in the line again
  * kept       ids: results of submissions that were never committed (P14)
+ * placed     u8 length of the node's name, the name, ids: as started, at a node of a block
  * snapshotEnd  closes the live part of a snapshot; a snapshot without it is incomplete
  */
 export const RECORD = {
@@ -48,6 +51,7 @@ export const RECORD = {
   unstarted: 6,
   kept: 7,
   snapshotEnd: 8,
+  placed: 9,
 } as const;
 export type RecordType = (typeof RECORD)[keyof typeof RECORD];
 
@@ -129,7 +133,7 @@ export function decodeHeader(bytes: Buffer): HeaderRead {
       committedBytes: undefined,
     };
   }
-  if (!isLater || version !== JOURNAL_VERSION) return { ok: false, why: "foreign", version };
+  if (!isLater || version < 2 || version > JOURNAL_VERSION) return { ok: false, why: "foreign", version };
   const length = bytes.subarray(LENGTH_AT, LENGTH_AT + LENGTH_BYTES);
   const isLengthGood = length.readUInt32LE(8) === crc32(length.subarray(0, 8));
   const hex = bytes.toString("hex", 48, 64);

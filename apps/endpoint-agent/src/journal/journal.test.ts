@@ -105,11 +105,11 @@ describe("the journal", () => {
     write("one").close();
     const path = segment();
     const bytes = readFileSync(path);
-    bytes.writeUInt16LE(3, 8);
+    bytes.writeUInt16LE(4, 8);
     bytes.writeUInt32LE(crc32(bytes.subarray(0, 108)), 108);
     writeFileSync(path, bytes);
     expect(() => Journal.open({ dir, bootId: "boot-a", log })).toThrow(
-      /has journal format 3, and this agent reads 2 and older: a newer version .* Start that version .* or move the journal folder aside/,
+      /has journal format 4, and this agent reads 3 and older: a newer version .* Start that version .* or move the journal folder aside/,
     );
     expect(readFileSync(path), "it is left as it was").toEqual(bytes);
   });
@@ -121,7 +121,7 @@ describe("the journal", () => {
     );
   });
 
-  it("reads what version 1 wrote, and goes on in version 2", () => {
+  it("reads what version 1 wrote, and goes on in version 3", () => {
     copyFileSync(join(import.meta.dirname, "fixtures/version-1.journal"), join(dir, "0000000007.journal"));
     const { journal, replay } = open("11111111-2222-3333-4444-555555555555");
     expect(replay).toMatchObject({
@@ -132,7 +132,6 @@ describe("the journal", () => {
     const scheduler = new Scheduler();
     const bad = replayRecords(replay.records, {
       scheduler,
-      node: "local",
       nowMs: 0,
       needsOf: () => undefined,
       onKept: () => {},
@@ -150,7 +149,7 @@ describe("the journal", () => {
     journal.compact(liveRecords(scheduler));
     journal.close();
     expect(readdirSync(dir)).toEqual(["0000000008.journal"]);
-    expect(readFileSync(segment()).readUInt16LE(8)).toBe(2);
+    expect(readFileSync(segment()).readUInt16LE(8)).toBe(3);
     expect(open("11111111-2222-3333-4444-555555555555").replay.damaged).toBe(false);
   });
 

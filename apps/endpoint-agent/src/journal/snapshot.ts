@@ -14,6 +14,7 @@ import {
   type ResultsFrame,
   type TasksFrame,
 } from "@farloom/protocol";
+import { LOCAL_NODE } from "../nodes/names.js";
 import { batchesOf } from "../results/result-sender.js";
 import { functionOf, type HeldTask, toTaskItem } from "../scheduler/held-task.js";
 import type { Scheduler } from "../scheduler/scheduler.js";
@@ -39,8 +40,14 @@ export function* liveRecords(scheduler: Scheduler): Generator<JournalRecord> {
     yield { type: RECORD.accepted, payload: encodeFrame(frame) };
     from += n;
   }
-  const handed = open.filter((task) => task.state === "handed");
-  if (handed.length > 0) yield idsRecord(RECORD.started, handed);
+  const handed = new Map<string, HeldTask[]>();
+  for (const task of open) {
+    if (task.state !== "handed") continue;
+    const list = handed.get(task.node!);
+    if (list) list.push(task);
+    else handed.set(task.node!, [task]);
+  }
+  for (const [node, list] of handed) yield startedRecord(node, keysToColumn(list.map((task) => task.key)));
   for (const batch of batchesOf([...finished, ...kept], false))
     yield { type: RECORD.result, payload: batch.bytes };
   if (kept.length > 0) yield idsRecord(RECORD.kept, kept);
@@ -51,9 +58,22 @@ export function idsRecord(type: JournalRecord["type"], tasks: readonly HeldTask[
   return { type, payload: keysToColumn(tasks.map((task) => task.key)) };
 }
 
+/** These tasks (16·n) were handed to this node. */
+export function startedRecord(node: string, ids: Buffer): JournalRecord {
+  if (node === LOCAL_NODE) return { type: RECORD.started, payload: ids };
+  const name = Buffer.from(node);
+  return { type: RECORD.placed, payload: Buffer.concat([Buffer.from([name.length]), name, ids]) };
+}
+
+/** Node and ids of a `placed` record, or undefined where it makes no sense. */
+function readPlaced(payload: Buffer): { readonly node: string; readonly keys: IdKey[] } | undefined {
+  const end = 1 + (payload[0] ?? 0);
+  if (end > payload.length || (payload.length - end) % 16 !== 0) return undefined;
+  return { node: payload.toString("utf8", 1, end), keys: columnToKeys(payload.subarray(end)) };
+}
+
 export interface ReplayTarget {
   readonly scheduler: Scheduler;
-  readonly node: string;
   readonly nowMs: number;
   /** How many things a task of a batch waits for. */
   readonly needsOf: (frame: TasksFrame) => ((i: number) => number) | undefined;
@@ -91,8 +111,14 @@ function replayRecord({ type, payload }: JournalRecord, target: ReplayTarget): b
       return true;
     }
     case RECORD.started:
-      scheduler.handle({ kind: "restored", node: target.node, keys: columnToKeys(payload) });
+      scheduler.handle({ kind: "restored", node: LOCAL_NODE, keys: columnToKeys(payload) });
       return true;
+    case RECORD.placed: {
+      const placed = readPlaced(payload);
+      if (placed === undefined) return false;
+      scheduler.handle({ kind: "restored", ...placed });
+      return true;
+    }
     case RECORD.unstarted:
       scheduler.handle({ kind: "node_returned", keys: columnToKeys(payload), atMs: nowMs });
       return true;

@@ -46,8 +46,14 @@ export function learn(fn: FunctionRecord, runUs: number): void {
   else fn.costUs += (cost - fn.costUs) / (cost > fn.costUs ? 2 : 8);
 }
 
-/** How many tasks the node manager wants to have, for all workers together: twice what goes ahead, and a few. */
-export function windowFor(workers: number, typicalUs: number | undefined): number {
+/**
+ * How many tasks the node manager wants to have, for all workers together: twice what goes ahead, and a few. With a
+ * `prefetch`, which the nodes of blocks have, no more than that many beyond the workers where tasks are long or nobody
+ * knows how long: what waits at one node is out of reach for all others.
+ */
+export function windowFor(workers: number, typicalUs: number | undefined, prefetch?: number): number {
+  if (prefetch !== undefined && (typicalUs === undefined || typicalUs > ONE_BEHIND_US))
+    return workers + prefetch;
   if (typicalUs === undefined) return workers * FIRST_WINDOW_PER_WORKER;
   const ahead = Math.max(1, Math.min(MAX_HELD, Math.floor(AHEAD_US / typicalUs)));
   return workers * (2 * ahead) + 2;

@@ -188,6 +188,19 @@ export class Dispatcher implements WorkerOwner {
     if (keys.length > 0) this.#options.up.returned(keys);
   }
 
+  /** Lets go of at most `most` tasks that wait in a queue, those that would begin last. */
+  giveBack(most: number): IdKey[] {
+    const keys: IdKey[] = [];
+    for (const lane of this.#lanes.values()) {
+      for (const task of lane.queue.takeLast(most - keys.length)) {
+        if (task.gone) continue;
+        this.tasks.delete(task.key);
+        keys.push(task.key);
+      }
+    }
+    return keys;
+  }
+
   /** Asks every worker for what it has not begun. */
   recallAll(): void {
     for (const worker of this.#workers.values()) if (worker.held.length > 1) worker.recall();

@@ -51,6 +51,11 @@ export class Fifo<T> {
     return undefined;
   }
 
+  /** The last `n`, in their order. */
+  takeLast(n: number): T[] {
+    return this.#items.splice(Math.max(this.#head, this.#items.length - n));
+  }
+
   /** Everything, oldest first; the queue is empty afterwards. */
   takeAll(): T[] {
     const items = this.#items.slice(this.#head);

@@ -112,7 +112,7 @@ export class NodeManager {
     this.#log = options.log;
     this.#port = options.port;
     this.#runDir = join(options.stateDir, "run");
-    this.#payloadsDir = join(options.stateDir, "payloads");
+    this.#payloadsDir = options.payloadsDir ?? join(options.stateDir, "payloads");
     mkdirSync(this.#runDir, { recursive: true, mode: 0o700 });
     mkdirSync(this.#payloadsDir, { recursive: true, mode: 0o700 });
     const socketPath = socketPathFor(this.#runDir);
@@ -190,6 +190,15 @@ export class NodeManager {
         this.#onEmpty = resolve;
       });
     }
+  }
+
+  /**
+   * A new session with the agent: the tasks in hand. Those that wait for a definition are let go, unstarted: it was
+   * asked for in the session that is over.
+   */
+  resume(): IdKey[] {
+    this.#parked.clear();
+    return [...this.#dispatcher.tasks.keys()];
   }
 
   /**
@@ -301,6 +310,10 @@ export class NodeManager {
         return;
       case "cancel":
         this.#dispatcher.cancel(columnToKeys(frame.ids), frame.why);
+        return;
+      case "recall":
+        this.#port.send({ t: "returned", ids: keysToColumn(this.#dispatcher.giveBack(frame.tasks)) });
+        this.#grant();
         return;
       case "grant":
         this.#dispatcher.grant(frame);
@@ -486,7 +499,7 @@ export class NodeManager {
     if (this.#phase !== "running") return;
     const inHand = this.#dispatcher.tasks.size;
     if (this.#sentResults - this.#markedResults > MAX_UNMARKED) return;
-    const window = windowFor(this.#options.workers, this.#dispatcher.typicalUs);
+    const window = windowFor(this.#options.workers, this.#dispatcher.typicalUs, this.#options.prefetch);
     const tasks = this.#receivedTasks + Math.max(0, window - inHand);
     const bytes = this.#receivedBytes + BYTES_WINDOW;
     // A frame for every task that leaves would cost more than it brings.

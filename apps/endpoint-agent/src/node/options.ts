@@ -16,8 +16,10 @@ export interface RuntimeConfig {
 export interface NodeManagerOptions {
   readonly port: FramePort;
   readonly log: Logger;
-  /** The agent's state folder. The node manager owns `run/`, and shares `payloads/` with the agent. */
+  /** The agent's state folder, or one of the node's own. The node manager owns `run/` in it. */
   readonly stateDir: string;
+  /** Where payload files lie, which it shares with the agent. Default: `payloads/` of the state folder. */
+  readonly payloadsDir?: string;
   /** How many tasks run at the same time. */
   readonly workers: number;
   readonly runtimes: RuntimeConfig;
@@ -29,6 +31,8 @@ export interface NodeManagerOptions {
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** How long `start` waits for the workers of an earlier agent to dial. Default 10,000. */
   readonly adoptWaitMs?: number;
+  /** Tasks in hand beyond the number of workers, where they are long or of unknown length. Default: as depth.ts says. */
+  readonly prefetch?: number;
   /** How long an idle worker beyond the number of `workers` is kept warm. Default 60,000. */
   readonly idleRetireMs?: number;
 }

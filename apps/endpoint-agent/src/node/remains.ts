@@ -33,6 +33,8 @@ export interface Lineage {
   readonly startTime: string;
   /** Empty: unknown. */
   readonly marker: string;
+  /** The variable that holds the marker. Default: that of workers. */
+  readonly variable?: string;
 }
 
 interface Found {
@@ -49,7 +51,7 @@ export async function findRemains(of: Lineage): Promise<readonly Found[] | undef
   } catch {
     return undefined;
   }
-  const marker = of.marker === "" ? undefined : `${MARKER_VARIABLE}=${of.marker}\0`;
+  const marker = of.marker === "" ? undefined : `${of.variable ?? MARKER_VARIABLE}=${of.marker}\0`;
   const since = /^\d+$/.test(of.startTime) ? BigInt(of.startTime) : 0n;
   let isReused = false;
   let found: Found[] = [];

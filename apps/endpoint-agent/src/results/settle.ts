@@ -1,6 +1,6 @@
 /**
- * Matches a node's results with the tasks in custody. First outcome wins: a result of a task that is unknown or
- * has one already is left out. Where nothing is left out or renamed, the frame goes on as it came.
+ * Matches a node's results with the tasks in custody. First outcome wins: a result of a task that is unknown, has
+ * one already, or is at another node by now, is left out. Where nothing is left out or renamed, the frame goes on as it came.
  */
 import {
   buildResults,
@@ -26,14 +26,14 @@ export interface Settled {
   readonly frame: ResultsFrame;
 }
 
-/** The tasks that this frame finishes, and the frame with nothing but their results. Undefined where it finishes none. */
-export function settle(frame: ResultsFrame, scheduler: Scheduler): Settled | undefined {
+/** The tasks that this frame of `node` finishes, and the frame with nothing but their results. Undefined where it finishes none. */
+export function settle(frame: ResultsFrame, scheduler: Scheduler, node: string): Settled | undefined {
   const tasks: HeldTask[] = [];
   const indices: number[] = [];
   let asItIs = true;
   for (let i = 0; i < frame.n; i++) {
     const task = scheduler.get(keyAt(frame.ids, 16 * i));
-    if (task === undefined || task.result !== undefined) {
+    if (task === undefined || task.result !== undefined || (task.node !== undefined && task.node !== node)) {
       asItIs = false;
       continue;
     }

@@ -19,6 +19,7 @@ import {
   u32Of,
   writeFence,
 } from "@farloom/protocol";
+import type { Demand } from "./node-state.js";
 
 /**
  * waiting  for a function's definition or a payload file; left when all have come
@@ -45,6 +46,10 @@ export interface HeldTask {
   needs: number;
   /** In state handed: by whom. */
   node: string | undefined;
+  /** What it needs of a node; undefined: one place. Known once it is queued. */
+  demand: Demand | undefined;
+  /** In state handed: why it is to be stopped. A node that was away is told again, and what comes back unstarted ends. */
+  stopFor: "cancelled" | "deadline" | "unbegun" | undefined;
   /** On the monotonic clock, in milliseconds: when it was accepted, or came back into the line. */
   queuedAtMs: number;
   /** The part of its wait that the node does not see, in microseconds. */

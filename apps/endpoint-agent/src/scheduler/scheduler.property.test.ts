@@ -237,6 +237,11 @@ const ACTS: Readonly<Record<string, Act>> = {
     walk.nodes.delete(name);
     walk.apply({ kind: "node_lost", node: name });
   },
+  nodeAway(walk, a) {
+    const name = NODES[a % 2]!;
+    walk.nodes.delete(name);
+    walk.apply({ kind: "node_away", node: name });
+  },
   drain(walk, a) {
     if (a % 10 > 0) return;
     walk.draining = true;

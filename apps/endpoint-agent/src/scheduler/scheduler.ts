@@ -3,14 +3,17 @@
  * no files, no clock; the engine carries the effects out, and the replay of the journal feeds the same events.
  *
  *   S1  A task is in exactly one state, and no state but `gone` is left without an effect or an event that says so.
- *   S2  Tasks are handed out first in, first out; what a node gave back goes to the front.
- *   S3  A node never gets more than its credit (P9).
+ *   S2  Tasks of one demand are handed out first in, first out; what a node gave back goes to the front.
+ *   S3  A node never gets more than its credit (P9), nor more than it has room for (node-state.ts).
  *   S4  A task id that is held or finished is not run again; a higher attempt of an unfinished one only renames it (P11).
  *   S5  A task that had or may have started, and whose node is gone, ends LOST; one that did not is queued again.
  *       The attempt is never raised here: the service decides on another one.
+ *   S6  The oldest task at the front of its line that no node can take now, and some node could, keeps that node for
+ *       itself: what is younger does not pass it for ever.
+ *   S7  A task that was to be stopped and comes back unstarted ends; it is not handed out again.
+ *   S8  Where nothing is queued, and a node has places free while long tasks wait in another, that one is asked for them.
  */
 import {
-  Credit,
   endOf,
   fenceOf,
   type IdKey,
@@ -22,94 +25,31 @@ import {
   TERMINAL_STATES,
   u32Of,
 } from "@farloom/protocol";
-import type { HeldState, HeldTask } from "./held-task.js";
+import type { SchedulerEffect, SchedulerEvent } from "./events.js";
+import { functionOf, type HeldState, type HeldTask } from "./held-task.js";
+import { type Demand, NodeState } from "./node-state.js";
+import { TaskLine } from "./task-line.js";
 
-export type SchedulerEvent =
-  /** A batch came. `needs` says how many things task i waits for; absent: none waits. */
-  | {
-      readonly kind: "accepted";
-      readonly frame: TasksFrame;
-      readonly atMs: number;
-      readonly needs?: (i: number) => number;
-    }
-  /** One of the things that a task waited for is there. */
-  | { readonly kind: "ready"; readonly task: HeldTask }
-  /** Only in a replay: the journal says that these were handed to `node`. */
-  | { readonly kind: "restored"; readonly node: string; readonly keys: readonly IdKey[] }
-  /** Only after a replay: the journal may lack its last words, so that whatever is unfinished may be at `node`. */
-  | { readonly kind: "mistrusted"; readonly node: string }
-  /**
-   * A node says what it holds. What it was handed and does not hold is charged as lost, or, where `whole` (no
-   * worker of the time before is missing), known not to have started.
-   */
-  | {
-      readonly kind: "node_up";
-      readonly node: string;
-      readonly held: ReadonlySet<IdKey>;
-      readonly whole: boolean;
-    }
-  | { readonly kind: "node_credit"; readonly node: string; readonly tasks: number; readonly bytes: number }
-  /** The node is gone, and nobody can say what of its tasks started. */
-  | { readonly kind: "node_lost"; readonly node: string }
-  | { readonly kind: "node_returned"; readonly keys: readonly IdKey[]; readonly atMs: number }
-  /** Results came, or were made here. */
-  | { readonly kind: "finished"; readonly tasks: readonly HeldTask[] }
-  /** With `unbegunOnly`, what a worker runs is left alone. */
-  | { readonly kind: "cancel"; readonly keys: readonly IdKey[]; readonly unbegunOnly?: boolean }
-  /** Its time to wait is over. */
-  | { readonly kind: "expired"; readonly task: HeldTask }
-  /** Its whole life's time is over: it ends, wherever it is. */
-  | { readonly kind: "deadline"; readonly task: HeldTask }
-  /** The service never heard of this finished task (P14). */
-  | { readonly kind: "unknown"; readonly key: IdKey }
-  /** The service has the results for good, or the tasks themselves again. */
-  | { readonly kind: "forget"; readonly tasks: readonly HeldTask[] }
-  /** Nothing more is handed out, and what is not handed out goes back up. */
-  | { readonly kind: "drain" }
-  /** The turn ends: hand out what the credit allows. `paused`: nothing for now. */
-  | { readonly kind: "dispatch"; readonly atMs: number; readonly paused: boolean };
-
-export type SchedulerEffect =
-  | { readonly do: "hand"; readonly node: string; readonly tasks: readonly HeldTask[] }
-  /** New tasks whose `needs` are to be met. */
-  | { readonly do: "wait"; readonly tasks: readonly HeldTask[] }
-  /** A kept result is wanted after all (P14). */
-  | { readonly do: "answer"; readonly task: HeldTask }
-  | {
-      readonly do: "finish";
-      readonly tasks: readonly HeldTask[];
-      readonly state: number;
-      readonly reason: number;
-      /** Nothing of them ever ran, which who stopped them wants to know. */
-      readonly confirmed?: boolean;
-    }
-  | {
-      readonly do: "cancel_on_node";
-      readonly node: string;
-      readonly keys: readonly IdKey[];
-      readonly why?: "deadline" | "unbegun";
-    }
-  /** The journal must say that these have not started after all. */
-  | { readonly do: "unhand"; readonly tasks: readonly HeldTask[] }
-  | { readonly do: "return"; readonly tasks: readonly HeldTask[] };
-
-interface NodeState {
-  readonly name: string;
-  credit: Credit;
-  handed: number;
-}
+export type { SchedulerEffect, SchedulerEvent } from "./events.js";
 
 const NONE: readonly SchedulerEffect[] = [];
 
 export class Scheduler {
+  readonly #demandOf: (digest: Buffer) => Demand | undefined;
   readonly #tasks = new Map<IdKey, HeldTask>();
   readonly #nodes = new Map<string, NodeState>();
-  #queue: HeldTask[] = [];
-  #head = 0;
+  readonly #plain = new TaskLine(undefined);
+  /** Lines of tasks with needs, by those; one that is empty is let go. */
+  readonly #needy = new Map<string, TaskLine>();
   /** By `indexOf(state)`. */
   readonly #counts = [0, 0, 0, 0, 0, 0];
   #heldBytes = 0;
   #draining = false;
+
+  /** `demandOf`: what tasks of a function need of a node; asked only for functions whose definition is here. */
+  constructor(demandOf: (digest: Buffer) => Demand | undefined = () => undefined) {
+    this.#demandOf = demandOf;
+  }
 
   get(key: IdKey): HeldTask | undefined {
     return this.#tasks.get(key);
@@ -130,6 +70,18 @@ export class Scheduler {
     return waiting! + queued! + handed! + done!;
   }
 
+  /** Places that the queued tasks would fill: one each, or as many as they need cores. */
+  get queuedPlaces(): number {
+    let places = this.#plain.queued;
+    for (const line of this.#needy.values()) places += line.queued * Math.ceil(line.demand!.cores);
+    return places;
+  }
+
+  /** How many tasks the node was handed that have no outcome; what it holds while it is away does not count. */
+  handedTo(node: string): number {
+    return this.#nodes.get(node)?.handed ?? 0;
+  }
+
   /** Argument bytes of those. */
   get heldBytes(): number {
     return this.#heldBytes;
@@ -140,7 +92,10 @@ export class Scheduler {
       case "accepted":
         return this.#accept(event.frame, event.atMs, event.needs);
       case "ready":
-        if (event.task.state === "waiting" && --event.task.needs <= 0) this.#enqueue(event.task);
+        if (event.task.state === "waiting" && --event.task.needs <= 0) {
+          event.task.demand = this.#demandOf(functionOf(event.task));
+          this.#enqueue(event.task);
+        }
         return NONE;
       case "restored":
         for (const key of event.keys) {
@@ -158,19 +113,37 @@ export class Scheduler {
         }
         return NONE;
       case "node_up":
-        return this.#nodeUp(event.node, event.held, event.whole);
+        return this.#nodeUp(event);
       case "node_credit":
         this.#nodes.get(event.node)?.credit.grant(event.tasks, event.bytes);
         return NONE;
+      case "node_away":
+        this.#nodes.delete(event.node);
+        return NONE;
+      case "node_drain": {
+        const node = this.#nodes.get(event.node);
+        if (node) node.draining = true;
+        return NONE;
+      }
       case "node_lost":
         this.#nodes.delete(event.node);
         return this.#lose((task) => task.node === event.node);
-      case "node_returned":
+      case "node_returned": {
+        const node = event.node === undefined ? undefined : this.#nodes.get(event.node);
+        if (node) node.recalling = false;
         return this.#returned(event.keys, event.atMs);
+      }
+      case "node_started":
+        for (const key of event.keys) {
+          const task = this.#tasks.get(key);
+          if (task?.state !== "handed" || task.running) continue;
+          task.running = true;
+          this.#nodes.get(task.node!)?.started();
+        }
+        return NONE;
       case "finished":
         for (const task of event.tasks) {
-          const node = task.node === undefined ? undefined : this.#nodes.get(task.node);
-          if (node && task.state === "handed") node.handed--;
+          this.#leaveNode(task);
           this.#set(task, "done");
           task.node = undefined;
         }
@@ -211,6 +184,7 @@ export class Scheduler {
   ): readonly SchedulerEffect[] {
     let effects: SchedulerEffect[] | undefined;
     let waiting: HeldTask[] | undefined;
+    const demands = frame.fns.map(this.#demandOf);
     for (let i = 0; i < frame.n; i++) {
       const key = keyAt(frame.ids, 16 * i);
       const attempt = u32Of(frame.attempts, i, 1);
@@ -237,6 +211,8 @@ export class Scheduler {
         state: "gone",
         needs: needs === undefined ? 0 : needs(i),
         node: undefined,
+        demand: demands[frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i)],
+        stopFor: undefined,
         queuedAtMs: atMs,
         waitedUs: 0,
         running: false,
@@ -256,19 +232,25 @@ export class Scheduler {
     return effects ?? NONE;
   }
 
-  #nodeUp(name: string, held: ReadonlySet<IdKey>, whole: boolean): readonly SchedulerEffect[] {
-    const node: NodeState = { name, credit: new Credit(), handed: 0 };
-    this.#nodes.set(name, node);
+  #nodeUp(event: Extract<SchedulerEvent, { kind: "node_up" }>): readonly SchedulerEffect[] {
+    const node = new NodeState(event.node, event.capacity);
+    this.#nodes.set(event.node, node);
     const missing: HeldTask[] = [];
+    const effects: SchedulerEffect[] = [];
     for (const task of this.#tasks.values()) {
-      if (task.node !== name || task.state !== "handed") continue;
-      if (held.has(task.key)) node.handed++;
-      else missing.push(task);
+      if (task.node !== event.node || task.state !== "handed") continue;
+      if (!event.held.has(task.key)) missing.push(task);
+      else {
+        node.add(task);
+        // It may not have heard of it (S7).
+        if (task.stopFor !== undefined) effects.push(stopOnNode(event.node, [task.key], task.stopFor));
+      }
     }
-    if (missing.length === 0) return NONE;
-    if (!whole) return [finish(missing, TERMINAL_STATES.LOST, REASONS.agent_lost)]; // S5
-    this.#requeue(missing);
-    return [{ do: "unhand", tasks: missing }];
+    if (missing.length === 0) return effects;
+    if (!event.whole)
+      effects.push(finish(missing, TERMINAL_STATES.LOST, REASONS.agent_lost)); // S5
+    else effects.push(...this.#requeue(missing));
+    return effects;
   }
 
   #lose(of: (task: HeldTask) => boolean): readonly SchedulerEffect[] {
@@ -282,15 +264,15 @@ export class Scheduler {
     for (const key of keys) {
       const task = this.#tasks.get(key);
       if (task?.state !== "handed") continue;
-      const node = task.node === undefined ? undefined : this.#nodes.get(task.node);
-      if (node) node.handed--;
+      this.#leaveNode(task);
       task.queuedAtMs = atMs;
       back.push(task);
     }
     if (back.length === 0) return NONE;
-    this.#requeue(back);
-    const unhand: SchedulerEffect = { do: "unhand", tasks: back };
-    return this.#draining ? [unhand, { do: "return", tasks: back }] : [unhand];
+    const effects = this.#requeue(back);
+    const rest = back.filter((task) => task.state === "queued");
+    if (this.#draining && rest.length > 0) effects.push({ do: "return", tasks: rest });
+    return effects;
   }
 
   #cancel(keys: readonly IdKey[], unbegunOnly: boolean): readonly SchedulerEffect[] {
@@ -303,6 +285,8 @@ export class Scheduler {
         const list = there.get(task.node);
         if (list) list.push(key);
         else there.set(task.node, [key]);
+        if (!unbegunOnly) task.stopFor = "cancelled";
+        else task.stopFor ??= "unbegun";
       }
     }
     const effects: SchedulerEffect[] = [];
@@ -313,12 +297,7 @@ export class Scheduler {
       });
     }
     for (const [node, list] of there) {
-      effects.push({
-        do: "cancel_on_node",
-        node,
-        keys: list,
-        ...(unbegunOnly && { why: "unbegun" as const }),
-      });
+      effects.push(stopOnNode(node, list, unbegunOnly ? "unbegun" : "cancelled"));
     }
     return effects;
   }
@@ -328,80 +307,154 @@ export class Scheduler {
       return [finish([task], TERMINAL_STATES.TIMED_OUT, REASONS.deadline)];
     }
     if (task.state !== "handed" || task.node === undefined) return NONE;
-    return [{ do: "cancel_on_node", node: task.node, keys: [task.key], why: "deadline" }];
+    task.stopFor ??= "deadline";
+    return [stopOnNode(task.node, [task.key], "deadline")];
   }
 
   #dispatch(atMs: number): readonly SchedulerEffect[] {
-    if (this.#counts[QUEUED]! === 0) {
-      this.#queue.length = 0;
-      this.#head = 0;
-      return NONE;
-    }
+    if (this.#counts[QUEUED]! === 0) return this.#nodes.size > 1 ? this.#recall() : NONE;
     const effects: SchedulerEffect[] = [];
-    while (this.#counts[QUEUED]! > 0) {
-      const node = this.#roomiest();
-      if (node === undefined) break;
-      // With several nodes, no more than a fair share at once, so that a burst is spread.
-      const share = Math.ceil(this.#counts[QUEUED]! / this.#nodes.size);
-      const tasks = this.#take(node, Math.min(node.credit.room, share, limits.MAX_BATCH_ITEMS), atMs);
-      if (tasks.length === 0) break;
-      effects.push({ do: "hand", node: node.name, tasks });
+    if (this.#needy.size === 0) this.#dispatchLine(this.#plain, atMs, effects);
+    else {
+      const heads: { line: TaskLine; sinceMs: number }[] = [];
+      for (const line of [this.#plain, ...this.#needy.values()]) {
+        const head = line.peek();
+        if (head !== undefined) heads.push({ line, sinceMs: head.queuedAtMs });
+        else if (line.demand !== undefined && line.queued === 0) this.#needy.delete(lineKey(line.demand));
+      }
+      heads.sort((a, b) => a.sinceMs - b.sinceMs);
+      for (const { line } of heads) {
+        this.#dispatchLine(line, atMs, effects);
+        if (line.demand !== undefined && line.queued > 0) this.#reserveFor(line.demand);
+      }
+      for (const node of this.#nodes.values()) node.reserved = false;
     }
     return effects;
   }
 
-  #take(node: NodeState, most: number, atMs: number): HeldTask[] {
+  /** S8 */
+  #recall(): readonly SchedulerEffect[] {
+    let free = 0;
+    for (const node of this.#nodes.values()) free += node.freePlaces;
+    if (free === 0) return NONE;
+    const effects: SchedulerEffect[] = [];
+    for (const node of this.#nodes.values()) {
+      const tasks = Math.min(node.waiting, free);
+      if (tasks <= 0) continue;
+      node.recalling = true;
+      free -= tasks;
+      effects.push({ do: "recall", node: node.name, tasks });
+    }
+    return effects;
+  }
+
+  #dispatchLine(line: TaskLine, atMs: number, effects: SchedulerEffect[]): void {
+    while (line.queued > 0) {
+      const best = this.#roomiest(line.demand);
+      if (best === undefined) return;
+      // With several nodes, no more than a fair share at once, so that a burst is spread.
+      const share = Math.ceil(line.queued / this.#nodes.size);
+      const tasks = this.#take(line, best.node, Math.min(best.room, share, limits.MAX_BATCH_ITEMS), atMs);
+      if (tasks.length === 0) return;
+      effects.push({ do: "hand", node: best.node.name, tasks });
+    }
+  }
+
+  #take(line: TaskLine, node: NodeState, most: number, atMs: number): HeldTask[] {
     const taken: HeldTask[] = [];
     let bytes = 0;
     const roomBytes = node.credit.roomBytes; // S3
-    while (taken.length < most && this.#head < this.#queue.length) {
-      const task = this.#queue[this.#head]!;
-      if (task.state !== "queued") {
-        this.#head++;
-        continue;
-      }
+    while (taken.length < most) {
+      const task = line.peek();
+      if (task === undefined) break;
       if (bytes > 0 && bytes + task.sizeBytes > Math.min(roomBytes, limits.TARGET_BATCH_BYTES)) break;
-      this.#head++;
+      line.shift();
       bytes += task.sizeBytes;
       this.#set(task, "handed");
       task.node = node.name;
+      node.add(task);
       task.waitedUs = Math.max(0, Math.round((atMs - task.queuedAtMs) * 1000));
       taken.push(task);
     }
-    if (this.#head > 1024 && this.#head * 2 > this.#queue.length) {
-      this.#queue = this.#queue.slice(this.#head);
-      this.#head = 0;
-    }
     node.credit.use(taken.length, bytes);
-    node.handed += taken.length;
     return taken;
   }
 
-  #roomiest(): NodeState | undefined {
-    let best: NodeState | undefined;
+  #roomiest(demand: Demand | undefined): { readonly node: NodeState; readonly room: number } | undefined {
+    let best: { node: NodeState; room: number; free: number } | undefined;
     for (const node of this.#nodes.values()) {
-      if (node.credit.room > 0 && (best === undefined || node.credit.room > best.credit.room)) best = node;
+      const room = node.room(demand);
+      if (room <= 0) continue;
+      const free = Math.min(room, node.freePlaces);
+      // Where something can begin at once comes before where it waits.
+      const isBetter = best === undefined || free > best.free || (free === best.free && room > best.room);
+      if (isBetter) best = { node, room, free };
     }
     return best;
   }
 
-  #enqueue(task: HeldTask): void {
-    this.#set(task, "queued");
-    this.#queue.push(task);
+  /** S6: of the nodes that could take it, the one that has the least to finish first. */
+  #reserveFor(demand: Demand): void {
+    let best: NodeState | undefined;
+    for (const node of this.#nodes.values()) {
+      if (node.reserved || !node.couldTake(demand)) continue;
+      if (best === undefined || node.handed < best.handed) best = node;
+    }
+    if (best !== undefined) best.reserved = true;
   }
 
-  /** S2: in front of all that never left the line. */
-  #requeue(tasks: readonly HeldTask[]): void {
+  #lineOf(demand: Demand | undefined): TaskLine {
+    if (demand === undefined) return this.#plain;
+    const key = lineKey(demand);
+    let line = this.#needy.get(key);
+    if (line === undefined) {
+      line = new TaskLine(demand);
+      this.#needy.set(key, line);
+    }
+    return line;
+  }
+
+  #enqueue(task: HeldTask): void {
+    this.#set(task, "queued");
+    this.#lineOf(task.demand).push(task);
+  }
+
+  /** S2: in front of all that never left the line. S7: but for those that were to be stopped. */
+  #requeue(tasks: readonly HeldTask[]): SchedulerEffect[] {
+    const lines = new Map<TaskLine, HeldTask[]>();
+    const stopped: HeldTask[] = [];
+    const late: HeldTask[] = [];
     for (const task of tasks) {
       this.#set(task, "queued");
       task.node = undefined;
       task.running = false;
+      if (task.stopFor !== undefined) {
+        (task.stopFor === "deadline" ? late : stopped).push(task);
+        continue;
+      }
+      const line = this.#lineOf(task.demand);
+      const list = lines.get(line);
+      if (list) list.push(task);
+      else lines.set(line, [task]);
     }
-    this.#queue = [...tasks, ...this.#queue.slice(this.#head)];
-    this.#head = 0;
+    for (const [line, list] of lines) line.unshift(list);
+    const effects: SchedulerEffect[] = [{ do: "unhand", tasks }];
+    if (stopped.length > 0)
+      effects.push({
+        ...finish(stopped, TERMINAL_STATES.CANCELLED, REASONS.cancelled_by_user),
+        confirmed: true,
+      });
+    if (late.length > 0) effects.push(finish(late, TERMINAL_STATES.TIMED_OUT, REASONS.deadline));
+    return effects;
+  }
+
+  /** Its node has it no more. */
+  #leaveNode(task: HeldTask): void {
+    if (task.state === "handed" && task.node !== undefined) this.#nodes.get(task.node)?.remove(task);
   }
 
   #forget(task: HeldTask): void {
+    this.#leaveNode(task);
     this.#set(task, "gone");
     if (this.#tasks.get(task.key) === task) this.#tasks.delete(task.key);
   }
@@ -412,6 +465,8 @@ export class Scheduler {
     if (from < KEPT !== to < KEPT) this.#heldBytes += to < KEPT ? task.sizeBytes : -task.sizeBytes;
     this.#counts[from]!--;
     this.#counts[to]!++;
+    if (from === QUEUED) this.#lineOf(task.demand).queued--;
+    if (to === QUEUED) this.#lineOf(task.demand).queued++;
     task.state = state;
   }
 }
@@ -435,6 +490,18 @@ function indexOf(state: HeldState): number {
     case "gone":
       return 5;
   }
+}
+
+function lineKey({ cores, memoryMb, gpus }: Demand): string {
+  return `${cores}/${memoryMb}/${gpus}`;
+}
+
+function stopOnNode(
+  node: string,
+  keys: readonly IdKey[],
+  why: NonNullable<HeldTask["stopFor"]>,
+): SchedulerEffect {
+  return { do: "cancel_on_node", node, keys, ...(why === "cancelled" ? {} : { why }) };
 }
 
 function isFinished(task: HeldTask): boolean {

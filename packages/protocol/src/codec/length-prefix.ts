@@ -1,5 +1,5 @@
 /**
- * Frames on a byte stream (Unix sockets): a u32 big-endian length, then the frame. Bytes are copied only
+ * Frames on a byte stream (Unix sockets, TLS to a node): a u32 big-endian length, then the frame. Bytes are copied only
  * where a frame spans chunks.
  */
 import { MAX_FRAME_BYTES } from "../limits.js";
@@ -16,6 +16,8 @@ export function withLength(frame: Buffer): Buffer {
 export class LengthPrefixReader {
   #chunks: Buffer[] = [];
   #buffered = 0;
+  /** Lower for a peer that nobody knows yet. */
+  maxFrameBytes = MAX_FRAME_BYTES;
 
   /** The frames that `chunk` completes, or the reason why the stream is not to be trusted any more. */
   push(chunk: Buffer): Buffer[] | { readonly bad: string } {
@@ -32,7 +34,8 @@ export class LengthPrefixReader {
     let at = 0;
     while (data.length - at >= 4) {
       const size = data.readUInt32BE(at);
-      if (size > MAX_FRAME_BYTES) return { bad: `a frame of ${size} bytes, at most ${MAX_FRAME_BYTES}` };
+      if (size > this.maxFrameBytes)
+        return { bad: `a frame of ${size} bytes, at most ${this.maxFrameBytes}` };
       if (data.length - at - 4 < size) break;
       frames.push(data.subarray(at + 4, at + 4 + size));
       at += 4 + size;

@@ -213,6 +213,11 @@ export const ERRORS = {
   LINK_SLOW: entry(408, true, "The peer does not read: {detail}. Connect again."),
   LINK_SILENT: entry(408, true, "Nothing was heard for {seconds} s. Connect again."),
   DRAINING: entry(503, true, "The other side is stopping. Connect again in a moment."),
+  NODE_REFUSED: entry(
+    401,
+    false,
+    "The agent does not take this node: its block is not known or has ended, its secret was used already, or it was away too long. The node ends what it runs; the agent's log has the reason.",
+  ),
 
   // Outcomes a client sees as errors
   TASK_FAILED: entry(200, false, "The function raised {type}: {message}"),

@@ -93,6 +93,14 @@ export interface AgentInfo {
   memoryMb: number;
 }
 
+/** What a node has for tasks. `places`: how many run at the same time. What is absent is not known, and not counted. */
+export interface NodeCapacity {
+  places: number;
+  cores?: number | undefined;
+  memoryMb?: number | undefined;
+  gpus?: number | undefined;
+}
+
 export interface HelloFrame {
   t: "hello";
   role: "client" | "agent" | "node" | "worker";
@@ -110,13 +118,21 @@ export interface HelloFrame {
   reclaimMs?: number | undefined;
   unacked?: number | undefined;
   agent?: AgentInfo | undefined;
-  /** Worker: who it is, and its secret. */
+  /** Worker: who it is. */
   worker?: string | undefined;
+  /** Worker: its own; node: its block's (P29). */
   secret?: string | undefined;
   pid?: number | undefined;
   running?: Buffer | undefined;
   /** Node: no worker of the time before is missing, so what it was handed and does not hold never started. */
   whole?: boolean | undefined;
+  /** Node, over TLS: its block, its name in it, and how often the block was started before. */
+  block?: string | undefined;
+  node?: string | undefined;
+  restart?: number | undefined;
+  /** Node, over TLS: 256 bits of its own making, by which it is known again once the secret was used (P29). */
+  token?: string | undefined;
+  capacity?: NodeCapacity | undefined;
   runtime?: string | undefined;
   /** Worker: `control` marks its second connection, on which `cancel` and `returned` travel. */
   channel?: "control" | undefined;
@@ -179,6 +195,11 @@ export interface CancelFrame {
 export interface ReturnedFrame {
   t: "returned";
   ids: Buffer;
+}
+/** Agent to node: gives back so many that have not begun, as others could begin them at once. */
+export interface RecallFrame {
+  t: "recall";
+  tasks: number;
 }
 export interface FunctionsFrame {
   t: "functions";
@@ -250,6 +271,7 @@ export type Frame =
   | WatchFrame
   | CancelFrame
   | ReturnedFrame
+  | RecallFrame
   | FunctionsFrame
   | NeedFrame
   | ProgressFrame
@@ -353,6 +375,7 @@ export const FRAMES_DOWN = {
     "tasks",
     "mark",
     "cancel",
+    "recall",
     "grant",
     "ping",
     "pong",

@@ -20,6 +20,8 @@ type Check = (value: unknown) => boolean;
 const int: Check = (v) => typeof v === "number" && Number.isSafeInteger(v) && v >= 0;
 const amount: Check = (v) => typeof v === "number" && Number.isFinite(v) && v >= 0;
 const str: Check = (v) => typeof v === "string";
+const shortStr: Check = (v) => typeof v === "string" && v.length <= 255;
+const bool: Check = (v) => typeof v === "boolean";
 const bin: Check = (v) => Buffer.isBuffer(v);
 const id: Check = (v) => Buffer.isBuffer(v) && v.length === 16;
 const ids: Check = (v) => Buffer.isBuffer(v) && v.length % 16 === 0;
@@ -33,6 +35,13 @@ const oneOf =
   (...values: string[]): Check =>
   (v) =>
     values.includes(v as string);
+
+const capacity: Check = (v) => {
+  if (!plainMap(v)) return false;
+  const { places, cores, memoryMb, gpus } = v as Record<string, unknown>;
+  const isCount = (n: unknown): boolean => n === undefined || n === null || int(n);
+  return int(places) && (places as number) >= 1 && [cores, memoryMb, gpus].every(isCount);
+};
 
 type Spec = {
   readonly need: Readonly<Record<string, Check>>;
@@ -60,6 +69,12 @@ const SPECS: Record<FrameKind, Spec> = {
       secret: str,
       pid: int,
       running: id,
+      whole: bool,
+      block: shortStr,
+      node: shortStr,
+      restart: int,
+      token: shortStr,
+      capacity,
       runtime: str,
       channel: oneOf("control"),
       runningMs: int,
@@ -115,6 +130,7 @@ const SPECS: Record<FrameKind, Spec> = {
   watch: { need: { group: id }, may: { ids } },
   cancel: { need: { ids }, may: { why: oneOf("deadline", "unbegun") } },
   returned: { need: { ids } },
+  recall: { need: { tasks: int } },
   functions: { need: { defs: Array.isArray } },
   need: { need: { functions: digests } },
   progress: {
@@ -289,7 +305,7 @@ const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   mode: oneOf("at_most_once", "at_least_once"),
   cwd: str,
   env: (v) => plainMap(v) && Object.values(v as object).every(str),
-  nested: (v) => typeof v === "boolean",
+  nested: bool,
   argsFile: str,
 };
 
