@@ -9,12 +9,24 @@
 
 /** What is asked for. */
 export interface BlockRequest {
+  /**
+   * The block's id, 1 to 32 ASCII letters and digits, never used twice. Whoever writes it down before `submit` can ask
+   * `status` for a block whose `submit` was cut short. Absent: the provider makes one.
+   */
+  readonly id?: string;
   /** How many nodes the block has. */
   readonly nodes: number;
   /** Tasks that each node runs at the same time. */
   readonly workersPerNode: number;
   /** The block's time limit; absent: none. */
   readonly walltimeMs?: number;
+  /**
+   * Program and arguments that start a node, the same for every block. Each node runs it with one argument more: the
+   * path where that node finds the parameters. A local block runs nothing.
+   */
+  readonly command: readonly string[];
+  /** A file that its owner alone may read, made by the caller: everything of a block that is not the same for all. */
+  readonly parametersFile: string;
 }
 
 /**
@@ -31,13 +43,28 @@ export interface BlockStatus {
   readonly state: BlockState;
   /** For people: the provider's own words. */
   readonly detail?: string;
+  /** The batch system's word for why: `Resources`, `Priority`, `TimeLimit`. */
+  readonly reason?: string;
+  /** What the batch system calls the block. */
+  readonly jobId?: string;
+  /** Names of its nodes, once it has them. */
+  readonly nodes?: readonly string[];
+  /** When it is expected to begin: milliseconds since 1970, by the batch system's clock. For people. */
+  readonly estimatedStartMs?: number;
+  /** How often the batch system has begun it anew; absent: never. */
+  readonly restarts?: number;
 }
 
 export interface Provider {
   /** As in the configuration: `local`, `slurm`. */
   readonly name: string;
   submit(request: BlockRequest): Promise<string>;
-  /** One status for each id, in the order of the ids. */
-  status(ids: readonly string[]): Promise<readonly BlockStatus[]>;
+  /**
+   * One status for each id, in the order of the ids. What it says may be some seconds old, so that asking often costs
+   * nothing; `fresh` looks anew, and is for when something has happened (a node is gone).
+   */
+  status(ids: readonly string[], fresh?: boolean): Promise<readonly BlockStatus[]>;
   cancel(ids: readonly string[]): Promise<void>;
+  /** The blocks of this endpoint that are not over, whoever submitted them. Absent: none outlives its agent. */
+  list?(): Promise<readonly BlockStatus[]>;
 }

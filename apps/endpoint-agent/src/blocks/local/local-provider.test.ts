@@ -14,15 +14,16 @@ it("a local block is one node that says hello; it ends when it is cancelled, and
     node: { log: pino({ level: "silent" }), stateDir, runtimes: { python: { default: PYTHON } } },
     onNode: (_id, port) => port.onFrame((frame) => frames.push(frame)),
   });
+  const request = { nodes: 1, workersPerNode: 1, command: [], parametersFile: "" };
   try {
-    const id = await provider.submit({ nodes: 1, workersPerNode: 1 });
+    const id = await provider.submit(request);
     await expect.poll(() => frames.map((frame) => frame.t)).toEqual(["hello", "credit"]);
     expect(await provider.status([id, "other"])).toEqual([
       { id, state: "running" },
       { id: "other", state: "unknown" },
     ]);
-    await expect(provider.submit({ nodes: 1, workersPerNode: 1 })).rejects.toThrow("running already");
-    await expect(provider.submit({ nodes: 2, workersPerNode: 1 })).rejects.toThrow("one node");
+    await expect(provider.submit(request)).rejects.toThrow("running already");
+    await expect(provider.submit({ ...request, nodes: 2 })).rejects.toThrow("one node");
     await provider.cancel([id, id]);
     expect((await provider.status([id]))[0]).toMatchObject({ state: "ended" });
   } finally {

@@ -36,7 +36,7 @@ export class LocalProvider implements Provider {
     for (const block of this.#blocks.values()) {
       if (block.status.state === "running") throw new Error("the local block is running already");
     }
-    const id = `local-${++this.#count}`;
+    const id = request.id ?? `local${++this.#count}`;
     const [ours, theirs] = createPortPair();
     const manager = new NodeManager({ ...this.#options.node, port: theirs, workers: request.workersPerNode });
     const block: Block = { manager, status: { id, state: "running" } };
