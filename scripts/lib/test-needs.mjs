@@ -31,6 +31,12 @@ const NEEDS = [
     tests: "the tests of blocks on Slurm",
   },
   {
+    name: "sshd",
+    isThere: () => ["ssh", "sshd"].every(isDaemonThere),
+    debian: ["openssh-client", "openssh-server"],
+    tests: "the tests of blocks through ssh",
+  },
+  {
     name: "cloudpickle",
     isThere: () => outputOf("python3", ["-c", "import cloudpickle; print(1)"], testEnv()) !== undefined,
     bring: () => makeVenv(VENV, `cloudpickle==${CLOUDPICKLE}`),

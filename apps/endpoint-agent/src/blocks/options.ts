@@ -78,6 +78,11 @@ function readOption<T>(spec: OptionSpec<T>, value: unknown, where: string): T {
   return read;
 }
 
+/** The same option, which must be given. */
+export function required<T>({ help, form, read }: OptionSpec<T>): OptionSpec<T> {
+  return { help, form, read };
+}
+
 /** Longer than any name of a partition or path, and short enough for a command line. */
 const MOST_TEXT_CHARS = 1024;
 /** Of a list: a command line holds them all. */
@@ -99,25 +104,6 @@ function lineOf(value: unknown, pattern: RegExp): string | undefined {
   if (typeof value !== "string" || value === "" || value.length > MOST_TEXT_CHARS) return undefined;
   // What is no Unicode cannot be told to another program as it is.
   return CONTROL.test(value) || !value.isWellFormed() || !pattern.test(value) ? undefined : value;
-}
-
-/** Longer scripts belong in a file that the script reads. */
-const MOST_SCRIPT_CHARS = 64 * 1024;
-
-/** Lines for a shell, kept as they are. Absent: none. */
-export function script(help: string): OptionSpec<string> {
-  return {
-    help,
-    form: `lines of shell, at most ${MOST_SCRIPT_CHARS} characters`,
-    read: (value) =>
-      typeof value === "string" &&
-      value.length <= MOST_SCRIPT_CHARS &&
-      value.isWellFormed() &&
-      !value.includes("\0")
-        ? value
-        : undefined,
-    fallback: { value: "" },
-  };
 }
 
 /** A whole number; absent: `fallback`. */
@@ -174,43 +160,6 @@ export function list(
     },
     fallback: { value: [] },
   };
-}
-
-/** A time limit as Slurm and Parsl write it; milliseconds. Absent: undefined. */
-export function walltime(help: string): OptionSpec<number | undefined> {
-  return {
-    help,
-    form: "a time such as '00:30:00', '2-12:00:00' (days-hours) or a number of minutes, at most 30 days",
-    read: (value) => {
-      const minutes = typeof value === "number" ? value : undefined;
-      const ms = minutes === undefined ? walltimeOf(value) : minutes * 60_000;
-      return ms !== undefined && Number.isInteger(ms) && ms >= 60_000 && ms <= 30 * 24 * 3_600_000
-        ? ms
-        : undefined;
-    },
-    fallback: { value: undefined },
-  };
-}
-
-function walltimeOf(value: unknown): number | undefined {
-  const parts =
-    typeof value === "string" ? /^(?:(\d{1,2})-)?(\d{1,4}):(\d\d)(?::(\d\d))?$/.exec(value) : null;
-  if (parts === null) {
-    return typeof value === "string" && /^\d{1,6}$/.test(value) ? Number(value) * 60_000 : undefined;
-  }
-  const [days = 0, first = 0, second = 0, third] = parts.slice(1).map((part) => part && Number(part)) as (
-    | number
-    | undefined
-  )[];
-  // Slurm reads two numbers as minutes and seconds, and after days as hours and minutes.
-  const [hours, minutes, seconds] =
-    third !== undefined
-      ? [first, second, third]
-      : parts[1] === undefined
-        ? [0, first, second]
-        : [first, second, 0];
-  if (seconds > 59 || (hours > 0 && minutes > 59)) return undefined;
-  return (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000;
 }
 
 /** An amount of memory, in MB. A bare number counts GB, as Parsl's `mem_per_node` does. Absent: undefined. */

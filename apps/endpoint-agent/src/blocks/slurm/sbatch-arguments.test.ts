@@ -147,14 +147,13 @@ describe("arguments of sbatch", () => {
 
 describe("options of the provider slurm", () => {
   it.each([
-    [{ partiton: "gpu" }, /there is no option "partiton"; there are nodes_per_block, walltime/],
+    [{ partiton: "gpu" }, /there is no option "partiton"; there are partition, account/],
     [{ partition: "" }, /partition is "", not text on one line/],
     [{ account: "a\nb" }, /account is/],
     [{ account: "\ud800" }, /account is/],
     [{ gpus_per_node: "many" }, /gpus_per_node is "many", not a number of GPUs/],
-    [{ walltime: "1:99:00" }, /walltime is "1:99:00", not a time such as '00:30:00'/],
     [{ mem_per_node: "lots" }, /mem_per_node is "lots", not an amount such as '16G'/],
-    [{ nodes_per_block: 0 }, /nodes_per_block is 0, not a whole number from 1 to 4096/],
+    [{ cores_per_node: 0 }, /cores_per_node is 0, not a whole number from 1 to 4096/],
     [{ exclusive: "perhaps" }, /exclusive is "perhaps", not true or false/],
     [{ scheduler_options: ["#SBATCH --gres=gpu:1"] }, /without '#SBATCH'/],
     [{ scheduler_options: ["--job-name=x"] }, /blocks are found by their names/],
@@ -166,15 +165,13 @@ describe("options of the provider slurm", () => {
   });
 
   it("values are read as users write them", () => {
-    expect(options({ walltime: "01:30:00" }).walltime).toBe(5_400_000);
-    expect(options({ walltime: "2-12:00" }).walltime).toBe(60 * 3_600_000);
-    expect(options({ walltime: "90:00" }).walltime).toBe(5_400_000);
-    expect(options({ walltime: 30 }).walltime).toBe(1_800_000);
+    expect(options({ cores_per_node: "16", exclusive: "true" })).toMatchObject({
+      coresPerNode: 16,
+      exclusive: true,
+    });
     expect(options({ mem_per_node: 4 }).memPerNode).toBe(4096);
     expect(options({ mem_per_node: "800M" }).memPerNode).toBe(800);
-    expect(options({ worker_init: "module load python\nconda activate x" }).workerInit).toContain("\n");
     expect(options({})).toMatchObject({
-      nodesPerBlock: 1,
       exclusive: false,
       requeue: false,
       schedulerOptions: [],

@@ -1,12 +1,10 @@
 /** The options of the provider `slurm`, under the names that Parsl and Globus Compute gave them. */
-import { BLOCK_OPTIONS } from "../block-options.js";
 import { flag, list, memory, type OptionsOf, text, whole } from "../options.js";
 import { refusedSchedulerOption } from "./scheduler-options.js";
 
 const GPUS_FORM = "a number of GPUs, with their type where it matters: '4', 'a100:4'";
 
 export const SLURM_OPTIONS = {
-  ...BLOCK_OPTIONS,
   partition: text(
     "Slurm partition, or several by comma (sbatch --partition). Absent: the cluster's default.",
   ),
