@@ -86,7 +86,11 @@ describe.skipIf(sshMissing !== undefined)(`blocks through ssh${title}`, () => {
     await expect
       .poll(() => ssh.status([broken]), PATIENCE)
       .toEqual([
-        { id: broken, state: "failed", detail: "the node on 127.0.0.1 ended with status 3: no such module" },
+        {
+          id: broken,
+          state: "failed",
+          detail: "the node on 127.0.0.1 ended with status 3; its log ends: no such module",
+        },
       ]);
     const stranger = provider({ ssh_options: ["UserKnownHostsFile=/dev/null", "StrictHostKeyChecking=yes"] });
     const refused = await stranger.submit(request("exit 0"));

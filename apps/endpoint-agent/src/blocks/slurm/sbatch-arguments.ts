@@ -5,6 +5,7 @@
  * 2. Each value is within one argument of its own, behind `--name=`: no shell reads it, and none can pass for an option.
  */
 import { fileURLToPath } from "node:url";
+import { blockLog } from "../block-log.js";
 import type { BlockRequest } from "../provider.js";
 import type { SlurmOptions } from "./slurm-options.js";
 
@@ -34,7 +35,7 @@ export function sbatchArguments({ name, logDir, request, options }: BlockJob): s
     ["qos", options.qos],
     ["constraint", options.constraint],
     // sbatch reads % in names of files as the beginning of a pattern.
-    ["output", `${logDir.replaceAll("%", "%%")}/${name}.log`],
+    ["output", blockLog(logDir, name).replaceAll("%", "%%")],
     // A block that is begun anew goes on in the same log.
     ["open-mode", "append"],
     ["chdir", logDir],

@@ -90,7 +90,7 @@ function kindOf(message: string): SlurmFailureKind {
     return "missing";
   // Something was sent, or may have been, and no answer came back.
   const broken =
-    /Socket timed out|Zero Bytes|\((?:send|receive|shutdown) failure\)|Message (?:send|receive) failure|shutdown failure|temporarily unable|Connection (?:reset|timed out|refused)|Protocol authentication|Unspecified error|Unexpected message|timed out/;
+    /Socket timed out|Zero Bytes|\((?:send|receive|shutdown) failure\)|Message (?:send|receive) failure|shutdown failure|temporarily unable|Connection (?:reset|timed out|refused)|Protocol authentication|[Mm]unge|Unspecified error|Unexpected message|timed out/;
   return broken.test(message) || message === "" ? "unclear" : "refused";
 }
 

@@ -14,10 +14,10 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
+import { blockLog, withLastWords } from "../block-log.js";
 import type { BlockRequest, BlockStatus, Provider } from "../provider.js";
 import { SharedLook } from "../shared-look.js";
 import { BlockRecords, type SlurmBlock } from "./block-records.js";
-import { blockStateOf } from "./job-state.js";
 import { describeJob, isOver } from "./job-status.js";
 import { accountedJob, type JobRow, lookAtQueue, type QueueLook, showJob } from "./queue.js";
 import { sbatchArguments } from "./sbatch-arguments.js";
@@ -222,12 +222,15 @@ export class SlurmProvider implements Provider {
   /** The queue knows nothing of the block (4). */
   async #lookUp(block: SlurmBlock, look: Answered): Promise<BlockStatus> {
     const { id, jobId, name } = block;
-    for (const ask of [() => jobId && showJob(jobId, this.#env), () => accountedJob(name, this.#env)]) {
-      const answer = await ask();
-      if (!answer || answer.found === "none") continue;
-      if (answer.found === "failure") return unknown(block, answer.failure);
-      return this.#settle(block, answer.row);
+    if (jobId !== undefined) {
+      const shown = await showJob(jobId, this.#env);
+      if (shown.found === "failure") return unknown(block, shown.failure);
+      if (shown.found === "job") return this.#settle(block, shown.row);
     }
+    const accounted = await accountedJob(name, this.#env);
+    if (accounted.found === "failure") return unknown(block, accounted.failure);
+    // Accounting goes on calling a job running that a controller has lost with its memory.
+    if (accounted.found === "job" && isOver(accounted.row)) return this.#settle(block, accounted.row);
     if (jobId === undefined && look.askedAtMs - block.askedAtMs < this.#searchMs) {
       return { id, state: "unknown", detail: `Slurm knows no job named ${name} yet` };
     }
@@ -238,8 +241,11 @@ export class SlurmProvider implements Provider {
   #settle(block: SlurmBlock, row: JobRow): BlockStatus {
     block.jobId = row.jobId;
     const status = describeJob(block.id, row);
-    if (blockStateOf(row.state) === "ended" || blockStateOf(row.state) === "failed") block.final = status;
-    return status;
+    if (!isOver(row)) return status;
+    const log = blockLog(this.#options.logDir, block.name);
+    block.final =
+      status.state === "failed" ? { ...status, detail: withLastWords(status.detail!, log) } : status;
+    return block.final;
   }
 }
 

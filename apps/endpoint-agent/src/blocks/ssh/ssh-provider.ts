@@ -8,8 +8,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { blockLog, withLastWords } from "../block-log.js";
 import type { BlockRequest, BlockStatus, Provider } from "../provider.js";
 import { remoteInput } from "./remote-command.js";
 import type { SshOptions } from "./ssh-options.js";
@@ -33,8 +32,6 @@ interface SshBlock {
 const MOST_PARAMETER_BYTES = 1024 * 1024;
 /** Blocks that are over are kept to answer for them. */
 const MOST_BLOCKS = 4096;
-/** Of a log, for the words of a failure. */
-const TAIL_CHARS = 300;
 
 export class SshProvider implements Provider {
   readonly name = "ssh";
@@ -60,7 +57,7 @@ export class SshProvider implements Provider {
     if (hosts.length < request.nodes) {
       throw new Error(`a block of ${request.nodes} nodes needs as many hosts; ${hosts.length} are free`);
     }
-    const logFile = join(logDir, `${id}.log`);
+    const logFile = blockLog(logDir, id);
     const sessions = hosts.map((host) => new SshSession(host, options, input, logFile));
     const block: SshBlock = { id, sessions, logFile };
     this.#blocks.set(id, block);
@@ -72,12 +69,10 @@ export class SshProvider implements Provider {
   }
 
   async status(ids: readonly string[]): Promise<readonly BlockStatus[]> {
-    return Promise.all(
-      ids.map((id) => {
-        const block = this.#blocks.get(id);
-        return block === undefined ? { id, state: "unknown" as const } : statusOf(block);
-      }),
-    );
+    return ids.map((id) => {
+      const block = this.#blocks.get(id);
+      return block === undefined ? { id, state: "unknown" } : statusOf(block);
+    });
   }
 
   async cancel(ids: readonly string[]): Promise<void> {
@@ -110,7 +105,7 @@ function end(block: SshBlock, wish: "cancelled" | "walltime"): void {
   for (const session of block.sessions) session.stop();
 }
 
-async function statusOf(block: SshBlock): Promise<BlockStatus> {
+function statusOf(block: SshBlock): BlockStatus {
   const { id, sessions, wish } = block;
   const phases = sessions.map(({ phase }) => phase);
   const nodes = sessions.filter(({ phase }) => phase.name === "running").map(({ host }) => host);
@@ -121,6 +116,5 @@ async function statusOf(block: SshBlock): Promise<BlockStatus> {
   if (wish !== undefined) return { id, state: "ended", detail: wish };
   const failed = phases.find((phase) => phase.name === "over" && !phase.isWell);
   if (failed?.name !== "over") return { id, state: "ended", detail: "its nodes ended" };
-  const words = (await readFile(block.logFile, "utf8").catch(() => "")).trim().slice(-TAIL_CHARS);
-  return { id, state: "failed", detail: words === "" ? failed.detail : `${failed.detail}: ${words}` };
+  return { id, state: "failed", detail: withLastWords(failed.detail, block.logFile) };
 }
