@@ -106,7 +106,11 @@ describe.skipIf(slurmMissing !== undefined)(`blocks while the controller breaks$
     const { jobId } = await becomes(before, id, { state: "running" });
     const after = slurmProvider(cluster, {}, { endpointId });
     expect(await after.list()).toMatchObject([{ id, state: "running", jobId }]);
-    expect(await after.status([id, "never"])).toMatchObject([{ state: "running" }, { state: "unknown" }]);
+    expect(await after.status([id, "never", "a,b"])).toMatchObject([
+      { state: "running" },
+      { state: "unknown" },
+      { state: "unknown", detail: "no block on Slurm has such an id" },
+    ]);
     await after.cancel([id]);
     await becomes(after, id, { state: "ended" });
     expect(await after.list()).toEqual([]);

@@ -20,6 +20,11 @@ export interface SlurmBlock {
 /** Blocks that are over are kept to answer for them; more than this an agent has in months. */
 const MOST_OVER = 4096;
 
+/** Whether it can stand in the name of a job. */
+export function isBlockId(id: string): boolean {
+  return /^[A-Za-z0-9]{1,32}$/.test(id);
+}
+
 export class BlockRecords {
   readonly #prefix: string;
   readonly #blocks = new Map<string, SlurmBlock>();
@@ -30,7 +35,7 @@ export class BlockRecords {
 
   /** A block that is about to be submitted. Throws where the id is no id, or was used. */
   add(id: string): SlurmBlock {
-    if (!/^[A-Za-z0-9]{1,32}$/.test(id)) throw new Error(`'${id}' cannot be the id of a block`);
+    if (!isBlockId(id)) throw new Error(`'${id}' cannot be the id of a block`);
     if (this.#blocks.has(id)) throw new Error(`block ${id} was submitted already`);
     return this.get(id);
   }

@@ -17,7 +17,7 @@ import type { Logger } from "pino";
 import { blockLog, withLastWords } from "../block-log.js";
 import type { BlockRequest, BlockStatus, Provider } from "../provider.js";
 import { SharedLook } from "../shared-look.js";
-import { BlockRecords, type SlurmBlock } from "./block-records.js";
+import { BlockRecords, isBlockId, type SlurmBlock } from "./block-records.js";
 import { describeJob, isOver } from "./job-status.js";
 import { accountedJob, type JobRow, lookAtQueue, type QueueLook, showJob } from "./queue.js";
 import { sbatchArguments } from "./sbatch-arguments.js";
@@ -61,6 +61,7 @@ export class SlurmProvider implements Provider {
   readonly #look: SharedLook<QueueLook>;
   readonly #blocks: BlockRecords;
   readonly #searchMs: number;
+  #tidied: { readonly look: Answered; readonly done: Promise<void> } | undefined;
 
   constructor(options: SlurmProviderOptions) {
     if (!/^[A-Za-z0-9-]{1,64}$/.test(options.endpointId)) {
@@ -104,8 +105,8 @@ export class SlurmProvider implements Provider {
     const again = await this.#sbatch(block, isFree ? ["--dependency=singleton", ...args] : args);
     if (again === undefined) return block.id;
     if (again.kind === "refused") {
-      // The first may still come, and is then a stray.
-      block.wantsCancel = true;
+      // The first may still come, and is then a job that nobody waits for.
+      block.final = { id: block.id, state: "failed", detail: again.message };
       throw new SlurmError(again);
     }
     return block.id;
@@ -179,8 +180,13 @@ export class SlurmProvider implements Provider {
     return true;
   }
 
-  /** After each look: jobs become known, and those that nobody wants are cancelled (2, 5). */
-  async #tidy(look: Answered): Promise<void> {
+  /** After each look, once: jobs become known, and those that nobody wants are cancelled (2, 5). */
+  #tidy(look: Answered): Promise<void> {
+    if (this.#tidied?.look !== look) this.#tidied = { look, done: this.#cancelUnwanted(look) };
+    return this.#tidied.done;
+  }
+
+  async #cancelUnwanted(look: Answered): Promise<void> {
     const unwanted: string[] = [];
     for (const block of this.#blocks.all()) {
       const live = (look.rows.get(block.name) ?? []).filter((row) => !isOver(row));
@@ -222,6 +228,7 @@ export class SlurmProvider implements Provider {
   /** The queue knows nothing of the block (4). */
   async #lookUp(block: SlurmBlock, look: Answered): Promise<BlockStatus> {
     const { id, jobId, name } = block;
+    if (!isBlockId(id)) return { id, state: "unknown", detail: "no block on Slurm has such an id" };
     if (jobId !== undefined) {
       const shown = await showJob(jobId, this.#env);
       if (shown.found === "failure") return unknown(block, shown.failure);
