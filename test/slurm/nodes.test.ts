@@ -11,7 +11,7 @@ describe.skipIf(slurmMissing !== undefined)(`blocks whose nodes and time go${tit
   let cluster: SlurmCluster;
 
   beforeAll(async () => {
-    cluster = await SlurmCluster.start({ nodes: 5 });
+    cluster = await SlurmCluster.start({ nodes: 7 });
   });
   afterAll(() => cluster?.close());
 
@@ -28,7 +28,7 @@ describe.skipIf(slurmMissing !== undefined)(`blocks whose nodes and time go${tit
   });
 
   it.concurrent("a node that dies fails its block, and with requeue begins it anew elsewhere", async () => {
-    const goesOn = slurmProvider(cluster, { requeue: true, scheduler_options: ["--exclude=n2,n3,n4"] });
+    const goesOn = slurmProvider(cluster, { requeue: true, scheduler_options: ["--exclude=n2,n3,n4,n6,n7"] });
     const asked = stay();
     const moved = await goesOn.submit(asked);
     const { nodes, jobId } = await becomes(goesOn, moved, { state: "running" });
@@ -45,6 +45,26 @@ describe.skipIf(slurmMissing !== undefined)(`blocks whose nodes and time go${tit
     );
     cluster.startNode(node!);
     await goesOn.cancel([moved]);
+  });
+
+  it.concurrent("a node of a block that dies takes no other with it", async () => {
+    const slurm = slurmProvider(cluster, { scheduler_options: ["--nodelist=n6,n7"] });
+    const asked = stay({ nodes: 2 });
+    const id = await slurm.submit(asked);
+    const { jobId } = await becomes(slurm, id, { state: "running", nodes: ["n6", "n7"] });
+    await vi.waitFor(() => expect(nodesOf(asked)).toHaveLength(2), PATIENCE);
+    await cluster.crashNode("n7");
+    await cluster.until("Slurm has seen it", async () =>
+      (await cluster.run("sinfo", "--noheader", "--nodes=n7", "--partition=main", "--format=%T")).startsWith(
+        "down",
+      ),
+    );
+    expect(await becomes(slurm, id, { state: "running", nodes: ["n6"] })).toMatchObject({ jobId });
+    expect(
+      cluster.processesOf(`SLURM_JOB_ID=${jobId}`).filter(({ command }) => command.startsWith("sleep")),
+    ).toHaveLength(1);
+    await slurm.cancel([id]);
+    await becomes(slurm, id, { state: "ended" });
   });
 
   it.concurrent("an operator's requeue begins a block anew under the same number, and says how often", async () => {

@@ -3,7 +3,6 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { BATCH_SCRIPT } from "../../apps/endpoint-agent/src/blocks/slurm/sbatch-arguments.js";
-import { processesWith } from "../support/fabric.js";
 import {
   becomes,
   blockRequest,
@@ -45,7 +44,9 @@ describe.skipIf(slurmMissing !== undefined)(`blocks on a Slurm of four nodes${ti
     await slurm.cancel([id]);
     await slurm.cancel([id, id]);
     await becomes(slurm, id, { state: "ended", detail: `job ${status.jobId} is CANCELLED` });
-    await expect.poll(() => processesWith(`SLURM_JOB_ID=${status.jobId}\0`), { timeout: 30_000 }).toEqual([]);
+    await expect
+      .poll(() => cluster.processesOf(`SLURM_JOB_ID=${status.jobId}`), { timeout: 30_000 })
+      .toEqual([]);
     await slurm.cancel([id]);
     expect((await slurm.status([id]))[0]!.state).toBe("ended");
   });

@@ -170,14 +170,12 @@ export class SlurmCluster {
     const steps = processesWith(this.home).filter(
       ({ pid, command }) => command.startsWith("slurmstepd") && this.#isOnNode(pid, node),
     );
-    for (const { pid } of [...steps, ...this.#jobProcesses(node)]) endProcess(pid);
+    for (const { pid } of [...steps, ...this.processesOf(`SLURMD_NODENAME=${node}`)]) endProcess(pid);
   }
 
-  /** Processes of jobs on a node. */
-  #jobProcesses(node: string): { pid: number }[] {
-    return processesWith(`SLURMD_NODENAME=${node}\0`).filter(({ pid }) =>
-      environmentOf(pid).includes(this.home),
-    );
+  /** Processes of jobs of this cluster, by what Slurm tells them: `SLURM_JOB_ID=7`, `SLURMD_NODENAME=n1`. */
+  processesOf(variable: string): { pid: number; command: string }[] {
+    return processesWith(`${variable}\0`).filter(({ pid }) => environmentOf(pid).includes(this.home));
   }
 
   #isOnNode(pid: number, node: string): boolean {

@@ -13,6 +13,7 @@ echo "farloom: job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, begun anew ${SLURM_REST
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 
 # --overlap: steps that tasks start themselves, such as MPI, need not wait for this one to end.
+# --no-kill: a node that dies takes no other with it (but the first, where this script runs).
 # --wait=0, --kill-on-bad-exit=0: the nodes of a block end one by one, each when it has nothing left to do.
 exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --overlap --export=ALL --input=none --mpi=none \
-  --cpu-bind=none --wait=0 --kill-on-bad-exit=0 --label "$@"
+  --cpu-bind=none --no-kill --wait=0 --kill-on-bad-exit=0 --label "$@"

@@ -59,6 +59,7 @@ describe("arguments of sbatch", () => {
       "--open-mode=append",
       "--chdir=/log",
       "--export=ALL",
+      "--no-kill",
       "--exclusive",
       "--requeue",
       "--reservation=school",

@@ -44,6 +44,8 @@ export function sbatchArguments({ name, logDir, request, options }: BlockJob): s
   return [
     "--parsable",
     ...named.flatMap(([option, value]) => (value === undefined ? [] : `--${option}=${value}`)),
+    // A node that dies takes no other with it.
+    request.nodes > 1 ? ["--no-kill"] : [],
     options.exclusive ? ["--exclusive"] : [],
     options.requeue ? "--requeue" : "--no-requeue",
     options.schedulerOptions,
