@@ -1,7 +1,9 @@
 // Blocks on another host through the system's ssh, with a real server on this one.
+import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readOptions } from "../../apps/endpoint-agent/src/blocks/options.js";
 import { REMOTE_COMMAND } from "../../apps/endpoint-agent/src/blocks/ssh/remote-command.js";
@@ -11,6 +13,11 @@ import { processesWith } from "../support/fabric.js";
 import { sshMissing, startSshd, type TestSshd } from "../support/sshd.js";
 
 const title = sshMissing === undefined ? "" : ` (skipped: ${sshMissing} is not installed)`;
+/** As built: what a program of its own imports. */
+const BLOCKS = join(
+  dirname(createRequire(import.meta.url).resolve("@farloom/endpoint-agent/main")),
+  "blocks",
+);
 const PATIENCE = { timeout: 30_000 };
 
 describe.skipIf(sshMissing !== undefined)(`blocks through ssh${title}`, () => {
@@ -100,6 +107,30 @@ describe.skipIf(sshMissing !== undefined)(`blocks through ssh${title}`, () => {
         { id: refused, state: "failed", detail: expect.stringContaining("Host key verification failed") },
       ]);
     expect(await ssh.status(["other"])).toEqual([{ id: "other", state: "unknown" }]);
+  });
+
+  it("a node ends with the agent that asked for it, also one that was killed", async () => {
+    const asked = request('export MARK="$0"; exec sleep 600');
+    const given = {
+      port: sshd.port,
+      identity_file: sshd.identityFile,
+      ssh_options: sshd.sshOptions,
+      hosts: ["127.0.0.1"],
+    };
+    const program = `
+      const { readOptions } = await import(${JSON.stringify(join(BLOCKS, "options.js"))});
+      const { SSH_OPTIONS } = await import(${JSON.stringify(join(BLOCKS, "ssh/ssh-options.js"))});
+      const { SshProvider } = await import(${JSON.stringify(join(BLOCKS, "ssh/ssh-provider.js"))});
+      const options = readOptions(SSH_OPTIONS, ${JSON.stringify(given)}, "[ssh]");
+      await new SshProvider({ options, logDir: ${JSON.stringify(join(home, "logs"))} }).submit(${JSON.stringify(asked)});`;
+    const agent = spawn(process.execPath, ["--input-type=module", "-e", program], { stdio: "inherit" });
+    const nodes = () => processesWith(asked.out).filter(({ command }) => command.startsWith("sleep"));
+    try {
+      await expect.poll(nodes, PATIENCE).toHaveLength(1);
+    } finally {
+      agent.kill("SIGKILL");
+    }
+    await expect.poll(nodes, PATIENCE).toEqual([]);
   });
 
   it("a block ends with its walltime", async () => {
