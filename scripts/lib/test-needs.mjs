@@ -21,14 +21,26 @@ const NEEDS = [
   {
     name: "redis-server",
     isThere: () => isOnPath("redis-server"),
-    debian: "redis-server",
+    debian: ["redis-server"],
     tests: "the tests of background jobs on Redis",
+  },
+  {
+    name: "slurm",
+    isThere: () => ["munged", "slurmctld", "slurmd", "sbatch"].every(isDaemonThere),
+    debian: ["munge", "slurmctld", "slurmd", "slurm-wlm-basic-plugins", "slurm-client"],
+    tests: "the tests of blocks on Slurm",
+  },
+  {
+    name: "sshd",
+    isThere: () => ["ssh", "sshd"].every(isDaemonThere),
+    debian: ["openssh-client", "openssh-server"],
+    tests: "the tests of blocks through ssh",
   },
   {
     name: "cloudpickle",
     isThere: () => outputOf("python3", ["-c", "import cloudpickle; print(1)"], testEnv()) !== undefined,
     bring: () => makeVenv(VENV, `cloudpickle==${CLOUDPICKLE}`),
-    debian: "python3-cloudpickle",
+    debian: ["python3-cloudpickle"],
     tests: "the tests of pickled functions",
   },
   {
@@ -49,8 +61,13 @@ export function testEnv() {
   return isMade ? { ...QUIET_ENV, PATH: `${VENV_BIN}${delimiter}${QUIET_ENV.PATH}` } : QUIET_ENV;
 }
 
-function isOnPath(program) {
-  return (process.env.PATH ?? "").split(delimiter).some((folder) => {
+/** Debian puts daemons where the PATH of a user does not look. */
+function isDaemonThere(program) {
+  return isOnPath(program, `${process.env.PATH}${delimiter}/usr/sbin`);
+}
+
+function isOnPath(program, path = process.env.PATH ?? "") {
+  return path.split(delimiter).some((folder) => {
     try {
       accessSync(join(folder, program), constants.X_OK);
       return true;
@@ -103,7 +120,7 @@ export async function bringTestNeeds() {
   const prefix = packages.length > 0 ? rootPrefix() : undefined;
   if (prefix !== undefined) await aptInstall(packages, prefix);
   const notes = missing().map(
-    ({ name, debian, cure = `sudo apt-get install ${debian}`, tests }) =>
+    ({ name, debian, cure = `sudo apt-get install ${debian.join(" ")}`, tests }) =>
       `${name} is missing, so ${tests} are skipped. To run them: ${cure}`,
   );
   const names = NEEDS.map(({ name }) => name).join(", ");
