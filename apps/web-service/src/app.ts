@@ -38,6 +38,7 @@ import type { Identity } from "./identity/identity.js";
 import type { ObjectStore } from "./objects/store.js";
 import type { PayloadStore } from "./payloads/store.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake } from "./tasks/ports.js";
+import type { TaskReach } from "./tasks/reach.js";
 
 export interface AppDeps {
   readonly config: Config;
@@ -49,6 +50,7 @@ export interface AppDeps {
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
   readonly objects: ObjectStore;
+  readonly reach: TaskReach;
   readonly intake: TaskIntake;
   readonly dispatch: TaskDispatch;
   readonly deliver: TaskDeliver;

@@ -37,15 +37,18 @@ import { Metrics } from "./http/metrics.js";
 import { observeRoad } from "./http/road-metrics.js";
 import { bootstrapKey } from "./identity/bootstrap.js";
 import { Identity } from "./identity/identity.js";
+import type { Principal } from "./identity/principal.js";
 import { loadSigningKey } from "./identity/signing-key.js";
 import { Groups } from "./intake/groups.js";
 import { Intake } from "./intake/intake.js";
 import { OpenBudget } from "./intake/open-budget.js";
+import { Revocations } from "./link/revocations.js";
 import { serveLinks } from "./link/upgrade.js";
 import { openBackend } from "./objects/open-backend.js";
 import { ObjectStore } from "./objects/store.js";
 import { startObjectSweep } from "./objects/sweep.js";
 import { PayloadStore } from "./payloads/store.js";
+import { AccessEpoch } from "./store/access-epoch.js";
 import { DatabaseClock } from "./store/database-clock.js";
 import { assertDurable } from "./store/durability.js";
 import { joinHintBus } from "./store/hint-bus.js";
@@ -54,6 +57,7 @@ import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
 import { hotName } from "./store/ownership.js";
 import { isPassingAtStart } from "./store/pg-errors.js";
 import { ANSWER_TIMEOUT_MS, STATEMENT_TIMEOUT_MS } from "./store/statement-limits.js";
+import { TaskReach } from "./tasks/reach.js";
 import { SOFTWARE } from "./version.js";
 
 /** Connections for ordinary queries. */
@@ -140,14 +144,13 @@ async function start(
   // What tasks refer to
   const clock = await DatabaseClock.start(pool, log);
   undo.push(() => clock.stop());
-  const identity = new Identity(
-    prisma,
-    pool,
-    await loadSigningKey(config.stateDir, config.signingKeyFile),
-    clock,
-  );
+  const epoch = await AccessEpoch.start(pool, log);
+  undo.push(() => epoch.close());
+  const signingKey = await loadSigningKey(config.stateDir, config.signingKeyFile);
+  const identity = new Identity(prisma, pool, signingKey, clock, epoch);
   const functions = new FunctionRegistry(prisma);
   const endpoints = new EndpointRegistry(prisma);
+  const reach = new TaskReach(pool, functions, identity.nested);
   const payloads = new PayloadStore(pool, config.stateDir, log);
   undo.push(() => payloads.close());
   const blobs = await openBackend(config, log);
@@ -181,6 +184,7 @@ async function start(
           "a hint of a cancel",
         ),
       onClaimed: (endpointKey, epoch) => dispatch.supersede(endpointKey, epoch),
+      onAccess: () => void epoch.look(),
     },
     // The first beat may tell of others (a replica that was killed a moment ago) before there is a sweep.
     onAlone: (alone) => {
@@ -189,6 +193,7 @@ async function start(
     },
   });
   undo.push(brief(() => bus.close()));
+  epoch.announceBy(() => bus.hints.access());
   const guard = (work: Promise<unknown>, what: string): Promise<unknown> =>
     work.catch((err) => log.warn({ err }, `${what} could not be followed; the sweep will`));
 
@@ -299,6 +304,7 @@ async function start(
     endpoints,
     payloads,
     objects,
+    reach,
     intake,
     dispatch,
     deliver,
@@ -307,31 +313,40 @@ async function start(
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
   });
   const sessions = new Set<{ drain(): void }>();
+  const revocations = new Revocations(identity.keys, epoch, log);
+  undo.push(() => revocations.close());
   const closeDoor = serveLinks(
     app.server,
     [
       {
         path: limits.CLIENT_LINK_PATH,
         admit: async (request) => {
+          const { generation } = epoch;
           const principal = await identity.authenticate(request.headers.authorization);
           if (principal.nested) await identity.nested.requireOpen(principal.nested);
-          return principal;
+          return { principal, generation };
         },
-        open: (upgraded, principal) =>
-          sessions.add(
-            new ClientSession(upgraded, principal, {
-              log,
-              intake,
-              groups,
-              dispatch,
-              deliver,
-              functions,
-              endpoints,
-              nested: identity.nested,
-              clock,
-              onClose: (session) => sessions.delete(session),
-            }),
-          ),
+        open: (upgraded, { principal, generation }: { principal: Principal; generation: number }) => {
+          const session = new ClientSession(upgraded, principal, {
+            log,
+            intake,
+            groups,
+            dispatch,
+            deliver,
+            functions,
+            endpoints,
+            nested: identity.nested,
+            reach,
+            clock,
+            onClose: (closed) => {
+              sessions.delete(closed);
+              revocations.ended(closed);
+            },
+          });
+          sessions.add(session);
+          // A running task's token ends with the task, which is looked up at every use.
+          if (principal.via !== "task") revocations.opened(session, generation);
+        },
       },
       {
         path: limits.AGENT_LINK_PATH,

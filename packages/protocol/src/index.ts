@@ -30,6 +30,13 @@ export type {
   Runtime,
 } from "./functions/definition.js";
 export { canonicalJson, checkDefinition, functionDigest, RUNTIMES } from "./functions/definition.js";
+export type { FunctionMatcher, NamedFunction } from "./functions/pattern.js";
+export {
+  checkFunctionPattern,
+  functionMatcher,
+  MAX_PATTERN_CHARS,
+  MAX_PATTERNS,
+} from "./functions/pattern.js";
 export type { IdKey } from "./ids.js";
 export {
   columnToKeys,

@@ -40,6 +40,7 @@ export type {
   FunctionSpec,
   FunctionsApi,
   KeyInfo,
+  KeySpec,
   KeysApi,
   NewEndpoint,
   NewKey,

@@ -136,9 +136,24 @@ export interface KeyInfo {
   readonly id: string;
   readonly label: string;
   readonly scopes: readonly string[];
+  /** Ids of endpoints, and functions, that it is for alone; empty: everything of its owner's. */
+  readonly endpoints?: readonly string[];
+  readonly functions?: readonly string[];
   readonly createdAt?: string;
   readonly expiresAt?: string;
   readonly revokedAt?: string;
+}
+
+/** What makes a key. Default: all scopes of the maker, 90 days, everything of its owner's. */
+export interface KeySpec {
+  readonly label: string;
+  readonly scopes?: readonly string[];
+  /** Ids or names: for these endpoints alone. */
+  readonly endpoints?: readonly string[];
+  /** Ids, `owner/name` or `owner/name@version`, with `*` for any letters: for these functions alone. */
+  readonly functions?: readonly string[];
+  /** 1 to 366. */
+  readonly expiresInDays?: number;
 }
 
 export interface NewKey extends KeyInfo {
@@ -287,10 +302,7 @@ export class KeysApi {
     this.#rest = rest;
   }
 
-  create(
-    key: { readonly label: string; readonly scopes?: readonly string[]; readonly expiresInDays?: number },
-    { signal }: Signal = {},
-  ): Promise<NewKey> {
+  create(key: KeySpec, { signal }: Signal = {}): Promise<NewKey> {
     return this.#rest.json({ method: "POST", path: "/v1/keys", json: key, signal });
   }
   list({ signal, ...page }: PageOptions = {}): Promise<Page<KeyInfo>> {

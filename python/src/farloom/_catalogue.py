@@ -91,6 +91,16 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
     ),
+    "KEY_NARROW": (
+        403,
+        False,
+        "The API key is for some endpoints or functions alone, and {action} is not for such a key. Use one without restrictions.",
+    ),
+    "CREDENTIAL_REVOKED": (
+        401,
+        False,
+        "The API key behind this connection has been revoked, or has expired. Connect with another: farloom keys create.",
+    ),
     "NESTED_NOT_ASKED": (
         403,
         False,

@@ -1,10 +1,12 @@
 /** Endpoints, and how their agents enrol and connect. */
+import { uuidToKey } from "@farloom/protocol";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { Enrolment } from "../endpoints/enrolment.js";
 import type { EndpointRow } from "../endpoints/registry.js";
 import { principalOf } from "../http/policy.js";
-import { requireEndpoint } from "../identity/nested.js";
+import { authorise } from "../identity/authorise.js";
+import { reachesEndpoint } from "../identity/narrow.js";
 import { NextCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
 
 const tags = ["endpoints"];
@@ -119,7 +121,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/endpoints",
     {
-      config: { policy: { scope: "endpoints:read" } },
+      config: { policy: { scope: "endpoints:read", narrow: true } },
       schema: {
         tags,
         summary: "List your endpoints, the oldest first",
@@ -131,15 +133,17 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request) => {
-      const { items, nextCursor } = await endpoints.list(principalOf(request).ownerId, request.query);
-      return { items: items.map(view), ...(nextCursor === undefined ? {} : { nextCursor }) };
+      const { ownerId, narrow } = principalOf(request);
+      const { items, nextCursor } = await endpoints.list(ownerId, request.query);
+      const seen = items.filter((row) => reachesEndpoint(narrow, uuidToKey(row.id)!));
+      return { items: seen.map(view), ...(nextCursor === undefined ? {} : { nextCursor }) };
     },
   );
 
   app.get(
     "/v1/endpoints/:id",
     {
-      config: { policy: { scope: "endpoints:read", nested: true } },
+      config: { policy: { scope: "endpoints:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "Show an endpoint",
@@ -149,7 +153,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
     },
     async (request) => {
       const record = await endpoints.resolve(principalOf(request), request.params.id);
-      requireEndpoint(principalOf(request), record.key);
+      authorise(principalOf(request), "endpoints:read", { endpointKey: record.key });
       return view(await endpoints.read(record));
     },
   );

@@ -1,5 +1,6 @@
 /** Registering, finding and removing functions. */
 import { RUNTIMES, type Runtime } from "@farloom/protocol";
+import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import {
@@ -12,6 +13,8 @@ import {
 } from "../functions/definition-input.js";
 import type { FunctionRecord, FunctionSummary } from "../functions/registry.js";
 import { principalOf } from "../http/policy.js";
+import { authorise } from "../identity/authorise.js";
+import { reachesFunction } from "../identity/narrow.js";
 import { functionNameFor } from "../identity/nested.js";
 import { Digest, NextCursor, numberCursor, PageQuery, problems, Strict, Time } from "./schemas.js";
 
@@ -108,6 +111,14 @@ const FunctionView = Type.Intersect([
 ]);
 
 export function functionRoutes(app: Api, { functions }: AppDeps): void {
+  /** The function that the caller means and may see. @throws FarloomError FUNCTION_NOT_FOUND */
+  const found = async (request: FastifyRequest<{ Params: { ref: string } }>): Promise<FunctionRecord> => {
+    const principal = principalOf(request);
+    const record = await functions.resolve(principal, request.params.ref);
+    authorise(principal, "functions:read", { fn: record });
+    return record;
+  };
+
   app.post(
     "/v1/functions",
     {
@@ -133,7 +144,7 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
   app.get(
     "/v1/functions",
     {
-      config: { policy: { scope: "functions:read" } },
+      config: { policy: { scope: "functions:read", narrow: true } },
       schema: {
         tags,
         summary: "List your functions, the newest first; q looks into names and descriptions",
@@ -146,13 +157,16 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
     },
     async (request) => {
       const { q, cursor, limit } = request.query;
-      const page = await functions.list(principalOf(request).ownerId, {
+      const { ownerId, narrow } = principalOf(request);
+      const page = await functions.list(ownerId, {
         query: q,
         cursor: numberCursor(cursor),
         limit,
       });
       return {
-        items: page.items.map(summary),
+        items: page.items
+          .filter((item) => reachesFunction(narrow, { id: item.digest.toString("hex"), ref: item.ref }))
+          .map(summary),
         ...(page.nextCursor === undefined ? {} : { nextCursor: page.nextCursor }),
       };
     },
@@ -161,16 +175,16 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
   app.get(
     "/v1/functions/:ref",
     {
-      config: { policy: { scope: "functions:read" } },
+      config: { policy: { scope: "functions:read", narrow: true } },
       schema: { tags, summary: "Show a function", params: Ref, response: { 200: FunctionView, ...problems } },
     },
-    async (request) => view(await functions.resolve(principalOf(request), request.params.ref)),
+    async (request) => view(await found(request)),
   );
 
   app.get(
     "/v1/functions/:ref/code",
     {
-      config: { policy: { scope: "functions:read" } },
+      config: { policy: { scope: "functions:read", narrow: true } },
       schema: {
         tags,
         summary: "The function's code as it was registered",
@@ -179,7 +193,7 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const { definition } = await functions.resolve(principalOf(request), request.params.ref);
+      const { definition } = await found(request);
       const type = definition.format === "source" ? "text/plain; charset=utf-8" : "application/octet-stream";
       return reply.type(type).send(definition.code);
     },

@@ -26,7 +26,7 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
       "/v1/payloads/:digest",
       {
         bodyLimit: limits.MAX_PAYLOAD_BYTES,
-        config: { policy: { scopeOrAgent: "tasks:submit", nested: true } },
+        config: { policy: { scopeOrAgent: "tasks:submit", nested: true, narrow: true } },
         schema: {
           tags,
           summary: "Store a payload: any bytes, at most 1 GiB; on disk when this replies",
@@ -60,7 +60,7 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
   app.get(
     "/v1/payloads/:digest",
     {
-      config: { policy: { scopeOrAgent: "tasks:read", nested: true } },
+      config: { policy: { scopeOrAgent: "tasks:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "Read a payload, whole or a Range of it",
@@ -76,7 +76,7 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
   app.head(
     "/v1/payloads/:digest",
     {
-      config: { policy: { scopeOrAgent: "tasks:read", nested: true } },
+      config: { policy: { scopeOrAgent: "tasks:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "Whether a payload is there, and its size",

@@ -30,6 +30,8 @@ export interface FunctionRecord {
   /** The small number that task rows carry. */
   readonly key: number;
   readonly ownerId: string;
+  /** The digest in hexadecimal digits. */
+  readonly id: string;
   readonly name: string;
   readonly version: number;
   /** `owner/name@version`. */
@@ -291,6 +293,7 @@ function toRecord(row: Row): FunctionRecord {
   return {
     key: row.key,
     ownerId: row.ownerId,
+    id: definition.digest.toString("hex"),
     name: row.name,
     version: row.version,
     ref: `${row.owner.name}/${row.name}@${row.version}`,

@@ -34,12 +34,16 @@ export interface NestedToken {
   readonly group: string;
 }
 
-/** A task's options ask for a token: whoever submits it must be allowed what that allows. @throws FarloomError SCOPE_MISSING */
+/** A task's options ask for a token: whoever submits it must be allowed what that allows. @throws FarloomError SCOPE_MISSING, KEY_NARROW */
 export function requireNesting(
   principal: Principal,
   options: { readonly nested?: boolean } | undefined,
 ): void {
-  if (options?.nested === true) for (const scope of NESTED_SCOPES) requireScope(principal, scope);
+  if (options?.nested !== true) return;
+  // Its token registers and submits functions that nobody has named to the key.
+  if (principal.narrow !== undefined)
+    throw new FarloomError("KEY_NARROW", { action: "asking for a task's own token (nested)" });
+  for (const scope of NESTED_SCOPES) requireScope(principal, scope);
 }
 
 /** The group of what a task submits: every replica means the same one. */

@@ -9,7 +9,8 @@
  *   owner  asks for definitions: looked up within the owner of the endpoint
  */
 import { FarloomError, FRAMES_DOWN, FRAMES_UP } from "@farloom/protocol";
-import { type Principal, requireScope, type Scope } from "../identity/principal.js";
+import { authorise, type Target } from "../identity/authorise.js";
+import type { Principal, Scope } from "../identity/principal.js";
 
 export type FramePolicy = "link" | "lease" | "owner" | { readonly scope: Scope };
 
@@ -45,10 +46,13 @@ export const AGENT_FRAMES: Readonly<Record<AgentFrameKind, FramePolicy>> = {
   need: "owner",
 };
 
-/** Refuses what the principal may not send. @throws FarloomError SCOPE_MISSING */
-export function requireFrame(principal: Principal, kind: ClientFrameKind): void {
+/**
+ * Refuses what the principal may not send, or not of this endpoint and this function.
+ * @throws FarloomError SCOPE_MISSING, NESTED_SCOPE, ENDPOINT_NOT_FOUND, FUNCTION_NOT_FOUND
+ */
+export function requireFrame(principal: Principal, kind: ClientFrameKind, target?: Target): void {
   const policy = CLIENT_FRAMES[kind];
-  if (typeof policy === "object") requireScope(principal, policy.scope);
+  if (typeof policy === "object") authorise(principal, policy.scope, target);
   else if (policy !== "link")
     throw new FarloomError("FRAME_UNKNOWN", { detail: `${kind} does not belong here` });
 }

@@ -24,6 +24,7 @@ export interface TaskRow {
   id: string;
   seq: string;
   endpoint_id: string;
+  function_key: number;
   group_id: string;
   attempt: number;
   submitted_at: Date;
@@ -77,7 +78,7 @@ const MAX_SCANNED_ROWS = 20_000;
 const MAX_LIVE_COUNTED = 10_000;
 
 const COLUMNS = `
-  t.id, t.seq, t.endpoint_id, t.group_id, t.attempt, t.submitted_at, t.not_before, t.cancel_requested_at, t.started_at,
+  t.id, t.seq, t.endpoint_id, t.function_key, t.group_id, t.attempt, t.submitted_at, t.not_before, t.cancel_requested_at, t.started_at,
   f.name AS function_name, f.version AS function_version, f.digest AS function_digest,
   e.name AS endpoint_name, e.connected_at AS endpoint_connected_at, e.disconnected_at AS endpoint_disconnected_at,
   e.deleted_at AS endpoint_deleted_at,

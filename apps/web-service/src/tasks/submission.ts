@@ -27,7 +27,8 @@ import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { EndpointRecord, EndpointRegistry } from "../endpoints/registry.js";
 import { checkArguments } from "../functions/arguments-schema.js";
 import type { FunctionRecord, FunctionRegistry } from "../functions/registry.js";
-import { requireEndpoint, requireNesting } from "../identity/nested.js";
+import { authorise } from "../identity/authorise.js";
+import { requireNesting } from "../identity/nested.js";
 import type { Principal } from "../identity/principal.js";
 import type { PayloadStore } from "../payloads/store.js";
 import type { TaskGroups } from "./groups.js";
@@ -146,9 +147,9 @@ export class Submission {
       let batch = batches.get(task.endpoint);
       if (!batch) {
         batch = { endpoint: await endpoints.resolve(principal, task.endpoint), items: [], places: [] };
-        requireEndpoint(principal, batch.endpoint.key);
         batches.set(task.endpoint, batch);
       }
+      authorise(principal, "tasks:submit", { endpointKey: batch.endpoint.key, fn });
       const { args, codec } = await this.#encode(principal.ownerId, fn, task, request.msgpack);
       const options = task.options;
       if (options !== undefined) {

@@ -72,6 +72,16 @@ export const ERRORS = {
     false,
     "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
   ),
+  KEY_NARROW: entry(
+    403,
+    false,
+    "The API key is for some endpoints or functions alone, and {action} is not for such a key. Use one without restrictions.",
+  ),
+  CREDENTIAL_REVOKED: entry(
+    401,
+    false,
+    "The API key behind this connection has been revoked, or has expired. Connect with another: farloom keys create.",
+  ),
   NESTED_NOT_ASKED: entry(
     403,
     false,
