@@ -47,7 +47,12 @@ import { serveLinks } from "./link/upgrade.js";
 import { openBackend } from "./objects/open-backend.js";
 import { ObjectStore } from "./objects/store.js";
 import { startObjectSweep } from "./objects/sweep.js";
+import { SharedPayloads } from "./payloads/shared.js";
 import { PayloadStore } from "./payloads/store.js";
+import { AccessLists } from "./sharing/access-lists.js";
+import { RunAccess } from "./sharing/run-access.js";
+import { Teams } from "./sharing/teams.js";
+import { VisibleFunctions } from "./sharing/visible-functions.js";
 import { AccessEpoch } from "./store/access-epoch.js";
 import { DatabaseClock } from "./store/database-clock.js";
 import { assertDurable } from "./store/durability.js";
@@ -148,8 +153,9 @@ async function start(
   undo.push(() => epoch.close());
   const signingKey = await loadSigningKey(config.stateDir, config.signingKeyFile);
   const identity = new Identity(prisma, pool, signingKey, clock, epoch);
-  const functions = new FunctionRegistry(prisma);
-  const endpoints = new EndpointRegistry(prisma);
+  const visible = new VisibleFunctions(pool, epoch);
+  const functions = new FunctionRegistry(prisma, visible, epoch);
+  const endpoints = new EndpointRegistry(prisma, pool, epoch);
   const reach = new TaskReach(pool, functions, identity.nested);
   const payloads = new PayloadStore(pool, config.stateDir, log);
   undo.push(() => payloads.close());
@@ -200,6 +206,7 @@ async function start(
   const dispatch = new Dispatch({
     pool: hot,
     functions,
+    access: new RunAccess(endpoints, visible),
     log,
     hints: bus.hints,
     replicaId,
@@ -304,6 +311,9 @@ async function start(
     endpoints,
     payloads,
     objects,
+    teams: new Teams(prisma, epoch),
+    accessLists: new AccessLists(prisma, epoch),
+    sharedPayloads: new SharedPayloads(pool),
     reach,
     intake,
     dispatch,

@@ -121,6 +121,16 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "Only an administrator may {action}.",
     ),
+    "ACCESS_DENIED": (
+        403,
+        False,
+        "You may see {what}, but you may not {action}. Ask its owner for access.",
+    ),
+    "FUNCTION_NOT_ALLOWED": (
+        403,
+        False,
+        "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
+    ),
     "SIGNATURE_INVALID": (
         401,
         False,
@@ -240,6 +250,21 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         404,
         False,
         "You have no API key {id}.",
+    ),
+    "TEAM_NOT_FOUND": (
+        404,
+        False,
+        "There is no team {id} that you may see.",
+    ),
+    "TEAM_EXISTS": (
+        409,
+        False,
+        "You already have a team named {name}. Choose another name.",
+    ),
+    "PERSON_NOT_FOUND": (
+        404,
+        False,
+        "There is nobody named {name} there.",
     ),
     "RESULT_NOT_READY": (
         409,

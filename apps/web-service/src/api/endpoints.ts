@@ -1,23 +1,31 @@
 /** Endpoints, and how their agents enrol and connect. */
 import { uuidToKey } from "@farloom/protocol";
+import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { Enrolment } from "../endpoints/enrolment.js";
-import type { EndpointRow } from "../endpoints/registry.js";
+import type { EndpointGrant, EndpointRow } from "../endpoints/registry.js";
 import { principalOf } from "../http/policy.js";
 import { authorise } from "../identity/authorise.js";
 import { reachesEndpoint } from "../identity/narrow.js";
+import { levelName } from "../sharing/levels.js";
 import { NextCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
 
 const tags = ["endpoints"];
 const IdOrName = Type.Object({
-  id: Type.String({ minLength: 1, maxLength: 100, description: "Id or name" }),
+  id: Type.String({
+    minLength: 1,
+    maxLength: 100,
+    description: "Id, name, or owner/name with its slash as %2F",
+  }),
 });
 const Id = Type.Object({ id: Uuid });
 
 const EndpointView = Type.Object({
   id: Type.String(),
   name: Type.String(),
+  owner: Type.String(),
+  access: Type.String({ description: "What you may do: view, invoke, manage, or own" }),
   createdAt: Time,
   enrolled: Type.Boolean({ description: "An agent has handed in its key" }),
   connected: Type.Boolean(),
@@ -48,12 +56,22 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   const command = (code: string, request: { protocol: string; host: string }): string =>
     `FARLOOM_ENROLMENT_CODE=${code} farloom endpoint enroll --service ${config.publicUrl ?? `${request.protocol}://${request.host}`}`;
 
+  /** The caller's own endpoint. @throws FarloomError ENDPOINT_NOT_FOUND, ACCESS_DENIED */
+  const owned = async (request: FastifyRequest<{ Params: { id: string } }>): Promise<EndpointGrant> => {
+    const principal = principalOf(request);
+    const endpoint = await endpoints.resolve(principal, request.params.id);
+    authorise(principal, "endpoints:write", { endpoint });
+    return endpoint;
+  };
+
   const view = (row: EndpointRow) => {
     const live = dispatch.endpointStatus(row.id);
     const { connectedAt: on, disconnectedAt: off } = row;
     return {
       id: row.id,
       name: row.name,
+      owner: row.ownerName,
+      access: levelName(row.level),
       createdAt: row.createdAt.toISOString(),
       enrolled: row.enrolled,
       connected: live?.connected ?? (on !== null && (off === null || off < on)),
@@ -106,10 +124,10 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const { id, ...record } = await endpoints.resolve(principalOf(request), request.params.id);
-      const { code, expiresAt } = await enrolment.newCode({ id, ...record });
+      const record = await owned(request);
+      const { code, expiresAt } = await enrolment.newCode(record);
       return reply.code(201).send({
-        id,
+        id: record.id,
         name: record.name,
         enrolmentCode: code,
         enrolmentExpiresAt: expiresAt.toISOString(),
@@ -124,7 +142,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       config: { policy: { scope: "endpoints:read", narrow: true } },
       schema: {
         tags,
-        summary: "List your endpoints, the oldest first",
+        summary: "List your endpoints and those that are shared with you, the oldest first",
         querystring: Strict(PageQuery),
         response: {
           200: Type.Object({ items: Type.Array(EndpointView), nextCursor: NextCursor }),
@@ -152,9 +170,10 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request) => {
-      const record = await endpoints.resolve(principalOf(request), request.params.id);
-      authorise(principalOf(request), "endpoints:read", { endpointKey: record.key });
-      return view(await endpoints.read(record));
+      const principal = principalOf(request);
+      const endpoint = await endpoints.resolve(principal, request.params.id);
+      authorise(principal, "endpoints:read", { endpoint });
+      return view(await endpoints.read(principal, endpoint));
     },
   );
 
@@ -170,7 +189,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const record = await endpoints.resolve(principalOf(request), request.params.id);
+      const record = await owned(request);
       await endpoints.remove(record);
       await dispatch.endpointDeleted?.(record.id);
       return reply.code(204).send(null);

@@ -4,7 +4,7 @@ import { FarloomError, limits } from "@farloom/protocol";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
-import { ownerIdOf } from "../http/policy.js";
+import { ownerIdOf, principalOf } from "../http/policy.js";
 import { rangeOf } from "../http/range.js";
 import type { OpenPayload } from "../payloads/store.js";
 import { Digest, problems } from "./schemas.js";
@@ -12,7 +12,7 @@ import { Digest, problems } from "./schemas.js";
 const tags = ["payloads"];
 const Params = Type.Object({ digest: Digest });
 
-export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
+export function payloadRoutes(app: Api, { payloads, sharedPayloads }: AppDeps): void {
   // A scope of its own: here a body of any type is a stream that the handler reads.
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
@@ -54,7 +54,15 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
   const open = (request: FastifyRequest<{ Params: { digest: string } }>, reply: FastifyReply) => {
     const { digest } = request.params;
     reply.header("etag", `"${digest}"`).type("application/octet-stream");
-    return payloads.open(ownerIdOf(request), Buffer.from(digest, "hex"));
+    const bytes = Buffer.from(digest, "hex");
+    return payloads.open(ownerIdOf(request), bytes).catch(async (error: unknown) => {
+      const { agent } = request;
+      const otherId = agent
+        ? await sharedPayloads.ownerForAgent(agent.endpointId, bytes)
+        : await sharedPayloads.ownerForSubmitter(principalOf(request).ownerId, bytes);
+      if (otherId === undefined) throw error;
+      return payloads.open(otherId, bytes);
+    });
   };
 
   app.get(

@@ -47,7 +47,6 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   const submission = new Submission({ functions, endpoints, payloads, intake, groups, idempotency, reader });
 
   const optionsOf = (request: FastifyRequest): ViewOptions => ({
-    ownerName: principalOf(request).ownerName,
     msgpack: request.wantsMsgpack,
   });
 
@@ -189,9 +188,8 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         cursor: numberCursor(cursor),
         limit,
       });
-      const options = optionsOf(request);
       return {
-        items: (await reach.filter(principal, rows)).map((row) => lightView(reader, row, options)),
+        items: (await reach.filter(principal, rows)).map((row) => lightView(reader, row)),
         ...(nextCursor === undefined ? {} : { nextCursor }),
       };
     },
@@ -240,11 +238,20 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       if (row.result_sha256) reply.header("farloom-seal", row.result_sha256.toString("hex"));
       if (!(row.codec & CODEC_REFERENCE)) return reply.send(row.result);
       const { digest } = decodeReference(row.result!)!;
-      const file = await payloads.open(principalOf(request).ownerId, digest).catch((error: unknown) => {
-        throw error instanceof FarloomError
-          ? new FarloomError("RESULT_EXPIRED", { id }, { cause: error })
-          : error;
-      });
+      const { ownerId } = principalOf(request);
+      const shared = async (error: unknown) => {
+        const otherId = await deps.sharedPayloads.ownerForSubmitter(ownerId, digest);
+        if (otherId === undefined) throw error;
+        return payloads.open(otherId, digest);
+      };
+      const file = await payloads
+        .open(ownerId, digest)
+        .catch(shared)
+        .catch((error: unknown) => {
+          throw error instanceof FarloomError
+            ? new FarloomError("RESULT_EXPIRED", { id }, { cause: error })
+            : error;
+        });
       return sendFile(request, reply, file);
     },
   );
@@ -335,7 +342,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       if (row.state !== null) throw new FarloomError("NOT_CANCELLABLE", { id, state: stateName(row.state)! });
       await dispatch.cancel([uuidToKey(id)!]);
       reply.code(202);
-      return lightView(reader, await one(request, reply, id, request.query.wait), optionsOf(request));
+      return lightView(reader, await one(request, reply, id, request.query.wait));
     },
   );
 

@@ -201,7 +201,7 @@ export class AgentSession implements AgentLease {
         else if (frame.kind === "progress") this.#onProgress(frame);
         return;
       case "need":
-        void this.#onNeed(frame.functions);
+        this.#onNeed(frame.functions);
         return;
       case "refused":
       case "hello":
@@ -319,13 +319,17 @@ export class AgentSession implements AgentLease {
     this.#deps.onProgress(entry);
   }
 
-  async #onNeed(digests: Buffer[]): Promise<void> {
-    const defs: FunctionDefinition[] = [];
-    for (const digest of digests.slice(0, 64)) {
-      const record = await this.#deps.functions.byDigest(this.#ownerId, digest);
-      if (record) defs.push(record.definition);
+  /** An agent reads the functions of what it holds, whoever's they are, and no others. */
+  #onNeed(digests: Buffer[]): void {
+    const wanted = new Set(digests.slice(0, 64).map((digest) => digest.toString("latin1")));
+    const found = new Map<string, FunctionDefinition>();
+    for (const { fn, state } of this.#queue!.held.values()) {
+      if (state === "QUEUED") continue;
+      const key = fn.definition.digest.toString("latin1");
+      if (wanted.has(key)) found.set(key, fn.definition);
+      if (found.size === wanted.size) break;
     }
-    if (defs.length > 0) this.#socket.send({ t: "functions", defs });
+    if (found.size > 0) this.#socket.send({ t: "functions", defs: [...found.values()] });
   }
 
   #sendFunctions(entries: TaskEntry[]): void {

@@ -17,6 +17,7 @@ export const SCOPES = [
   "metrics:read",
   "objects:read",
   "objects:write",
+  "sharing:write",
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 

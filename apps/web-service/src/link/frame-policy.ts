@@ -6,13 +6,12 @@
  *   scope  asks something of the service: the credential must have the scope, and every id in the frame is looked up
  *          within its owner
  *   lease  speaks of tasks: every id in the frame is looked up among what this endpoint's queue holds
- *   owner  asks for definitions: looked up within the owner of the endpoint
  */
 import { FarloomError, FRAMES_DOWN, FRAMES_UP } from "@farloom/protocol";
 import { authorise, type Target } from "../identity/authorise.js";
 import type { Principal, Scope } from "../identity/principal.js";
 
-export type FramePolicy = "link" | "lease" | "owner" | { readonly scope: Scope };
+export type FramePolicy = "link" | "lease" | { readonly scope: Scope };
 
 type KindOf<S> = S extends ReadonlySet<infer K> ? K : never;
 export type ClientFrameKind = KindOf<typeof FRAMES_DOWN.service>;
@@ -43,7 +42,7 @@ export const AGENT_FRAMES: Readonly<Record<AgentFrameKind, FramePolicy>> = {
   results: "lease",
   returned: "lease",
   progress: "lease",
-  need: "owner",
+  need: "lease",
 };
 
 /**

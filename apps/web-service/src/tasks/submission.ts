@@ -24,7 +24,7 @@ import {
   writeTaskId,
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
-import type { EndpointRecord, EndpointRegistry } from "../endpoints/registry.js";
+import type { EndpointGrant, EndpointRegistry } from "../endpoints/registry.js";
 import { checkArguments } from "../functions/arguments-schema.js";
 import type { FunctionRecord, FunctionRegistry } from "../functions/registry.js";
 import { authorise } from "../identity/authorise.js";
@@ -80,7 +80,7 @@ interface Deps {
 
 /** Tasks of one endpoint, with their places in the body. */
 interface Batch {
-  readonly endpoint: EndpointRecord;
+  readonly endpoint: EndpointGrant;
   readonly items: SubmitItem[];
   readonly places: number[];
 }
@@ -149,7 +149,7 @@ export class Submission {
         batch = { endpoint: await endpoints.resolve(principal, task.endpoint), items: [], places: [] };
         batches.set(task.endpoint, batch);
       }
-      authorise(principal, "tasks:submit", { endpointKey: batch.endpoint.key, fn });
+      authorise(principal, "tasks:submit", { endpoint: batch.endpoint, fn });
       const { args, codec } = await this.#encode(principal.ownerId, fn, task, request.msgpack);
       const options = task.options;
       if (options !== undefined) {

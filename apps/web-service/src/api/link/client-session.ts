@@ -42,7 +42,7 @@ import type { Logger } from "pino";
 import type { Deliver, ResultSink } from "../../deliver/deliver.js";
 import type { Dispatch } from "../../dispatch/dispatch.js";
 import { TaskEntry, type TaskProgress } from "../../dispatch/task-entry.js";
-import type { EndpointRecord, EndpointRegistry } from "../../endpoints/registry.js";
+import type { EndpointGrant, EndpointRegistry } from "../../endpoints/registry.js";
 import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.js";
 import { type NestedTokens, requireGroup, requireNesting } from "../../identity/nested.js";
 import type { Principal } from "../../identity/principal.js";
@@ -308,7 +308,7 @@ export class ClientSession implements ResultSink {
     frame: TasksFrame,
     endpointKey: IdKey,
     groupKey: IdKey,
-  ): Promise<{ endpoint: EndpointRecord; fns: FunctionRecord[] }> {
+  ): Promise<{ endpoint: EndpointGrant; fns: FunctionRecord[] }> {
     const { ownerKey, ownerId, nested } = this.#principal;
     if (nested) await this.#deps.nested.requireOpen(nested);
     const endpoint =
@@ -328,11 +328,11 @@ export class ClientSession implements ResultSink {
   async #take(
     frame: TasksFrame,
     from: number,
-    endpoint: EndpointRecord,
+    endpoint: EndpointGrant,
     groupKey: IdKey,
     fns: FunctionRecord[],
   ): Promise<void> {
-    for (const fn of fns) requireFrame(this.#principal, "tasks", { endpointKey: endpoint.key, fn });
+    for (const fn of fns) requireFrame(this.#principal, "tasks", { endpoint, fn });
     const entries: TaskEntry[] = [];
     for (let i = 0; i < frame.n; i++) {
       const start = startOf(frame.ends, i);
