@@ -5,6 +5,7 @@
 import type { AgentInfo } from "@farloom/protocol";
 import { type Logger, pino } from "pino";
 import { readAgentInfo, SOFTWARE } from "./agent-info.js";
+import { AllowedFunctions } from "./allowed-functions.js";
 import type { AgentConfig } from "./config.js";
 import { Engine, type EngineStatus } from "./engine.js";
 import { FunctionsCache } from "./functions-cache.js";
@@ -88,11 +89,13 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
     undo.push(() => journal.close());
     const [upper, lower] = createPortPair();
+    const functions = new FunctionsCache(paths.functions);
     const engine = new Engine({
       journal,
       replay,
       bootId,
-      functions: new FunctionsCache(paths.functions),
+      functions,
+      allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions),
       files: new TaskFiles(store, transfer),
       taskTokens,
       port: upper,

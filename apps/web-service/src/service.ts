@@ -369,7 +369,6 @@ async function start(
               replicaId,
               dispatch,
               collect,
-              functions,
               onStarted: (entries) => {
                 starts.add(entries.map((entry) => entry.key));
                 deliver.started(entries);

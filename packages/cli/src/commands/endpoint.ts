@@ -19,7 +19,7 @@ import { agentLogFile, agentStateDir, agentStatus, enrolAgent, stopAgent } from 
 import { mainOf } from "../local/apps.js";
 import { prepareLog, prettyLine } from "../local/log.js";
 import type { Output } from "../output.js";
-import { ago, wholeNumber } from "../values.js";
+import { ago, collect, wholeNumber } from "../values.js";
 import { pageOf } from "./functions.js";
 
 /** Until an agent that was started is connected; beyond that it goes on trying by itself. */
@@ -120,6 +120,13 @@ interface LocalFlags {
   stateDir?: string;
 }
 
+interface StartFlags extends LocalFlags {
+  foreground?: boolean;
+  workers?: number;
+  python?: string;
+  allowFunction?: string[];
+}
+
 function addLocal(endpoint: Command, { output, result }: Context): void {
   const local = (name: string) =>
     endpoint.command(name).option("--state-dir <dir>", "the agent's folder (default: ~/.farloom/agent)");
@@ -151,7 +158,12 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
     .option("--foreground", "run it here, until Ctrl-C")
     .option("--workers <n>", "worker processes (default: the cores of this machine)", wholeNumber)
     .option("--python <path>", "interpreter of Python workers")
-    .action(async (flags: LocalFlags & { foreground?: boolean; workers?: number; python?: string }) => {
+    .option(
+      "--allow-function <ref>",
+      "run this function alone, by id, owner/name or owner/name@version, with * for any letters; may be repeated",
+      collect(String),
+    )
+    .action(async (flags: StartFlags) => {
       const stateDir = agentStateDir(flags.stateDir);
       await checkStartable(stateDir);
       const args = [
@@ -161,6 +173,7 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
         stateDir,
         ...(flags.workers === undefined ? [] : ["--workers", String(flags.workers)]),
         ...(flags.python === undefined ? [] : ["--python", flags.python]),
+        ...(flags.allowFunction ?? []).flatMap((ref) => ["--allow-function", ref]),
       ];
       result.code = flags.foreground ? await foreground(args) : await background(args, stateDir, output);
     });

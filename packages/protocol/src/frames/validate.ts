@@ -115,7 +115,7 @@ const SPECS: Record<FrameKind, Spec> = {
   watch: { need: { group: id }, may: { ids } },
   cancel: { need: { ids }, may: { why: oneOf("deadline", "unbegun") } },
   returned: { need: { ids } },
-  functions: { need: { defs: Array.isArray } },
+  functions: { need: { defs: Array.isArray }, may: { refs: strings } },
   need: { need: { functions: digests } },
   progress: {
     need: { ids, kind: oneOf("started", "waiting", "progress") },
