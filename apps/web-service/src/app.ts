@@ -15,6 +15,7 @@ import fastify, {
   type RawRequestDefaultExpression,
 } from "fastify";
 import type pg from "pg";
+import { auditRoutes } from "./api/audit.js";
 import { endpointRoutes } from "./api/endpoints.js";
 import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
@@ -25,6 +26,8 @@ import { payloadRoutes } from "./api/payloads.js";
 import { sharingRoutes } from "./api/sharing.js";
 import { taskRoutes } from "./api/tasks.js";
 import { teamRoutes } from "./api/teams.js";
+import type { AuditLog } from "./audit/log.js";
+import { recordRequests } from "./audit/record-requests.js";
 import type { Config } from "./config.js";
 import type { EndpointRegistry } from "./endpoints/registry.js";
 import type { FunctionRegistry } from "./functions/registry.js";
@@ -55,6 +58,7 @@ export interface AppDeps {
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
   readonly objects: ObjectStore;
+  readonly audit: AuditLog;
   readonly teams: Teams;
   readonly accessLists: AccessLists;
   readonly sharedPayloads: SharedPayloads;
@@ -105,6 +109,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerBodies(app);
   registerSecurityHeaders(app);
   enforcePolicies(app, identity, config.failedAuthPerMinute);
+  recordRequests(app, deps.audit);
   await app.register(rateLimit, {
     max: config.rateLimitPerMinute,
     timeWindow: 60_000,
@@ -132,5 +137,6 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   groupRoutes(app, deps);
   payloadRoutes(app, deps);
   objectRoutes(app, deps);
+  auditRoutes(app, deps);
   return app;
 }

@@ -18,6 +18,7 @@ import pg from "pg";
 import type { Logger } from "pino";
 import { ClientSession } from "./api/link/client-session.js";
 import { buildApp } from "./app.js";
+import { AuditLog } from "./audit/log.js";
 import { lateBackground } from "./background/late.js";
 import { Collect, type OutcomeRow } from "./collect/collect.js";
 import { Reattempts } from "./collect/reattempts.js";
@@ -298,6 +299,11 @@ async function start(
   bus.follow();
 
   // The doors
+  const audit = new AuditLog(pool, log);
+  undo.push(
+    () => audit.close(),
+    brief(() => audit.idle()),
+  );
   const metrics = new Metrics();
   observeRoad(metrics.registry, { dispatch, intake, collect });
   let draining = false;
@@ -311,6 +317,7 @@ async function start(
     endpoints,
     payloads,
     objects,
+    audit,
     teams: new Teams(prisma, epoch),
     accessLists: new AccessLists(prisma, epoch),
     sharedPayloads: new SharedPayloads(pool),
@@ -334,9 +341,9 @@ async function start(
           const { generation } = epoch;
           const principal = await identity.authenticate(request.headers.authorization);
           if (principal.nested) await identity.nested.requireOpen(principal.nested);
-          return { principal, generation };
+          return { principal, generation, origin: request.socket.remoteAddress ?? "" };
         },
-        open: (upgraded, { principal, generation }: { principal: Principal; generation: number }) => {
+        open: (upgraded, { principal, generation, origin }: Admitted) => {
           const session = new ClientSession(upgraded, principal, {
             log,
             intake,
@@ -347,6 +354,18 @@ async function start(
             endpoints,
             nested: identity.nested,
             reach,
+            onCancel: (count, refused) =>
+              void audit.append({
+                ownerId: principal.ownerId,
+                actor: principal.ownerName,
+                credential: principal.keyId,
+                action: "tasks.cancel",
+                target: "",
+                origin,
+                status: refused === undefined ? 202 : 403,
+                code: refused ?? "",
+                detail: JSON.stringify({ tasks: count }),
+              }),
             clock,
             onClose: (closed) => {
               sessions.delete(closed);
@@ -408,6 +427,13 @@ async function start(
   background.start();
   log.info({ url, replica: replicaId, software: SOFTWARE }, "the service is ready");
   return { url, databaseUrl, close };
+}
+
+/** Who comes at the clients' door, from where, and since which state of access they were checked. */
+interface Admitted {
+  readonly principal: Principal;
+  readonly generation: number;
+  readonly origin: string;
 }
 
 const EMPTY_RESULT = {

@@ -1,6 +1,7 @@
 /** The command tree. Each file of commands/ adds its own; this is their list. */
 import { createRequire } from "node:module";
 import { Command } from "commander";
+import { addAudit } from "./commands/audit.js";
 import { addCompletion } from "./commands/completion.js";
 import { addDev } from "./commands/dev.js";
 import { addDoctor } from "./commands/doctor.js";
@@ -47,6 +48,7 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addServe,
     addLogin,
     addKeys,
+    addAudit,
     addDoctor,
   ]) {
     add(program, context);

@@ -1,5 +1,7 @@
 /** The contract that every part of Farloom shares. PROTOCOL.md says it in words. */
 
+export type { AuditEntry, AuditFields } from "./audit/chain.js";
+export { AUDIT_GENESIS, AuditVerifier, auditHash } from "./audit/chain.js";
 export type { BoundedLimits, Decoded, DecodeFailure } from "./codec/codec.js";
 export { decodeBounded, decodeFrame, encodeFrame, encodeValue } from "./codec/codec.js";
 export { LengthPrefixReader, withLength } from "./codec/length-prefix.js";

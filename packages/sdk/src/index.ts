@@ -33,6 +33,7 @@ export type { ConfigFile, FarloomOptions, ResolvedOptions } from "./options.js";
 export { configPath, readConfigFile } from "./options.js";
 export { errorOf, RemoteTask } from "./remote-task.js";
 export type {
+  AuditApi,
   CancelSummary,
   EndpointInfo,
   EndpointsApi,

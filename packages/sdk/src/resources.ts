@@ -1,5 +1,6 @@
 /** The REST API in types: functions, endpoints, tasks, keys. Lists come page by page; `all` walks the pages. */
 import type {
+  AuditEntry,
   CommandSpec,
   EnvironmentSpec,
   Mode,
@@ -310,6 +311,23 @@ export class KeysApi {
   }
   async revoke(id: string, { signal }: Signal = {}): Promise<void> {
     await this.#rest.send({ method: "DELETE", path: `/v1/keys/${part(id)}`, signal });
+  }
+}
+
+export class AuditApi {
+  readonly #rest: Rest;
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  /** In the order of the chain, or from its end. `whole` says that nothing is left out, so that it can be recomputed. */
+  list({
+    signal,
+    ...query
+  }: PageOptions & { readonly order?: "asc" | "desc" } = {}): Promise<
+    Page<AuditEntry> & { readonly whole: boolean }
+  > {
+    return this.#rest.json({ path: "/v1/audit", query: { ...query }, signal });
   }
 }
 

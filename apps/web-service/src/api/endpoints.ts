@@ -85,7 +85,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints",
     {
-      config: { policy: { scope: "endpoints:write" } },
+      config: { policy: { scope: "endpoints:write" }, audit: "endpoints.create" },
       schema: {
         tags,
         summary: "Make an endpoint, and the code with which one agent becomes it",
@@ -99,7 +99,9 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request, reply) => {
+      request.audited = { target: request.body.name };
       const record = await endpoints.create(principalOf(request), request.body.name);
+      request.audited = { target: record.id, detail: { name: record.name } };
       const { code, expiresAt } = await enrolment.newCode(record);
       return reply.code(201).send({
         id: record.id,
@@ -114,7 +116,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints/:id/enrolment-code",
     {
-      config: { policy: { scope: "endpoints:write" } },
+      config: { policy: { scope: "endpoints:write" }, audit: "endpoints.renew" },
       schema: {
         tags,
         summary:
@@ -180,7 +182,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.delete(
     "/v1/endpoints/:id",
     {
-      config: { policy: { scope: "endpoints:write" } },
+      config: { policy: { scope: "endpoints:write" }, audit: "endpoints.delete" },
       schema: {
         tags,
         summary: "Delete an endpoint; its agent may not connect again, and its open tasks end",
@@ -199,7 +201,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints/enroll",
     {
-      config: { policy: { public: true } },
+      config: { policy: { public: true }, audit: "endpoints.enroll" },
       schema: {
         tags,
         summary: "For agents: hand in a public key for an enrolment code, once",
@@ -219,14 +221,20 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
         },
       },
     },
-    async (request) =>
-      enrolment.enroll({ ...request.body, publicKey: Buffer.from(request.body.publicKey, "base64") }),
+    async (request) => {
+      const made = await enrolment.enroll({
+        ...request.body,
+        publicKey: Buffer.from(request.body.publicKey, "base64"),
+      });
+      request.audited = { target: made.endpointId, detail: { name: made.name, owner: made.owner } };
+      return made;
+    },
   );
 
   app.post(
     "/v1/endpoints/:id/challenge",
     {
-      config: { policy: { public: true } },
+      config: { policy: { public: true }, audit: false },
       schema: {
         tags,
         summary: "For agents: a nonce to sign, good once and for 30 seconds",
@@ -240,7 +248,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints/:id/session",
     {
-      config: { policy: { public: true } },
+      config: { policy: { public: true }, audit: false },
       schema: {
         tags,
         summary: "For agents: a 60-second session token for a signed nonce",

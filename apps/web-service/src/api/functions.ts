@@ -126,7 +126,7 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
   app.post(
     "/v1/functions",
     {
-      config: { policy: { scope: "functions:write", nested: true } },
+      config: { policy: { scope: "functions:write", nested: true }, audit: "functions.register" },
       schema: {
         tags,
         summary: "Register a function; the same again gives the same",
@@ -141,6 +141,7 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
         ...input,
         name: functionNameFor(principal, input.name),
       });
+      request.audited = { target: record.ref, detail: { id: record.id }, isUnchanged: !created };
       return reply.code(created ? 201 : 200).send(view(record));
     },
   );
@@ -219,7 +220,7 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
   app.delete(
     "/v1/functions/:ref",
     {
-      config: { policy: { scope: "functions:write" } },
+      config: { policy: { scope: "functions:write" }, audit: "functions.delete" },
       schema: {
         tags,
         summary: "Remove one version of a function; tasks submitted before still run",
@@ -239,7 +240,7 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
   app.put(
     "/v1/functions/:ref/sharing",
     {
-      config: { policy: { scope: "sharing:write" } },
+      config: { policy: { scope: "sharing:write" }, audit: "functions.share" },
       schema: {
         tags,
         summary: "Share one version of a function with a team or with everybody, or with nobody any more",
@@ -256,6 +257,7 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
     async (request) => {
       const principal = principalOf(request);
       const { visibility, team } = request.body;
+      request.audited = { detail: { visibility, ...(team === undefined ? {} : { team }) } };
       if ((visibility === "team") !== (team !== undefined))
         throw new FarloomError("REQUEST_INVALID", {
           detail: "a team belongs to the visibility team, and to no other",

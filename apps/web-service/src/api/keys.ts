@@ -30,7 +30,7 @@ export function keyRoutes(app: Api, { identity, endpoints: registry }: AppDeps):
   app.post(
     "/v1/keys",
     {
-      config: { policy: { scope: "keys:write" } },
+      config: { policy: { scope: "keys:write" }, audit: "keys.create" },
       schema: {
         tags,
         summary: "Make an API key; its secret is in this reply and nowhere else",
@@ -102,6 +102,15 @@ export function keyRoutes(app: Api, { identity, endpoints: registry }: AppDeps):
         functions,
         expiresAt,
       });
+      const { scopes: given, endpoints: only, functions: fns } = info;
+      const detail = {
+        label,
+        owner: owner ?? principal.ownerName,
+        scopes: given,
+        endpoints: only,
+        functions: fns,
+      };
+      request.audited = { target: info.id, detail };
       return reply.code(201).send({ ...view(info), key: secret });
     },
   );
@@ -122,7 +131,7 @@ export function keyRoutes(app: Api, { identity, endpoints: registry }: AppDeps):
   app.delete(
     "/v1/keys/:id",
     {
-      config: { policy: { scope: "keys:write" } },
+      config: { policy: { scope: "keys:write" }, audit: "keys.revoke" },
       schema: {
         tags,
         summary: "Revoke an API key; heard everywhere within 5 s",
@@ -139,7 +148,7 @@ export function keyRoutes(app: Api, { identity, endpoints: registry }: AppDeps):
   app.post(
     "/v1/tokens",
     {
-      config: { policy: { authenticated: true, narrow: true } },
+      config: { policy: { authenticated: true, narrow: true }, audit: false },
       schema: {
         tags,
         summary: "Change an API key into an access token of the same scopes, valid for 10 minutes",

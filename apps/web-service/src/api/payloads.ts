@@ -26,7 +26,7 @@ export function payloadRoutes(app: Api, { payloads, sharedPayloads }: AppDeps): 
       "/v1/payloads/:digest",
       {
         bodyLimit: limits.MAX_PAYLOAD_BYTES,
-        config: { policy: { scopeOrAgent: "tasks:submit", nested: true, narrow: true } },
+        config: { policy: { scopeOrAgent: "tasks:submit", nested: true, narrow: true }, audit: false },
         schema: {
           tags,
           summary: "Store a payload: any bytes, at most 1 GiB; on disk when this replies",

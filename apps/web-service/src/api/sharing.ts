@@ -66,7 +66,7 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
   app.put(
     "/v1/endpoints/:id/access",
     {
-      config: { policy: { scope: "sharing:write" } },
+      config: { policy: { scope: "sharing:write" }, audit: "endpoints.access" },
       schema: {
         tags,
         summary: "Say what one person, or the members of a team, may do with an endpoint",
@@ -85,6 +85,7 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
       },
     },
     async (request) => {
+      request.audited = { detail: { ...request.body } };
       const endpoint = await managed(request);
       const { person, team, allow, deny } = request.body;
       if ((person === undefined) === (team === undefined))
@@ -102,7 +103,7 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
   app.put(
     "/v1/endpoints/:id/functions",
     {
-      config: { policy: { scope: "sharing:write" } },
+      config: { policy: { scope: "sharing:write" }, audit: "endpoints.functions" },
       schema: {
         tags,
         summary: "Say which functions an endpoint runs, whoever submits them; none: all",
@@ -118,6 +119,7 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
       },
     },
     async (request) => {
+      request.audited = { detail: { functions: request.body.functions } };
       const endpoint = await managed(request);
       await accessLists.allowFunctions(
         endpoint,

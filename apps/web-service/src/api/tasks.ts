@@ -91,7 +91,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks",
     {
-      config: { policy: { scope: "tasks:submit", nested: true, narrow: true } },
+      config: { policy: { scope: "tasks:submit", nested: true, narrow: true }, audit: false },
       onResponse: (_request, _reply, done) => {
         crashPoint("service.rest.after-reply");
         done();
@@ -259,7 +259,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/status",
     {
-      config: { policy: { scope: "tasks:read", nested: true, narrow: true } },
+      config: { policy: { scope: "tasks:read", nested: true, narrow: true }, audit: false },
       schema: {
         tags,
         summary: `Show up to ${MAX_STATUS_IDS} tasks at once; with wait, once all have ended`,
@@ -304,7 +304,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/:id/token",
     {
-      config: { policy: { agent: true } },
+      config: { policy: { agent: true }, audit: false },
       schema: {
         tags,
         summary: "For agents: a token of the running task's own, for its function to submit tasks with",
@@ -326,7 +326,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/:id/cancel",
     {
-      config: { policy: { scope: "tasks:cancel", nested: true, narrow: true } },
+      config: { policy: { scope: "tasks:cancel", nested: true, narrow: true }, audit: "tasks.cancel" },
       schema: {
         tags,
         summary:
@@ -349,7 +349,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/cancel",
     {
-      config: { policy: { scope: "tasks:cancel", nested: true, narrow: true } },
+      config: { policy: { scope: "tasks:cancel", nested: true, narrow: true }, audit: "tasks.cancel" },
       schema: {
         tags,
         summary: "Cancel several tasks, or all open ones of a group",
@@ -370,6 +370,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     async (request, reply) => {
       const { ownerId } = principalOf(request);
       const { ids, group } = request.body;
+      request.audited = { target: group ?? "", detail: { tasks: ids?.length } };
       reply.code(202);
       if ((ids === undefined) === (group === undefined)) {
         throw new FarloomError("REQUEST_INVALID", { detail: "the body has either ids or group" });

@@ -30,7 +30,7 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
   app.post(
     "/v1/teams",
     {
-      config: { policy: { scope: "sharing:write" } },
+      config: { policy: { scope: "sharing:write" }, audit: "teams.create" },
       schema: {
         tags,
         summary: "Make a team; you are its owner and its first member",
@@ -38,8 +38,12 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
         response: { 201: TeamView, ...problems },
       },
     },
-    async (request, reply) =>
-      reply.code(201).send(view(await teams.create(principalOf(request), request.body.name))),
+    async (request, reply) => {
+      request.audited = { target: request.body.name };
+      const team = await teams.create(principalOf(request), request.body.name);
+      request.audited = { target: team.id, detail: { name: team.name } };
+      return reply.code(201).send(view(team));
+    },
   );
 
   app.get(
@@ -79,7 +83,7 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
   app.delete(
     "/v1/teams/:team",
     {
-      config: { policy: { scope: "sharing:write" } },
+      config: { policy: { scope: "sharing:write" }, audit: "teams.delete" },
       schema: {
         tags,
         summary: "Delete a team; what was shared with it is so no more",
@@ -98,7 +102,7 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
   app.put(
     "/v1/teams/:team/members/:person",
     {
-      config: { policy: { scope: "sharing:write" } },
+      config: { policy: { scope: "sharing:write" }, audit: "teams.add" },
       schema: {
         tags,
         summary: "Take somebody into a team",
@@ -117,7 +121,7 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
   app.delete(
     "/v1/teams/:team/members/:person",
     {
-      config: { policy: { scope: "sharing:write" } },
+      config: { policy: { scope: "sharing:write" }, audit: "teams.remove" },
       schema: {
         tags,
         summary: "Take somebody out of a team; heard everywhere within 5 s",

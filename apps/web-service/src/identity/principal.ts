@@ -18,6 +18,7 @@ export const SCOPES = [
   "objects:read",
   "objects:write",
   "sharing:write",
+  "audit:read",
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 

@@ -78,6 +78,8 @@ export interface ClientSessionDeps {
   readonly nested: NestedTokens;
   /** Which of the owner's tasks a narrow key sees. */
   readonly reach: TaskReach;
+  /** So many tasks were asked to be cancelled, or could not be, for the reason of this code. */
+  readonly onCancel: (count: number, refused: string | undefined) => void;
   /** What the credential expires by. */
   readonly clock: Clock;
   readonly onClose: (session: ClientSession) => void;
@@ -465,7 +467,9 @@ export class ClientSession implements ResultSink {
       if (nested) await this.#deps.nested.requireOpen(nested);
       const own = await this.#deps.reach.within(this.#principal, keys);
       this.started(await this.#deps.dispatch.cancelOwned(this.ownerKey, own, why));
+      this.#deps.onCancel(own.length, undefined);
     } catch (error) {
+      if (error instanceof FarloomError) this.#deps.onCancel(keys.length, error.code);
       this.#problem(error);
     }
   }
