@@ -13,6 +13,7 @@ import { addObjects } from "./commands/objects.js";
 import { addRun } from "./commands/run.js";
 import { addServe } from "./commands/serve.js";
 import { addTasks } from "./commands/tasks.js";
+import { addTeams } from "./commands/teams.js";
 import type { Context } from "./context.js";
 import type { Output } from "./output.js";
 
@@ -48,6 +49,7 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addServe,
     addLogin,
     addKeys,
+    addTeams,
     addAudit,
     addDoctor,
   ]) {

@@ -14,7 +14,7 @@ import { ObjectsApi } from "./objects.js";
 import { type FarloomOptions, type ResolvedOptions, resolveOptions } from "./options.js";
 import { Payloads } from "./payloads.js";
 import { RemoteTask } from "./remote-task.js";
-import { AuditApi, EndpointsApi, FunctionsApi, KeysApi, TasksApi } from "./resources.js";
+import { AuditApi, EndpointsApi, FunctionsApi, KeysApi, TasksApi, TeamsApi } from "./resources.js";
 import { Rest } from "./rest.js";
 import { type AnyFunction, functionSpec, type RegisterSpec } from "./source.js";
 import { type CallOptions, type Lookup, type PreparedCall, Submitter } from "./submit.js";
@@ -35,6 +35,7 @@ export class Farloom {
   readonly tasks: TasksApi;
   readonly keys: KeysApi;
   readonly audit: AuditApi;
+  readonly teams: TeamsApi;
   readonly objects: ObjectsApi;
   /** Plain requests, for routes that have no method here. */
   readonly rest: Rest;
@@ -58,6 +59,7 @@ export class Farloom {
     this.tasks = new TasksApi(this.rest);
     this.keys = new KeysApi(this.rest);
     this.audit = new AuditApi(this.rest);
+    this.teams = new TeamsApi(this.rest);
     this.objects = new ObjectsApi(this.rest);
     this.#link = new ClientLink(
       { url, apiKey, software: SOFTWARE, connectForMs, reconnectForMs },

@@ -33,8 +33,11 @@ export type { ConfigFile, FarloomOptions, ResolvedOptions } from "./options.js";
 export { configPath, readConfigFile } from "./options.js";
 export { errorOf, RemoteTask } from "./remote-task.js";
 export type {
+  AccessEntry,
+  AccessLevel,
   AuditApi,
   CancelSummary,
+  EndpointAccess,
   EndpointInfo,
   EndpointsApi,
   FunctionInfo,
@@ -50,6 +53,8 @@ export type {
   TaskFilter,
   TaskInfo,
   TasksApi,
+  TeamInfo,
+  TeamsApi,
 } from "./resources.js";
 export type { Rest, RestRequest, RestResponse, StreamRequest, StreamResponse } from "./rest.js";
 export type { RegisterSpec } from "./source.js";
