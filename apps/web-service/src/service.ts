@@ -16,7 +16,7 @@ import { type IdKey, keyToUuid, limits, uuidToKey } from "@farloom/protocol";
 import { PrismaPg } from "@prisma/adapter-pg";
 import pg from "pg";
 import type { Logger } from "pino";
-import { ClientSession } from "./api/link/client-session.js";
+import { type CancelAudit, ClientSession } from "./api/link/client-session.js";
 import { buildApp } from "./app.js";
 import { AuditLog } from "./audit/log.js";
 import { lateBackground } from "./background/late.js";
@@ -354,18 +354,7 @@ async function start(
             endpoints,
             nested: identity.nested,
             reach,
-            onCancel: (count, refused) =>
-              void audit.append({
-                ownerId: principal.ownerId,
-                actor: principal.ownerName,
-                credential: principal.keyId,
-                action: "tasks.cancel",
-                target: "",
-                origin,
-                status: refused === undefined ? 202 : 403,
-                code: refused ?? "",
-                detail: JSON.stringify({ tasks: count }),
-              }),
+            audit: cancelAudit(audit, principal, origin),
             clock,
             onClose: (closed) => {
               sessions.delete(closed);
@@ -434,6 +423,25 @@ interface Admitted {
   readonly principal: Principal;
   readonly generation: number;
   readonly origin: string;
+}
+
+/** Cancels that come by a link, in the audit log. */
+function cancelAudit(audit: AuditLog, principal: Principal, origin: string): CancelAudit {
+  return {
+    requireRoom: () => audit.requireRoom(),
+    cancelled: (tasks, refused) =>
+      void audit.append({
+        ownerId: principal.ownerId,
+        actor: principal.ownerName,
+        credential: principal.keyId,
+        action: "tasks.cancel",
+        target: "",
+        origin,
+        status: refused === undefined ? 202 : 403,
+        code: refused ?? "",
+        detail: JSON.stringify({ tasks }),
+      }),
+  };
 }
 
 const EMPTY_RESULT = {

@@ -15,7 +15,7 @@ const tags = ["endpoints"];
 const IdOrName = Type.Object({
   id: Type.String({
     minLength: 1,
-    maxLength: 100,
+    maxLength: 200,
     description: "Id, name, or owner/name with its slash as %2F",
   }),
 });

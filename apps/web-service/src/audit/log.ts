@@ -62,7 +62,7 @@ export class AuditLog {
       this.#running = undefined;
     });
     const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, REPLY_WAIT_MS);
+      timer = setTimeout(resolve, REPLY_WAIT_MS).unref();
     });
     await Promise.race([written, late]);
     clearTimeout(timer);

@@ -11,7 +11,6 @@ import {
   type FunctionMatcher,
   functionMatcher,
   type IdKey,
-  isUuid,
   MAX_PATTERNS,
   type NamedFunction,
   uuidToKey,
@@ -35,7 +34,7 @@ export interface Narrow {
   readonly functions: FunctionMatcher | undefined;
 }
 
-/** What the row of a key says; undefined where it is for everything. */
+/** What the row of a key says; undefined where it is for everything. An id that is damaged reaches nothing. */
 export function narrowOf(row: {
   endpoints: readonly string[];
   functions: readonly string[];
@@ -70,9 +69,4 @@ export function functionList(texts: readonly string[], ownerName: string): strin
   if (list.length > MAX_PATTERNS)
     throw new FarloomError("REQUEST_INVALID", { detail: `a list has at most ${MAX_PATTERNS} functions` });
   return [...new Set(list)];
-}
-
-/** What a column holds is ours: anything else is a damaged row, and its key reaches nothing. */
-export function isIntact(row: { endpoints: readonly string[] }): boolean {
-  return row.endpoints.every(isUuid);
 }

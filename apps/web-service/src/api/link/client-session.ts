@@ -66,6 +66,14 @@ const MAX_OWN_TASKS = 2_000_000;
 /** Task groups that one connection watches. */
 const MAX_WATCHED_GROUPS = 10_000;
 
+/** Where cancels are recorded: the one thing of a link that changes what is there already. */
+export interface CancelAudit {
+  /** @throws FarloomError OVERLOADED where nothing more can be recorded. */
+  requireRoom(): void;
+  /** So many tasks were asked to be cancelled, or could not be, for the reason of this code. */
+  cancelled(count: number, refused: string | undefined): void;
+}
+
 export interface ClientSessionDeps {
   readonly log: Logger;
   readonly intake: Intake;
@@ -78,8 +86,7 @@ export interface ClientSessionDeps {
   readonly nested: NestedTokens;
   /** Which of the owner's tasks a narrow key sees. */
   readonly reach: TaskReach;
-  /** So many tasks were asked to be cancelled, or could not be, for the reason of this code. */
-  readonly onCancel: (count: number, refused: string | undefined) => void;
+  readonly audit: CancelAudit;
   /** What the credential expires by. */
   readonly clock: Clock;
   readonly onClose: (session: ClientSession) => void;
@@ -461,15 +468,17 @@ export class ClientSession implements ResultSink {
   }
 
   async #onCancel(keys: IdKey[], why: "unbegun" | undefined): Promise<void> {
+    const { audit } = this.#deps;
     try {
+      audit.requireRoom();
       requireFrame(this.#principal, "cancel");
       const { nested } = this.#principal;
       if (nested) await this.#deps.nested.requireOpen(nested);
       const own = await this.#deps.reach.within(this.#principal, keys);
       this.started(await this.#deps.dispatch.cancelOwned(this.ownerKey, own, why));
-      this.#deps.onCancel(own.length, undefined);
+      audit.cancelled(own.length, undefined);
     } catch (error) {
-      if (error instanceof FarloomError) this.#deps.onCancel(keys.length, error.code);
+      if (error instanceof FarloomError && error.status < 500) audit.cancelled(keys.length, error.code);
       this.#problem(error);
     }
   }
