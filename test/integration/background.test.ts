@@ -1,5 +1,6 @@
 // What happens later, on both of its backends: nothing early, nothing lost, old things deleted.
 import { randomBytes, randomUUID } from "node:crypto";
+import { encodeReference } from "@farloom/protocol";
 import { Redis } from "ioredis";
 import { pino } from "pino";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
@@ -177,11 +178,13 @@ describe.each(backends)("background on $name", ({ needsRedis }) => {
       Buffer,
       Buffer,
     ];
+    // As rows have it: the digest, and the size in eight bytes.
+    const reference = (digest: Buffer) => encodeReference(digest, 70_000);
     const old = await insertTask({ ownerId });
-    const kept = await insertTask({ ownerId, args: used, codec: 129 });
+    const kept = await insertTask({ ownerId, args: reference(used), codec: 129 });
     const open = await insertTask({ ownerId });
     await finish(old, 31 * DAY_MS);
-    await finish(kept, 29 * DAY_MS, result, 130);
+    await finish(kept, 29 * DAY_MS, reference(result), 130);
     await insertPayload(ownerId, used, 2 * DAY_MS);
     await insertPayload(ownerId, result, 2 * DAY_MS);
     await insertPayload(ownerId, unused, 2 * DAY_MS);

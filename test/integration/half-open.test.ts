@@ -76,7 +76,9 @@ it("does not end a start: a PostgreSQL that is not there yet is waited for", asy
   const { targets } = proxy;
   proxy.targets = [];
   const starting = fabric.service({ DATABASE_URL: databaseUrl });
-  await sleep(1_500);
+  // It has tried at least twice, and failed.
+  await expect.poll(() => proxy.refused, { timeout: 30_000 }).toBeGreaterThan(1);
+  await sleep(200);
   proxy.targets = targets;
   const late = await starting;
   expect(late.lines.some((line) => line.includes("the database does not answer as the service starts"))).toBe(

@@ -37,7 +37,7 @@ const keyOf = async (scopes: readonly string[], owner?: string) => {
 };
 
 beforeAll(async () => {
-  rest = await startRestService();
+  rest = await startRestService({ failedAuthPerMinute: 1_000 });
   agent = await FakeAgent.start(rest.api, "laptop", () => ({ value: 1 }));
   await rest.api.post("/v1/functions", { name: "f", runtime: "python", code: "def f(): return 1\n" });
   const { body: task } = await rest.api.post("/v1/tasks?wait=20", { function: "f", endpoint: "laptop" });

@@ -5,6 +5,8 @@ export class TcpProxy {
   readonly url: string;
   /** Ports on the loopback interface, tried in this order; a test may change them. */
   targets: number[];
+  /** Connections for which no target was there. */
+  refused = 0;
   readonly #server: Server;
   readonly #sockets: Set<Socket>;
   readonly #pairs = new Set<readonly [Socket, Socket]>();
@@ -50,6 +52,7 @@ export class TcpProxy {
   #dial(near: Socket, targets: number[]): void {
     const port = targets.shift();
     if (port === undefined) {
+      this.refused++;
       near.destroy();
       return;
     }

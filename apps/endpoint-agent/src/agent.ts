@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import type { AgentInfo } from "@farloom/protocol";
 import { type Logger, pino } from "pino";
 import { readAgentInfo, SOFTWARE } from "./agent-info.js";
+import { AllowedFunctions } from "./allowed-functions.js";
 import { Blocks } from "./blocks/blocks.js";
 import type { AgentConfig } from "./config.js";
 import { Engine, type EngineStatus } from "./engine.js";
@@ -103,11 +104,13 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     undo.push(() => taskTokens.close());
     const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
     undo.push(() => journal.close());
+    const functions = new FunctionsCache(paths.functions);
     const engine = new Engine({
       journal,
       replay,
       bootId,
-      functions: new FunctionsCache(paths.functions),
+      functions,
+      allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions),
       files: new TaskFiles(store, transfer),
       taskTokens,
       hasLocalNode: config.blocks === undefined,

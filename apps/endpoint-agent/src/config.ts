@@ -5,6 +5,7 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism, homedir, totalmem } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
+import { checkFunctionPattern } from "@farloom/protocol";
 import { parse as parseToml } from "smol-toml";
 import { type BlocksConfig, readBlocksConfig } from "./blocks/blocks-config.js";
 import { normaliseServiceUrl } from "./enrolment.js";
@@ -46,6 +47,11 @@ export interface AgentOptions {
    * divided among the workers, and at least 512.
    */
   readonly recycleMemoryMb?: number | undefined;
+  /**
+   * The functions that this agent runs: ids, or `owner/name`, `owner/name@version` with `*` for any letters. Environment
+   * FARLOOM_AGENT_ALLOW_FUNCTIONS, with commas; default: all.
+   */
+  readonly allowFunctions?: readonly string[] | undefined;
   /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
   readonly payloadCacheMb?: number | undefined;
 }
@@ -65,6 +71,7 @@ export interface AgentConfig {
   readonly reclaimMs: number;
   readonly recycleTasks: number;
   readonly recycleMemoryMb: number;
+  readonly allowFunctions: readonly string[];
   readonly windowBytes: number;
   readonly payloadCacheBytes: number;
   /** Where nodes come from; undefined: the one node lives in the agent's process. */
@@ -115,6 +122,7 @@ export function resolveConfig(
     reclaimMs: integer(pick("reclaimMs", "FARLOOM_AGENT_RECLAIM_MS"), 60_000, 0, MOST_RECLAIM_MS),
     recycleTasks: integer(pick("recycleTasks", "FARLOOM_AGENT_RECYCLE_TASKS"), 0, 0, 1 << 30),
     recycleMemoryMb: integer(pick("recycleMemoryMb", "FARLOOM_AGENT_RECYCLE_MEMORY_MB"), restMb, 0, 1 << 24),
+    allowFunctions: functionPatterns(pick("allowFunctions", "FARLOOM_AGENT_ALLOW_FUNCTIONS")),
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,
@@ -136,6 +144,19 @@ function integer(picked: Picked | undefined, absent: number, least: number, most
     );
   }
   return n;
+}
+
+function functionPatterns(picked: Picked | undefined): readonly string[] {
+  if (picked === undefined) return [];
+  const list = typeof picked.value === "string" ? picked.value.split(",") : (picked.value as unknown[]);
+  const texts = Array.isArray(list) ? list.map((text) => String(text).trim()) : [String(list)];
+  for (const text of texts) {
+    const bad = checkFunctionPattern(text);
+    if (bad !== undefined) throw new Error(`${picked.from}: ${bad}`);
+  }
+  // An empty list would allow everything, and nobody writes one for that.
+  if (texts.length === 0) throw new Error(`${picked.from} names no function`);
+  return Object.freeze(texts);
 }
 
 function flag(picked: Picked | undefined): boolean {

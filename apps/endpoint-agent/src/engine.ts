@@ -13,6 +13,7 @@
  *   E2  A result is forgotten only when the service's durable mark covers it (A5, P12).
  *   E3  Ids are known: what is held or finished is not run again (P11); a kept result answers (P14).
  *   E4  The first credit of a session follows the unacknowledged results (P15).
+ *   E5  What this agent may not run (`--allow-function`) is answered before it is run, from the journal too.
  *
  * Bounds: held tasks by the credit window; results by the same, and nothing is handed out while they exceed
  * 64 MiB; what one turn stages by credit too.
@@ -27,6 +28,7 @@ import {
   type IdKey,
   keyAt,
   keysToColumn,
+  keyToUuid,
   limits,
   type ResultsFrame,
   type TasksFrame,
@@ -34,6 +36,7 @@ import {
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
+import type { AllowedFunctions } from "./allowed-functions.js";
 import type { FunctionsCache } from "./functions-cache.js";
 import { FunctionsDesk } from "./functions-desk.js";
 import { type JournalRecord, RECORD } from "./journal/format.js";
@@ -52,7 +55,7 @@ import { KeptResults } from "./results/kept-results.js";
 import { Outcomes } from "./results/outcomes.js";
 import { ResultSender, resultBytes } from "./results/result-sender.js";
 import { idColumns, settle } from "./results/settle.js";
-import { type HeldState, type HeldTask, leaseColumns, optionsOf } from "./scheduler/held-task.js";
+import { functionOf, type HeldState, type HeldTask, leaseColumns, optionsOf } from "./scheduler/held-task.js";
 import { Scheduler, type SchedulerEffect, type SchedulerEvent } from "./scheduler/scheduler.js";
 import { tasksFrames } from "./scheduler/task-frames.js";
 import { TaskTimers } from "./scheduler/task-timers.js";
@@ -66,6 +69,7 @@ export interface EngineOptions {
   readonly replay: Replay;
   readonly bootId: string;
   readonly functions: FunctionsCache;
+  readonly allowed: AllowedFunctions;
   readonly files: TaskFiles;
   readonly taskTokens: TaskTokens;
   /** Whether a node lives in this process; what only such a node may have started is lost where there is none. */
@@ -142,7 +146,7 @@ export class Engine implements LinkUser {
       functions: this.#functions,
       taskTokens: options.taskTokens,
       log: options.log,
-      apply: (event) => this.#apply(event),
+      apply: (event) => this.#ofNode(event),
       onResults: (frame, node) => this.#takeResults(frame, node),
       onProgress: (frame) => this.#takeProgress(frame),
       onHeld: (node, keys) => this.#endStrays(node, keys),
@@ -244,7 +248,7 @@ export class Engine implements LinkUser {
         this.#takeTasks(frame, bytes);
         break;
       case "functions":
-        for (const def of frame.defs) this.#functions.arrived(def);
+        for (const [i, def] of frame.defs.entries()) this.#functions.arrived(def, frame.refs?.[i]);
         break;
       case "mark":
         this.#service.marked(frame);
@@ -294,15 +298,17 @@ export class Engine implements LinkUser {
   /** How many things each task of a batch waits for, or undefined where none waits. */
   #needsOf(frame: TasksFrame): ((i: number) => number) | undefined {
     const lacks = this.#functions.lacksOf(frame);
-    if (!lacks.includes(1) && !hasReference(frame.codecs)) return undefined;
+    const refused = this.#options.allowed.refusedOf(frame.fns);
+    if (!lacks.includes(1) && !refused && !hasReference(frame.codecs)) return undefined;
     return (i) => {
-      const lack = lacks[frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i)]!;
+      const of = frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i);
       const codec = typeof frame.codecs === "number" ? frame.codecs : frame.codecs[i]!;
-      return lack + ((codec & 128) !== 0 ? 1 : 0);
+      return lacks[of]! + (refused?.[of] ?? 0) + ((codec & 128) !== 0 ? 1 : 0);
     };
   }
 
   #meetNeeds(task: HeldTask): void {
+    if (this.#refuse(task)) return;
     this.#functions.await(task);
     void this.#files.fetchArguments(task)?.then((outcome) => {
       if (this.#closed) return;
@@ -310,6 +316,25 @@ export class Engine implements LinkUser {
       else if (task.state === "waiting") this.#outcomes.failForPayload(task, outcome.message);
       this.#turn.atEnd();
     });
+  }
+
+  /** E5: answers for a task whose function is not allowed here. */
+  #refuse(task: HeldTask): boolean {
+    const { allowed } = this.#options;
+    const digest = functionOf(task);
+    if (allowed.allows(digest)) return false;
+    this.#log.warn(
+      { task: keyToUuid(task.key), function: digest.toString("hex") },
+      "a task was refused: its function is not allowed here",
+    );
+    this.#outcomes.finishHere([task], allowed.refusal(digest));
+    return true;
+  }
+
+  /** E5: what was handed down under another list, and has come back unbegun, is asked about before it goes again. */
+  #refuseQueued(): void {
+    if (!this.#options.allowed.isListed) return;
+    for (const task of [...this.#scheduler.tasks()]) if (task.state === "queued") this.#refuse(task);
   }
 
   /** P14 */
@@ -390,6 +415,13 @@ export class Engine implements LinkUser {
     for (const task of this.#scheduler.tasks())
       if (task.state === "handed" && task.node !== undefined) names.add(task.node);
     return names;
+  }
+
+  /** What a node may have given back unbegun is asked about before it goes to another (E5). */
+  #ofNode(event: SchedulerEvent): void {
+    this.#apply(event);
+    if (event.kind === "node_returned" || event.kind === "node_up" || event.kind === "node_lost")
+      this.#refuseQueued();
   }
 
   #takeProgress(frame: Extract<Frame, { t: "progress" }>): void {

@@ -39,3 +39,20 @@ it("a definition whose bytes were changed is refused: its digest is not true any
   cache.put({ ...def, code: Buffer.from("def f(): steal()\n") });
   expect(cache.get(functionKey(def.digest))).toBeUndefined();
 });
+
+it("what a definition is called is kept with it, every name of several, and only as many as there is room for", () => {
+  const def = defineFunction();
+  const key = functionKey(def.digest);
+  const cache = new FunctionsCache(dir);
+  expect(cache.refsOf(key)).toEqual([]);
+  cache.put(def, "ann/f@1");
+  cache.put(def, "ann/g@2");
+  cache.put(def, "ann/f@1");
+  cache.put(def);
+  expect(cache.refsOf(key).toSorted()).toEqual(["ann/f@1", "ann/g@2"]);
+  const next = new FunctionsCache(dir);
+  expect(next.refsOf(key).toSorted()).toEqual(["ann/f@1", "ann/g@2"]);
+  expect(next.get(key)).toMatchObject(def);
+  for (let i = 0; i < 100; i++) next.put(def, `ann/name-${i}@1`);
+  expect(next.refsOf(key).length).toBe(16);
+});

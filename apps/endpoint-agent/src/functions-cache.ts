@@ -16,6 +16,9 @@ import {
 } from "@farloom/protocol";
 
 const MAX_KEPT = 2000;
+/** Names kept of one definition: the same code may be registered under several. */
+const MAX_REFS = 16;
+const MAX_REF_CHARS = 300;
 
 /** A digest as a map key. */
 export type FunctionKey = string;
@@ -27,6 +30,8 @@ export function functionKey(digest: Buffer): FunctionKey {
 export class FunctionsCache {
   readonly #dir: string;
   readonly #known = new Set<FunctionKey>();
+  /** Names by definition, as far as somebody has asked or told. */
+  readonly #refs = new Map<FunctionKey, readonly string[]>();
 
   constructor(dir: string) {
     this.#dir = dir;
@@ -46,15 +51,33 @@ export class FunctionsCache {
     return this.#known.has(key);
   }
 
-  /** Writes a definition; returns whether it is new here. */
-  put(def: FunctionDefinition): boolean {
+  /** Writes a definition, and what it is called; returns whether it is new here. */
+  put(def: FunctionDefinition, ref?: string): boolean {
     const key = functionKey(def.digest);
-    if (this.#known.has(key)) return false;
+    const isNew = !this.#known.has(key);
+    const refs = isNew ? [] : ref === undefined ? undefined : this.refsOf(key);
+    const isNamed = ref === undefined || ref.length > MAX_REF_CHARS || refs?.includes(ref) === true;
+    if (!isNew && isNamed) return false;
+    const all = isNamed ? [] : [ref, ...(refs ?? [])].slice(0, MAX_REFS);
     const path = this.#path(key);
-    writeFileSync(`${path}.new`, encodeValue(def), { mode: 0o600 });
+    writeFileSync(`${path}.new`, encodeValue(all.length === 0 ? def : { ...def, refs: all }), {
+      mode: 0o600,
+    });
     renameSync(`${path}.new`, path);
     this.#known.add(key);
-    return true;
+    this.#refs.set(key, all);
+    return isNew;
+  }
+
+  /** What the definition is called, as far as the service has told. */
+  refsOf(key: FunctionKey): readonly string[] {
+    const known = this.#refs.get(key);
+    if (known) return known;
+    const { refs } = (this.get(key) ?? {}) as { refs?: unknown };
+    const read = Array.isArray(refs) ? refs.filter((ref): ref is string => typeof ref === "string") : [];
+    // What is not here yet is told with its definition.
+    if (this.#known.has(key)) this.#refs.set(key, read);
+    return read;
   }
 
   /** Reads a definition. Undefined where it is not here, or was damaged; then it must be asked for again. */

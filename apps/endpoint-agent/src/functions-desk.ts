@@ -55,10 +55,10 @@ export class FunctionsDesk {
   }
 
   /** The service sent a definition. */
-  arrived(def: FunctionDefinition): void {
+  arrived(def: FunctionDefinition, ref?: string): void {
     const key = functionKey(def.digest);
     try {
-      this.#options.cache.put(def);
+      this.#options.cache.put(def, ref);
     } catch (error) {
       this.#options.log.error(
         { err: error, function: def.digest.toString("hex") },

@@ -42,6 +42,8 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
   --recycle-tasks N     a Python worker is replaced after so many tasks; 0: never [FARLOOM_AGENT_RECYCLE_TASKS]  0
   --recycle-memory-mb N a Python worker that holds more between tasks is replaced; 0: never
                         [FARLOOM_AGENT_RECYCLE_MEMORY_MB]  half of the machine's memory, divided among the workers
+  --allow-function REF  runs this function alone, by id, owner/name or owner/name@version, with * for any letters; may be
+                        repeated [FARLOOM_AGENT_ALLOW_FUNCTIONS, with commas]  all functions
   --stop-workers        a stop ends the workers and what they run
 Options of enroll
   --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it
@@ -61,6 +63,7 @@ const OPTIONS = {
   "reclaim-ms": { type: "string" },
   "recycle-tasks": { type: "string" },
   "recycle-memory-mb": { type: "string" },
+  "allow-function": { type: "string", multiple: true },
   "stop-workers": { type: "boolean" },
   parameters: { type: "string" },
   help: { type: "boolean", short: "h" },
@@ -109,6 +112,7 @@ function optionsOf(values: Values): AgentOptions {
     reclaimMs: numberOf(values["reclaim-ms"]),
     recycleTasks: numberOf(values["recycle-tasks"]),
     recycleMemoryMb: numberOf(values["recycle-memory-mb"]),
+    allowFunctions: values["allow-function"],
     stopWorkers: values["stop-workers"],
   };
 }

@@ -15,6 +15,7 @@ import fastify, {
   type RawRequestDefaultExpression,
 } from "fastify";
 import type pg from "pg";
+import { auditRoutes } from "./api/audit.js";
 import { endpointRoutes } from "./api/endpoints.js";
 import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
@@ -22,7 +23,11 @@ import { healthRoutes } from "./api/health.js";
 import { keyRoutes } from "./api/keys.js";
 import { objectRoutes } from "./api/objects.js";
 import { payloadRoutes } from "./api/payloads.js";
+import { sharingRoutes } from "./api/sharing.js";
 import { taskRoutes } from "./api/tasks.js";
+import { teamRoutes } from "./api/teams.js";
+import type { AuditLog } from "./audit/log.js";
+import { recordRequests } from "./audit/record-requests.js";
 import type { Config } from "./config.js";
 import type { EndpointRegistry } from "./endpoints/registry.js";
 import type { FunctionRegistry } from "./functions/registry.js";
@@ -36,8 +41,12 @@ import { registerSecurityHeaders } from "./http/security-headers.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
 import type { ObjectStore } from "./objects/store.js";
+import type { SharedPayloads } from "./payloads/shared.js";
 import type { PayloadStore } from "./payloads/store.js";
+import type { AccessLists } from "./sharing/access-lists.js";
+import type { Teams } from "./sharing/teams.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake } from "./tasks/ports.js";
+import type { TaskReach } from "./tasks/reach.js";
 
 export interface AppDeps {
   readonly config: Config;
@@ -49,6 +58,11 @@ export interface AppDeps {
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
   readonly objects: ObjectStore;
+  readonly audit: AuditLog;
+  readonly teams: Teams;
+  readonly accessLists: AccessLists;
+  readonly sharedPayloads: SharedPayloads;
+  readonly reach: TaskReach;
   readonly intake: TaskIntake;
   readonly dispatch: TaskDispatch;
   readonly deliver: TaskDeliver;
@@ -95,6 +109,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerBodies(app);
   registerSecurityHeaders(app);
   enforcePolicies(app, identity, config.failedAuthPerMinute);
+  recordRequests(app, deps.audit);
   await app.register(rateLimit, {
     max: config.rateLimitPerMinute,
     timeWindow: 60_000,
@@ -116,9 +131,12 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   keyRoutes(app, deps);
   functionRoutes(app, deps);
   endpointRoutes(app, deps);
+  teamRoutes(app, deps);
+  sharingRoutes(app, deps);
   taskRoutes(app, deps);
   groupRoutes(app, deps);
   payloadRoutes(app, deps);
   objectRoutes(app, deps);
+  auditRoutes(app, deps);
   return app;
 }

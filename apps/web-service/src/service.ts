@@ -16,8 +16,9 @@ import { type IdKey, keyToUuid, limits, uuidToKey } from "@farloom/protocol";
 import { PrismaPg } from "@prisma/adapter-pg";
 import pg from "pg";
 import type { Logger } from "pino";
-import { ClientSession } from "./api/link/client-session.js";
+import { type CancelAudit, ClientSession } from "./api/link/client-session.js";
 import { buildApp } from "./app.js";
+import { AuditLog } from "./audit/log.js";
 import { lateBackground } from "./background/late.js";
 import { Collect, type OutcomeRow } from "./collect/collect.js";
 import { Reattempts } from "./collect/reattempts.js";
@@ -37,15 +38,23 @@ import { Metrics } from "./http/metrics.js";
 import { observeRoad } from "./http/road-metrics.js";
 import { bootstrapKey } from "./identity/bootstrap.js";
 import { Identity } from "./identity/identity.js";
+import type { Principal } from "./identity/principal.js";
 import { loadSigningKey } from "./identity/signing-key.js";
 import { Groups } from "./intake/groups.js";
 import { Intake } from "./intake/intake.js";
 import { OpenBudget } from "./intake/open-budget.js";
+import { Revocations } from "./link/revocations.js";
 import { serveLinks } from "./link/upgrade.js";
 import { openBackend } from "./objects/open-backend.js";
 import { ObjectStore } from "./objects/store.js";
 import { startObjectSweep } from "./objects/sweep.js";
+import { SharedPayloads } from "./payloads/shared.js";
 import { PayloadStore } from "./payloads/store.js";
+import { AccessLists } from "./sharing/access-lists.js";
+import { RunAccess } from "./sharing/run-access.js";
+import { Teams } from "./sharing/teams.js";
+import { VisibleFunctions } from "./sharing/visible-functions.js";
+import { AccessEpoch } from "./store/access-epoch.js";
 import { DatabaseClock } from "./store/database-clock.js";
 import { assertDurable } from "./store/durability.js";
 import { joinHintBus } from "./store/hint-bus.js";
@@ -54,6 +63,7 @@ import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
 import { hotName } from "./store/ownership.js";
 import { isPassingAtStart } from "./store/pg-errors.js";
 import { ANSWER_TIMEOUT_MS, STATEMENT_TIMEOUT_MS } from "./store/statement-limits.js";
+import { TaskReach } from "./tasks/reach.js";
 import { SOFTWARE } from "./version.js";
 
 /** Connections for ordinary queries. */
@@ -140,14 +150,14 @@ async function start(
   // What tasks refer to
   const clock = await DatabaseClock.start(pool, log);
   undo.push(() => clock.stop());
-  const identity = new Identity(
-    prisma,
-    pool,
-    await loadSigningKey(config.stateDir, config.signingKeyFile),
-    clock,
-  );
-  const functions = new FunctionRegistry(prisma);
-  const endpoints = new EndpointRegistry(prisma);
+  const epoch = await AccessEpoch.start(pool, log);
+  undo.push(() => epoch.close());
+  const signingKey = await loadSigningKey(config.stateDir, config.signingKeyFile);
+  const identity = new Identity(prisma, pool, signingKey, clock, epoch);
+  const visible = new VisibleFunctions(pool, epoch);
+  const functions = new FunctionRegistry(prisma, visible, epoch);
+  const endpoints = new EndpointRegistry(prisma, pool, epoch);
+  const reach = new TaskReach(pool, functions, identity.nested);
   const payloads = new PayloadStore(pool, config.stateDir, log);
   undo.push(() => payloads.close());
   const blobs = await openBackend(config, log);
@@ -181,6 +191,7 @@ async function start(
           "a hint of a cancel",
         ),
       onClaimed: (endpointKey, epoch) => dispatch.supersede(endpointKey, epoch),
+      onAccess: () => void epoch.look(),
     },
     // The first beat may tell of others (a replica that was killed a moment ago) before there is a sweep.
     onAlone: (alone) => {
@@ -189,12 +200,14 @@ async function start(
     },
   });
   undo.push(brief(() => bus.close()));
+  epoch.announceBy(() => bus.hints.access());
   const guard = (work: Promise<unknown>, what: string): Promise<unknown> =>
     work.catch((err) => log.warn({ err }, `${what} could not be followed; the sweep will`));
 
   const dispatch = new Dispatch({
     pool: hot,
     functions,
+    access: new RunAccess(endpoints, visible),
     log,
     hints: bus.hints,
     replicaId,
@@ -286,6 +299,11 @@ async function start(
   bus.follow();
 
   // The doors
+  const audit = new AuditLog(pool, log);
+  undo.push(
+    () => audit.close(),
+    brief(() => audit.idle()),
+  );
   const metrics = new Metrics();
   observeRoad(metrics.registry, { dispatch, intake, collect });
   let draining = false;
@@ -299,6 +317,11 @@ async function start(
     endpoints,
     payloads,
     objects,
+    audit,
+    teams: new Teams(prisma, epoch),
+    accessLists: new AccessLists(prisma, epoch),
+    sharedPayloads: new SharedPayloads(pool),
+    reach,
     intake,
     dispatch,
     deliver,
@@ -307,31 +330,41 @@ async function start(
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
   });
   const sessions = new Set<{ drain(): void }>();
+  const revocations = new Revocations(identity.keys, epoch, log);
+  undo.push(() => revocations.close());
   const closeDoor = serveLinks(
     app.server,
     [
       {
         path: limits.CLIENT_LINK_PATH,
         admit: async (request) => {
+          const { generation } = epoch;
           const principal = await identity.authenticate(request.headers.authorization);
           if (principal.nested) await identity.nested.requireOpen(principal.nested);
-          return principal;
+          return { principal, generation, origin: request.socket.remoteAddress ?? "" };
         },
-        open: (upgraded, principal) =>
-          sessions.add(
-            new ClientSession(upgraded, principal, {
-              log,
-              intake,
-              groups,
-              dispatch,
-              deliver,
-              functions,
-              endpoints,
-              nested: identity.nested,
-              clock,
-              onClose: (session) => sessions.delete(session),
-            }),
-          ),
+        open: (upgraded, { principal, generation, origin }: Admitted) => {
+          const session = new ClientSession(upgraded, principal, {
+            log,
+            intake,
+            groups,
+            dispatch,
+            deliver,
+            functions,
+            endpoints,
+            nested: identity.nested,
+            reach,
+            audit: cancelAudit(audit, principal, origin),
+            clock,
+            onClose: (closed) => {
+              sessions.delete(closed);
+              revocations.ended(closed);
+            },
+          });
+          sessions.add(session);
+          // A running task's token ends with the task, which is looked up at every use.
+          if (principal.via !== "task") revocations.opened(session, generation);
+        },
       },
       {
         path: limits.AGENT_LINK_PATH,
@@ -344,7 +377,6 @@ async function start(
               replicaId,
               dispatch,
               collect,
-              functions,
               onStarted: (entries) => {
                 starts.add(entries.map((entry) => entry.key));
                 deliver.started(entries);
@@ -384,6 +416,32 @@ async function start(
   background.start();
   log.info({ url, replica: replicaId, software: SOFTWARE }, "the service is ready");
   return { url, databaseUrl, close };
+}
+
+/** Who comes at the clients' door, from where, and since which state of access they were checked. */
+interface Admitted {
+  readonly principal: Principal;
+  readonly generation: number;
+  readonly origin: string;
+}
+
+/** Cancels that come by a link, in the audit log. */
+function cancelAudit(audit: AuditLog, principal: Principal, origin: string): CancelAudit {
+  return {
+    requireRoom: () => audit.requireRoom(),
+    cancelled: (tasks, refused) =>
+      void audit.append({
+        ownerId: principal.ownerId,
+        actor: principal.ownerName,
+        credential: principal.keyId,
+        action: "tasks.cancel",
+        target: "",
+        origin,
+        status: refused === undefined ? 202 : 403,
+        code: refused ?? "",
+        detail: JSON.stringify({ tasks }),
+      }),
+  };
 }
 
 const EMPTY_RESULT = {

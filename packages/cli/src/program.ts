@@ -1,6 +1,7 @@
 /** The command tree. Each file of commands/ adds its own; this is their list. */
 import { createRequire } from "node:module";
 import { Command } from "commander";
+import { addAudit } from "./commands/audit.js";
 import { addCompletion } from "./commands/completion.js";
 import { addDev } from "./commands/dev.js";
 import { addDoctor } from "./commands/doctor.js";
@@ -12,6 +13,7 @@ import { addObjects } from "./commands/objects.js";
 import { addRun } from "./commands/run.js";
 import { addServe } from "./commands/serve.js";
 import { addTasks } from "./commands/tasks.js";
+import { addTeams } from "./commands/teams.js";
 import type { Context } from "./context.js";
 import type { Output } from "./output.js";
 
@@ -47,6 +49,8 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addServe,
     addLogin,
     addKeys,
+    addTeams,
+    addAudit,
     addDoctor,
   ]) {
     add(program, context);

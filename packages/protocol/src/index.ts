@@ -1,5 +1,7 @@
 /** The contract that every part of Farloom shares. PROTOCOL.md says it in words. */
 
+export type { AuditEntry, AuditFields } from "./audit/chain.js";
+export { AUDIT_GENESIS, AuditVerifier, auditHash } from "./audit/chain.js";
 export type { BoundedLimits, Decoded, DecodeFailure } from "./codec/codec.js";
 export { decodeBounded, decodeFrame, encodeFrame, encodeValue } from "./codec/codec.js";
 export { LengthPrefixReader, withLength } from "./codec/length-prefix.js";
@@ -30,6 +32,13 @@ export type {
   Runtime,
 } from "./functions/definition.js";
 export { canonicalJson, checkDefinition, functionDigest, RUNTIMES } from "./functions/definition.js";
+export type { FunctionMatcher, NamedFunction } from "./functions/pattern.js";
+export {
+  checkFunctionPattern,
+  functionMatcher,
+  MAX_PATTERN_CHARS,
+  MAX_PATTERNS,
+} from "./functions/pattern.js";
 export type { IdKey } from "./ids.js";
 export {
   columnToKeys,

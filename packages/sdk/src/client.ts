@@ -14,7 +14,7 @@ import { ObjectsApi } from "./objects.js";
 import { type FarloomOptions, type ResolvedOptions, resolveOptions } from "./options.js";
 import { Payloads } from "./payloads.js";
 import { RemoteTask } from "./remote-task.js";
-import { EndpointsApi, FunctionsApi, KeysApi, TasksApi } from "./resources.js";
+import { AuditApi, EndpointsApi, FunctionsApi, KeysApi, TasksApi, TeamsApi } from "./resources.js";
 import { Rest } from "./rest.js";
 import { type AnyFunction, functionSpec, type RegisterSpec } from "./source.js";
 import { type CallOptions, type Lookup, type PreparedCall, Submitter } from "./submit.js";
@@ -34,6 +34,8 @@ export class Farloom {
   readonly endpoints: EndpointsApi;
   readonly tasks: TasksApi;
   readonly keys: KeysApi;
+  readonly audit: AuditApi;
+  readonly teams: TeamsApi;
   readonly objects: ObjectsApi;
   /** Plain requests, for routes that have no method here. */
   readonly rest: Rest;
@@ -56,6 +58,8 @@ export class Farloom {
     this.endpoints = new EndpointsApi(this.rest);
     this.tasks = new TasksApi(this.rest);
     this.keys = new KeysApi(this.rest);
+    this.audit = new AuditApi(this.rest);
+    this.teams = new TeamsApi(this.rest);
     this.objects = new ObjectsApi(this.rest);
     this.#link = new ClientLink(
       { url, apiKey, software: SOFTWARE, connectForMs, reconnectForMs },

@@ -33,13 +33,18 @@ export type { ConfigFile, FarloomOptions, ResolvedOptions } from "./options.js";
 export { configPath, readConfigFile } from "./options.js";
 export { errorOf, RemoteTask } from "./remote-task.js";
 export type {
+  AccessEntry,
+  AccessLevel,
+  AuditApi,
   CancelSummary,
+  EndpointAccess,
   EndpointInfo,
   EndpointsApi,
   FunctionInfo,
   FunctionSpec,
   FunctionsApi,
   KeyInfo,
+  KeySpec,
   KeysApi,
   NewEndpoint,
   NewKey,
@@ -48,6 +53,8 @@ export type {
   TaskFilter,
   TaskInfo,
   TasksApi,
+  TeamInfo,
+  TeamsApi,
 } from "./resources.js";
 export type { Rest, RestRequest, RestResponse, StreamRequest, StreamResponse } from "./rest.js";
 export type { RegisterSpec } from "./source.js";

@@ -1,5 +1,6 @@
 /** The REST API in types: functions, endpoints, tasks, keys. Lists come page by page; `all` walks the pages. */
 import type {
+  AuditEntry,
   CommandSpec,
   EnvironmentSpec,
   Mode,
@@ -58,6 +59,9 @@ export interface FunctionInfo extends Partial<Omit<FunctionSpec, "name">> {
 export interface EndpointInfo {
   readonly id: string;
   readonly name: string;
+  readonly owner?: string;
+  /** What you may do: view, invoke, manage, or own. */
+  readonly access?: string;
   /** An agent has handed in its key. */
   readonly enrolled?: boolean;
   readonly connected?: boolean;
@@ -66,6 +70,24 @@ export interface EndpointInfo {
   readonly queued?: number;
   readonly leased?: number;
   readonly createdAt?: string;
+}
+
+/** What an entry allows or denies; each level includes those below it. */
+export type AccessLevel = "view" | "invoke" | "manage";
+
+/** What one person, or the members of a team, may do with an endpoint; deny wins. */
+export interface AccessEntry {
+  readonly person?: string;
+  /** By name, or owner/name. */
+  readonly team?: string;
+  readonly allow?: AccessLevel;
+  readonly deny?: AccessLevel;
+}
+
+/** Who may do what with an endpoint, and the functions that it runs; empty: all. */
+export interface EndpointAccess {
+  readonly entries: readonly AccessEntry[];
+  readonly functions: readonly string[];
 }
 
 export interface NewEndpoint extends EndpointInfo {
@@ -136,9 +158,24 @@ export interface KeyInfo {
   readonly id: string;
   readonly label: string;
   readonly scopes: readonly string[];
+  /** Ids of endpoints, and functions, that it is for alone; empty: everything of its owner's. */
+  readonly endpoints?: readonly string[];
+  readonly functions?: readonly string[];
   readonly createdAt?: string;
   readonly expiresAt?: string;
   readonly revokedAt?: string;
+}
+
+/** What makes a key. Default: all scopes of the maker, 90 days, everything of its owner's. */
+export interface KeySpec {
+  readonly label: string;
+  readonly scopes?: readonly string[];
+  /** Ids or names: for these endpoints alone. */
+  readonly endpoints?: readonly string[];
+  /** Ids, `owner/name` or `owner/name@version`, with `*` for any letters: for these functions alone. */
+  readonly functions?: readonly string[];
+  /** 1 to 366. */
+  readonly expiresInDays?: number;
 }
 
 export interface NewKey extends KeyInfo {
@@ -179,6 +216,15 @@ export class FunctionsApi {
   async delete(ref: string, { signal }: Signal = {}): Promise<void> {
     await this.#rest.send({ method: "DELETE", path: `/v1/functions/${part(ref)}`, signal });
   }
+  /** Who else may use one version: nobody, the members of a team, or everybody. */
+  share(
+    ref: string,
+    sharing: { readonly visibility: "private" | "team" | "public"; readonly team?: string },
+    { signal }: Signal = {},
+  ): Promise<FunctionInfo> {
+    const path = `/v1/functions/${part(ref)}/sharing`;
+    return this.#rest.json({ method: "PUT", path, json: sharing, signal, idempotent: true });
+  }
 }
 
 export class EndpointsApi {
@@ -206,6 +252,61 @@ export class EndpointsApi {
   }
   async delete(idOrName: string, { signal }: Signal = {}): Promise<void> {
     await this.#rest.send({ method: "DELETE", path: `/v1/endpoints/${part(idOrName)}`, signal });
+  }
+  access(idOrName: string, { signal }: Signal = {}): Promise<EndpointAccess> {
+    return this.#rest.json({ path: `/v1/endpoints/${part(idOrName)}/access`, signal });
+  }
+  /** Sets the one entry of a person or team; one that says nothing goes. */
+  share(idOrName: string, entry: AccessEntry, { signal }: Signal = {}): Promise<EndpointAccess> {
+    const path = `/v1/endpoints/${part(idOrName)}/access`;
+    return this.#rest.json({ method: "PUT", path, json: entry, signal, idempotent: true });
+  }
+  /** Only these functions run there, whoever submits them; none: all. */
+  allowFunctions(
+    idOrName: string,
+    functions: readonly string[],
+    { signal }: Signal = {},
+  ): Promise<EndpointAccess> {
+    const path = `/v1/endpoints/${part(idOrName)}/functions`;
+    return this.#rest.json({ method: "PUT", path, json: { functions }, signal, idempotent: true });
+  }
+}
+
+/** People who are given access together. */
+export interface TeamInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly owner: string;
+  readonly createdAt?: string;
+  /** Where one team is asked for. */
+  readonly members?: readonly { readonly name: string; readonly addedAt: string }[];
+}
+
+export class TeamsApi {
+  readonly #rest: Rest;
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  create(name: string, { signal }: Signal = {}): Promise<TeamInfo> {
+    return this.#rest.json({ method: "POST", path: "/v1/teams", json: { name }, signal });
+  }
+  list({ signal }: Signal = {}): Promise<Page<TeamInfo>> {
+    return this.#rest.json({ path: "/v1/teams", signal });
+  }
+  get(team: string, { signal }: Signal = {}): Promise<TeamInfo> {
+    return this.#rest.json({ path: `/v1/teams/${part(team)}`, signal });
+  }
+  async delete(team: string, { signal }: Signal = {}): Promise<void> {
+    await this.#rest.send({ method: "DELETE", path: `/v1/teams/${part(team)}`, signal });
+  }
+  async add(team: string, person: string, { signal }: Signal = {}): Promise<void> {
+    const path = `/v1/teams/${part(team)}/members/${part(person)}`;
+    await this.#rest.send({ method: "PUT", path, json: {}, signal, idempotent: true });
+  }
+  async remove(team: string, person: string, { signal }: Signal = {}): Promise<void> {
+    const path = `/v1/teams/${part(team)}/members/${part(person)}`;
+    await this.#rest.send({ method: "DELETE", path, signal });
   }
 }
 
@@ -287,10 +388,7 @@ export class KeysApi {
     this.#rest = rest;
   }
 
-  create(
-    key: { readonly label: string; readonly scopes?: readonly string[]; readonly expiresInDays?: number },
-    { signal }: Signal = {},
-  ): Promise<NewKey> {
+  create(key: KeySpec, { signal }: Signal = {}): Promise<NewKey> {
     return this.#rest.json({ method: "POST", path: "/v1/keys", json: key, signal });
   }
   list({ signal, ...page }: PageOptions = {}): Promise<Page<KeyInfo>> {
@@ -298,6 +396,23 @@ export class KeysApi {
   }
   async revoke(id: string, { signal }: Signal = {}): Promise<void> {
     await this.#rest.send({ method: "DELETE", path: `/v1/keys/${part(id)}`, signal });
+  }
+}
+
+export class AuditApi {
+  readonly #rest: Rest;
+  constructor(rest: Rest) {
+    this.#rest = rest;
+  }
+
+  /** In the order of the chain, or from its end. `whole` says that nothing is left out, so that it can be recomputed. */
+  list({
+    signal,
+    ...query
+  }: PageOptions & { readonly order?: "asc" | "desc" } = {}): Promise<
+    Page<AuditEntry> & { readonly whole: boolean }
+  > {
+    return this.#rest.json({ path: "/v1/audit", query: { ...query }, signal });
   }
 }
 

@@ -91,6 +91,16 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
     ),
+    "KEY_NARROW": (
+        403,
+        False,
+        "The API key is for some endpoints or functions alone, and {action} is not for such a key. Use one without restrictions.",
+    ),
+    "CREDENTIAL_REVOKED": (
+        401,
+        False,
+        "The API key behind this connection has been revoked, or has expired. Connect with another: farloom keys create.",
+    ),
     "NESTED_NOT_ASKED": (
         403,
         False,
@@ -110,6 +120,16 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         403,
         False,
         "Only an administrator may {action}.",
+    ),
+    "ACCESS_DENIED": (
+        403,
+        False,
+        "You may see {what}, but you may not {action}. Ask its owner for access.",
+    ),
+    "FUNCTION_NOT_ALLOWED": (
+        403,
+        False,
+        "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
     ),
     "SIGNATURE_INVALID": (
         401,
@@ -230,6 +250,21 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         404,
         False,
         "You have no API key {id}.",
+    ),
+    "TEAM_NOT_FOUND": (
+        404,
+        False,
+        "There is no team {id} that you may see.",
+    ),
+    "TEAM_EXISTS": (
+        409,
+        False,
+        "You already have a team named {name}. Choose another name.",
+    ),
+    "PERSON_NOT_FOUND": (
+        404,
+        False,
+        "There is nobody named {name} there.",
     ),
     "RESULT_NOT_READY": (
         409,

@@ -10,6 +10,7 @@ import { pino } from "pino";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { EchoNode } from "../../../../test/support/echo-node.js";
 import { defineFunction } from "../../../../test/support/fake-service.js";
+import { AllowedFunctions } from "../allowed-functions.js";
 import { Engine } from "../engine.js";
 import { FunctionsCache } from "../functions-cache.js";
 import { createPortPair } from "../node/port.js";
@@ -106,11 +107,13 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
     log,
   });
   const [upper, lower] = createPortPair();
+  const functions = new FunctionsCache(join(root, "functions"));
   const engine = new Engine({
     journal,
     replay,
     bootId: BOOT,
-    functions: new FunctionsCache(join(root, "functions")),
+    functions,
+    allowed: new AllowedFunctions([], "test", functions),
     files: new TaskFiles(store, transfer),
     taskTokens: new TaskTokens({ serviceUrl: "http://127.0.0.1:1", token: async () => "", log }),
     hasLocalNode: true,

@@ -118,6 +118,19 @@ describe("configuration", () => {
     expect(() => resolveConfig({ stateDir: dir, reclaimMs: -1 }, {})).toThrow("option reclaimMs is '-1'");
   });
 
+  it("runs all functions, or those of a list whose entries are ids or names with their owner", () => {
+    const allowed = (value: string) =>
+      resolveConfig({ stateDir: dir }, { FARLOOM_AGENT_ALLOW_FUNCTIONS: value }).allowFunctions;
+    expect(allowed("")).toEqual([]);
+    expect(allowed(`ann/f, ${"ab".repeat(32)}`)).toEqual(["ann/f", "ab".repeat(32)]);
+    expect(() => allowed("f")).toThrow(/FARLOOM_AGENT_ALLOW_FUNCTIONS: "f" is neither an id/);
+    openStateDir(dir);
+    writeFileSync(join(dir, "agent.toml"), 'allow_functions = ["ann/*"]\n');
+    expect(allowed("")).toEqual(["ann/*"]);
+    writeFileSync(join(dir, "agent.toml"), "allow_functions = []\n");
+    expect(() => allowed("")).toThrow("allow_functions in agent.toml names no function");
+  });
+
   it("gives a forged boot to tests alone that ask for it by name", () => {
     expect(readBootId({ FARLOOM_TEST_BOOT_ID: "another" })).toBe("another");
     expect(readBootId({})).toBe(readBootId({ FARLOOM_TEST_BOOT_ID: "" }));

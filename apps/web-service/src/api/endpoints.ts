@@ -1,21 +1,31 @@
 /** Endpoints, and how their agents enrol and connect. */
+import { uuidToKey } from "@farloom/protocol";
+import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { Enrolment } from "../endpoints/enrolment.js";
-import type { EndpointRow } from "../endpoints/registry.js";
+import type { EndpointGrant, EndpointRow } from "../endpoints/registry.js";
 import { principalOf } from "../http/policy.js";
-import { requireEndpoint } from "../identity/nested.js";
+import { authorise } from "../identity/authorise.js";
+import { reachesEndpoint } from "../identity/narrow.js";
+import { levelName } from "../sharing/levels.js";
 import { NextCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
 
 const tags = ["endpoints"];
 const IdOrName = Type.Object({
-  id: Type.String({ minLength: 1, maxLength: 100, description: "Id or name" }),
+  id: Type.String({
+    minLength: 1,
+    maxLength: 200,
+    description: "Id, name, or owner/name with its slash as %2F",
+  }),
 });
 const Id = Type.Object({ id: Uuid });
 
 const EndpointView = Type.Object({
   id: Type.String(),
   name: Type.String(),
+  owner: Type.String(),
+  access: Type.String({ description: "What you may do: view, invoke, manage, or own" }),
   createdAt: Time,
   enrolled: Type.Boolean({ description: "An agent has handed in its key" }),
   connected: Type.Boolean(),
@@ -46,12 +56,22 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   const command = (code: string, request: { protocol: string; host: string }): string =>
     `FARLOOM_ENROLMENT_CODE=${code} farloom endpoint enroll --service ${config.publicUrl ?? `${request.protocol}://${request.host}`}`;
 
+  /** The caller's own endpoint. @throws FarloomError ENDPOINT_NOT_FOUND, ACCESS_DENIED */
+  const owned = async (request: FastifyRequest<{ Params: { id: string } }>): Promise<EndpointGrant> => {
+    const principal = principalOf(request);
+    const endpoint = await endpoints.resolve(principal, request.params.id);
+    authorise(principal, "endpoints:write", { endpoint });
+    return endpoint;
+  };
+
   const view = (row: EndpointRow) => {
     const live = dispatch.endpointStatus(row.id);
     const { connectedAt: on, disconnectedAt: off } = row;
     return {
       id: row.id,
       name: row.name,
+      owner: row.ownerName,
+      access: levelName(row.level),
       createdAt: row.createdAt.toISOString(),
       enrolled: row.enrolled,
       connected: live?.connected ?? (on !== null && (off === null || off < on)),
@@ -65,7 +85,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints",
     {
-      config: { policy: { scope: "endpoints:write" } },
+      config: { policy: { scope: "endpoints:write" }, audit: "endpoints.create" },
       schema: {
         tags,
         summary: "Make an endpoint, and the code with which one agent becomes it",
@@ -79,7 +99,9 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request, reply) => {
+      request.audited = { target: request.body.name };
       const record = await endpoints.create(principalOf(request), request.body.name);
+      request.audited = { target: record.id, detail: { name: record.name } };
       const { code, expiresAt } = await enrolment.newCode(record);
       return reply.code(201).send({
         id: record.id,
@@ -94,7 +116,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints/:id/enrolment-code",
     {
-      config: { policy: { scope: "endpoints:write" } },
+      config: { policy: { scope: "endpoints:write" }, audit: "endpoints.renew" },
       schema: {
         tags,
         summary:
@@ -104,10 +126,10 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const { id, ...record } = await endpoints.resolve(principalOf(request), request.params.id);
-      const { code, expiresAt } = await enrolment.newCode({ id, ...record });
+      const record = await owned(request);
+      const { code, expiresAt } = await enrolment.newCode(record);
       return reply.code(201).send({
-        id,
+        id: record.id,
         name: record.name,
         enrolmentCode: code,
         enrolmentExpiresAt: expiresAt.toISOString(),
@@ -119,10 +141,10 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/endpoints",
     {
-      config: { policy: { scope: "endpoints:read" } },
+      config: { policy: { scope: "endpoints:read", narrow: true } },
       schema: {
         tags,
-        summary: "List your endpoints, the oldest first",
+        summary: "List your endpoints and those that are shared with you, the oldest first",
         querystring: Strict(PageQuery),
         response: {
           200: Type.Object({ items: Type.Array(EndpointView), nextCursor: NextCursor }),
@@ -131,15 +153,17 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request) => {
-      const { items, nextCursor } = await endpoints.list(principalOf(request).ownerId, request.query);
-      return { items: items.map(view), ...(nextCursor === undefined ? {} : { nextCursor }) };
+      const { ownerId, narrow } = principalOf(request);
+      const { items, nextCursor } = await endpoints.list(ownerId, request.query);
+      const seen = items.filter((row) => reachesEndpoint(narrow, uuidToKey(row.id)!));
+      return { items: seen.map(view), ...(nextCursor === undefined ? {} : { nextCursor }) };
     },
   );
 
   app.get(
     "/v1/endpoints/:id",
     {
-      config: { policy: { scope: "endpoints:read", nested: true } },
+      config: { policy: { scope: "endpoints:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "Show an endpoint",
@@ -148,16 +172,17 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request) => {
-      const record = await endpoints.resolve(principalOf(request), request.params.id);
-      requireEndpoint(principalOf(request), record.key);
-      return view(await endpoints.read(record));
+      const principal = principalOf(request);
+      const endpoint = await endpoints.resolve(principal, request.params.id);
+      authorise(principal, "endpoints:read", { endpoint });
+      return view(await endpoints.read(principal, endpoint));
     },
   );
 
   app.delete(
     "/v1/endpoints/:id",
     {
-      config: { policy: { scope: "endpoints:write" } },
+      config: { policy: { scope: "endpoints:write" }, audit: "endpoints.delete" },
       schema: {
         tags,
         summary: "Delete an endpoint; its agent may not connect again, and its open tasks end",
@@ -166,7 +191,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const record = await endpoints.resolve(principalOf(request), request.params.id);
+      const record = await owned(request);
       await endpoints.remove(record);
       await dispatch.endpointDeleted?.(record.id);
       return reply.code(204).send(null);
@@ -176,7 +201,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints/enroll",
     {
-      config: { policy: { public: true } },
+      config: { policy: { public: true }, audit: "endpoints.enroll" },
       schema: {
         tags,
         summary: "For agents: hand in a public key for an enrolment code, once",
@@ -196,14 +221,20 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
         },
       },
     },
-    async (request) =>
-      enrolment.enroll({ ...request.body, publicKey: Buffer.from(request.body.publicKey, "base64") }),
+    async (request) => {
+      const made = await enrolment.enroll({
+        ...request.body,
+        publicKey: Buffer.from(request.body.publicKey, "base64"),
+      });
+      request.audited = { target: made.endpointId, detail: { name: made.name, owner: made.owner } };
+      return made;
+    },
   );
 
   app.post(
     "/v1/endpoints/:id/challenge",
     {
-      config: { policy: { public: true } },
+      config: { policy: { public: true }, audit: false },
       schema: {
         tags,
         summary: "For agents: a nonce to sign, good once and for 30 seconds",
@@ -217,7 +248,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints/:id/session",
     {
-      config: { policy: { public: true } },
+      config: { policy: { public: true }, audit: false },
       schema: {
         tags,
         summary: "For agents: a 60-second session token for a signed nonce",

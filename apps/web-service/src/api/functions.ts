@@ -1,5 +1,6 @@
 /** Registering, finding and removing functions. */
-import { RUNTIMES, type Runtime } from "@farloom/protocol";
+import { FarloomError, RUNTIMES, type Runtime } from "@farloom/protocol";
+import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import {
@@ -10,9 +11,13 @@ import {
   MAX_TIMEOUT_MS,
   type RegisterBody,
 } from "../functions/definition-input.js";
-import type { FunctionRecord, FunctionSummary } from "../functions/registry.js";
+import type { FunctionRecord, FunctionSharing, FunctionSummary } from "../functions/registry.js";
 import { principalOf } from "../http/policy.js";
+import { authorise } from "../identity/authorise.js";
+import { reachesFunction } from "../identity/narrow.js";
 import { functionNameFor } from "../identity/nested.js";
+import type { Principal } from "../identity/principal.js";
+import { VISIBILITIES, type Visibility } from "../sharing/visible-functions.js";
 import { Digest, NextCursor, numberCursor, PageQuery, problems, Strict, Time } from "./schemas.js";
 
 const tags = ["functions"];
@@ -88,6 +93,8 @@ const SummaryView = Type.Object({
   runtime: Type.String(),
   description: Type.String(),
   createdAt: Time,
+  visibility: Type.Optional(Type.String({ description: "private, team or public; told to its owner alone" })),
+  team: Type.Optional(Type.String({ description: "The team that it is shared with, as owner/name" })),
 });
 const FunctionView = Type.Intersect([
   SummaryView,
@@ -107,11 +114,19 @@ const FunctionView = Type.Intersect([
   }),
 ]);
 
-export function functionRoutes(app: Api, { functions }: AppDeps): void {
+export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
+  /** The function that the caller means and may see. @throws FarloomError FUNCTION_NOT_FOUND */
+  const found = async (request: FastifyRequest<{ Params: { ref: string } }>): Promise<FunctionRecord> => {
+    const principal = principalOf(request);
+    const record = await functions.resolve(principal, request.params.ref);
+    authorise(principal, "functions:read", { fn: record });
+    return record;
+  };
+
   app.post(
     "/v1/functions",
     {
-      config: { policy: { scope: "functions:write", nested: true } },
+      config: { policy: { scope: "functions:write", nested: true }, audit: "functions.register" },
       schema: {
         tags,
         summary: "Register a function; the same again gives the same",
@@ -126,6 +141,7 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
         ...input,
         name: functionNameFor(principal, input.name),
       });
+      request.audited = { target: record.ref, detail: { id: record.id }, isUnchanged: !created };
       return reply.code(created ? 201 : 200).send(view(record));
     },
   );
@@ -133,11 +149,16 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
   app.get(
     "/v1/functions",
     {
-      config: { policy: { scope: "functions:read" } },
+      config: { policy: { scope: "functions:read", narrow: true } },
       schema: {
         tags,
-        summary: "List your functions, the newest first; q looks into names and descriptions",
-        querystring: Strict({ ...PageQuery, q: Type.Optional(Type.String({ maxLength: 200 })) }),
+        summary:
+          "List your functions and those that are shared with your teams, the newest first; q looks into names and descriptions",
+        querystring: Strict({
+          ...PageQuery,
+          q: Type.Optional(Type.String({ maxLength: 200 })),
+          public: Type.Optional(Type.Boolean({ description: "Also what anybody shares with everybody" })),
+        }),
         response: {
           200: Type.Object({ items: Type.Array(SummaryView), nextCursor: NextCursor }),
           ...problems,
@@ -145,14 +166,21 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
       },
     },
     async (request) => {
-      const { q, cursor, limit } = request.query;
-      const page = await functions.list(principalOf(request).ownerId, {
+      const { q, cursor, limit, public: isPublic = false } = request.query;
+      const { ownerId, ownerName, narrow } = principalOf(request);
+      const page = await functions.list(ownerId, {
         query: q,
+        isPublic,
         cursor: numberCursor(cursor),
         limit,
       });
       return {
-        items: page.items.map(summary),
+        items: page.items
+          .filter((item) => reachesFunction(narrow, { id: item.digest.toString("hex"), ref: item.ref }))
+          .map((item) => ({
+            ...summary(item),
+            ...(item.ref.startsWith(`${ownerName}/`) ? sharingView(item.sharing) : {}),
+          })),
         ...(page.nextCursor === undefined ? {} : { nextCursor: page.nextCursor }),
       };
     },
@@ -161,16 +189,20 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
   app.get(
     "/v1/functions/:ref",
     {
-      config: { policy: { scope: "functions:read" } },
+      config: { policy: { scope: "functions:read", narrow: true } },
       schema: { tags, summary: "Show a function", params: Ref, response: { 200: FunctionView, ...problems } },
     },
-    async (request) => view(await functions.resolve(principalOf(request), request.params.ref)),
+    async (request) => {
+      const record = await found(request);
+      const isOwn = record.ownerId === principalOf(request).ownerId;
+      return { ...view(record), ...(isOwn ? sharingView(await functions.sharing(record)) : {}) };
+    },
   );
 
   app.get(
     "/v1/functions/:ref/code",
     {
-      config: { policy: { scope: "functions:read" } },
+      config: { policy: { scope: "functions:read", narrow: true } },
       schema: {
         tags,
         summary: "The function's code as it was registered",
@@ -179,7 +211,7 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const { definition } = await functions.resolve(principalOf(request), request.params.ref);
+      const { definition } = await found(request);
       const type = definition.format === "source" ? "text/plain; charset=utf-8" : "application/octet-stream";
       return reply.type(type).send(definition.code);
     },
@@ -188,7 +220,7 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
   app.delete(
     "/v1/functions/:ref",
     {
-      config: { policy: { scope: "functions:write" } },
+      config: { policy: { scope: "functions:write" }, audit: "functions.delete" },
       schema: {
         tags,
         summary: "Remove one version of a function; tasks submitted before still run",
@@ -198,13 +230,58 @@ export function functionRoutes(app: Api, { functions }: AppDeps): void {
     },
     async (request, reply) => {
       const principal = principalOf(request);
-      await functions.remove(principal, await functions.resolve(principal, request.params.ref));
+      const record = await functions.resolve(principal, request.params.ref);
+      requireFunctionOwner(principal, record, "remove it");
+      await functions.remove(principal, record);
       return reply.code(204).send(null);
+    },
+  );
+
+  app.put(
+    "/v1/functions/:ref/sharing",
+    {
+      config: { policy: { scope: "sharing:write" }, audit: "functions.share" },
+      schema: {
+        tags,
+        summary: "Share one version of a function with a team or with everybody, or with nobody any more",
+        params: Ref,
+        body: Strict({
+          visibility: Type.Unsafe<Visibility>({ type: "string", enum: [...VISIBILITIES] }),
+          team: Type.Optional(
+            Type.String({ minLength: 1, maxLength: 200, description: "Name, owner/name or id" }),
+          ),
+        }),
+        response: { 200: FunctionView, ...problems },
+      },
+    },
+    async (request) => {
+      const principal = principalOf(request);
+      const { visibility, team } = request.body;
+      request.audited = { detail: { visibility, ...(team === undefined ? {} : { team }) } };
+      if ((visibility === "team") !== (team !== undefined))
+        throw new FarloomError("REQUEST_INVALID", {
+          detail: "a team belongs to the visibility team, and to no other",
+        });
+      const record = await functions.resolve(principal, request.params.ref);
+      requireFunctionOwner(principal, record, "share it");
+      const teamId = team === undefined ? undefined : (await teams.resolve(principal, team)).id;
+      await functions.share(record, visibility, teamId);
+      return { ...view(record), ...sharingView(await functions.sharing(record)) };
     },
   );
 }
 
-function summary(item: FunctionSummary) {
+/** Whoever else may use it is told that they may not change it. @throws FarloomError ACCESS_DENIED */
+function requireFunctionOwner(principal: Principal, record: FunctionRecord, action: string): void {
+  if (record.ownerId !== principal.ownerId)
+    throw new FarloomError("ACCESS_DENIED", { what: `the function ${record.ref}`, action });
+}
+
+function sharingView({ visibility, team }: FunctionSharing) {
+  return { visibility, ...(team === undefined ? {} : { team }) };
+}
+
+function summary(item: Omit<FunctionSummary, "sharing">) {
   const { digest, name, version, ref, runtime, description, createdAtMs } = item;
   return {
     id: digest.toString("hex"),

@@ -28,7 +28,7 @@ export function groupRoutes(app: Api, { pool, dispatch }: AppDeps): void {
   app.post(
     "/v1/groups",
     {
-      config: { policy: { scope: "tasks:submit" } },
+      config: { policy: { scope: "tasks:submit" }, audit: "groups.create" },
       schema: {
         tags,
         summary: "Make a group to submit tasks to",
@@ -36,8 +36,11 @@ export function groupRoutes(app: Api, { pool, dispatch }: AppDeps): void {
         response: { 201: GroupView, ...problems },
       },
     },
-    async (request, reply) =>
-      reply.code(201).send(view(await groups.create(principalOf(request).ownerId, request.body.name ?? ""))),
+    async (request, reply) => {
+      const group = await groups.create(principalOf(request).ownerId, request.body.name ?? "");
+      request.audited = { target: group.id };
+      return reply.code(201).send(view(group));
+    },
   );
 
   app.get(

@@ -1,10 +1,12 @@
 /** API keys and the access tokens made from them. */
-import { FarloomError } from "@farloom/protocol";
+import { FarloomError, MAX_PATTERN_CHARS, MAX_PATTERNS } from "@farloom/protocol";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { principalOf } from "../http/policy.js";
-import type { ApiKeyInfo } from "../identity/api-keys.js";
-import { requireScope, SCOPES, type Scope } from "../identity/principal.js";
+import { type ApiKeyInfo, DEFAULT_KEY_DAYS, MAX_KEY_DAYS } from "../identity/api-keys.js";
+import { authorise } from "../identity/authorise.js";
+import { functionList, MAX_NARROW_ENDPOINTS, NARROW_SCOPES } from "../identity/narrow.js";
+import { SCOPES, type Scope } from "../identity/principal.js";
 import { problems, Strict, Time } from "./schemas.js";
 
 const tags = ["keys"];
@@ -15,16 +17,20 @@ const KeyView = Type.Object({
   id: Type.String(),
   label: Type.String(),
   scopes: Type.Array(Type.String()),
+  endpoints: Type.Array(Type.String(), { description: "Ids of those that it is for alone; empty: all" }),
+  functions: Type.Array(Type.String(), {
+    description: "Ids or owner/name of those that it is for alone; empty: all",
+  }),
   createdAt: Time,
   expiresAt: Time,
   revokedAt: Type.Optional(Time),
 });
 
-export function keyRoutes(app: Api, { identity }: AppDeps): void {
+export function keyRoutes(app: Api, { identity, endpoints: registry }: AppDeps): void {
   app.post(
     "/v1/keys",
     {
-      config: { policy: { scope: "keys:write" } },
+      config: { policy: { scope: "keys:write" }, audit: "keys.create" },
       schema: {
         tags,
         summary: "Make an API key; its secret is in this reply and nowhere else",
@@ -37,8 +43,24 @@ export function keyRoutes(app: Api, { identity }: AppDeps): void {
               description: "Default, and at most: what the caller has",
             }),
           ),
+          endpoints: Type.Optional(
+            Type.Array(Type.String({ minLength: 1, maxLength: 200 }), {
+              minItems: 1,
+              maxItems: MAX_NARROW_ENDPOINTS,
+              description:
+                "Ids or names: the key is for these endpoints alone. Such a key has none but the scopes to read functions and endpoints and to submit, read and cancel tasks",
+            }),
+          ),
+          functions: Type.Optional(
+            Type.Array(Type.String({ minLength: 1, maxLength: MAX_PATTERN_CHARS }), {
+              minItems: 1,
+              maxItems: MAX_PATTERNS,
+              description:
+                "Ids, or owner/name, owner/name@version, with * for any letters: the key is for these functions alone, as above",
+            }),
+          ),
           expiresInDays: Type.Optional(
-            Type.Integer({ minimum: 1, maximum: 3_660, description: "Default: 90" }),
+            Type.Integer({ minimum: 1, maximum: MAX_KEY_DAYS, description: `Default: ${DEFAULT_KEY_DAYS}` }),
           ),
           owner: Type.Optional(
             Type.String({
@@ -52,8 +74,20 @@ export function keyRoutes(app: Api, { identity }: AppDeps): void {
     },
     async (request, reply) => {
       const principal = principalOf(request);
-      const { label, scopes = [...principal.scopes], expiresInDays = 90, owner } = request.body;
-      for (const scope of scopes) requireScope(principal, scope);
+      const { label, expiresInDays = DEFAULT_KEY_DAYS, owner } = request.body;
+      const isNarrow = request.body.endpoints !== undefined || request.body.functions !== undefined;
+      const scopes =
+        request.body.scopes ?? [...principal.scopes].filter((s) => !isNarrow || NARROW_SCOPES.includes(s));
+      for (const scope of scopes) {
+        authorise(principal, scope);
+        if (isNarrow && !NARROW_SCOPES.includes(scope))
+          throw new FarloomError("REQUEST_INVALID", {
+            detail: `a key for some endpoints or functions alone cannot have the scope ${scope}, but ${NARROW_SCOPES.join(", ")}`,
+          });
+      }
+      const asked = request.body.endpoints ?? [];
+      const endpoints = await Promise.all(asked.map((id) => registry.resolve(principal, id)));
+      const functions = functionList(request.body.functions ?? [], owner ?? principal.ownerName);
       let ownerId = principal.ownerId;
       if (owner !== undefined && owner !== principal.ownerName) {
         if (!principal.isAdmin)
@@ -64,8 +98,19 @@ export function keyRoutes(app: Api, { identity }: AppDeps): void {
       const { info, secret } = await identity.keys.create(ownerId, {
         label,
         scopes: [...new Set(scopes)],
+        endpoints: [...new Set(endpoints.map(({ id }) => id))],
+        functions,
         expiresAt,
       });
+      const { scopes: given, endpoints: only, functions: fns } = info;
+      const detail = {
+        label,
+        owner: owner ?? principal.ownerName,
+        scopes: given,
+        endpoints: only,
+        functions: fns,
+      };
+      request.audited = { target: info.id, detail };
       return reply.code(201).send({ ...view(info), key: secret });
     },
   );
@@ -86,7 +131,7 @@ export function keyRoutes(app: Api, { identity }: AppDeps): void {
   app.delete(
     "/v1/keys/:id",
     {
-      config: { policy: { scope: "keys:write" } },
+      config: { policy: { scope: "keys:write" }, audit: "keys.revoke" },
       schema: {
         tags,
         summary: "Revoke an API key; heard everywhere within 5 s",
@@ -103,7 +148,7 @@ export function keyRoutes(app: Api, { identity }: AppDeps): void {
   app.post(
     "/v1/tokens",
     {
-      config: { policy: { authenticated: true } },
+      config: { policy: { authenticated: true, narrow: true }, audit: false },
       schema: {
         tags,
         summary: "Change an API key into an access token of the same scopes, valid for 10 minutes",
@@ -121,7 +166,7 @@ export function keyRoutes(app: Api, { identity }: AppDeps): void {
   app.get(
     "/v1/me",
     {
-      config: { policy: { authenticated: true } },
+      config: { policy: { authenticated: true, narrow: true } },
       schema: {
         tags,
         summary: "Who the credential says you are",

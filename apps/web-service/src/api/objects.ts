@@ -62,7 +62,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
       "/v1/objects/:bucket/*",
       {
         bodyLimit: limits.MAX_OBJECT_BYTES,
-        config: { policy: { objects: "objects:write" } },
+        config: { policy: { objects: "objects:write" }, audit: "objects.put" },
         schema: {
           tags,
           summary: "Store an object: any bytes, at most 5 GiB; durable when this replies",
@@ -162,7 +162,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
   app.delete<Named>(
     "/v1/objects/:bucket/*",
     {
-      config: { policy: { objects: "objects:write" } },
+      config: { policy: { objects: "objects:write" }, audit: "objects.delete" },
       schema: {
         tags,
         summary: "Delete an object; one that is not there is no error, unless If-Match names it",
@@ -180,7 +180,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
   app.post(
     "/v1/objects/:bucket/delete",
     {
-      config: { policy: { objects: "objects:write" } },
+      config: { policy: { objects: "objects:write" }, audit: "objects.delete" },
       schema: {
         tags,
         summary: "Delete many objects of a bucket at once",
@@ -206,7 +206,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
   app.post(
     "/v1/objects/:bucket/compose",
     {
-      config: { policy: { objects: "objects:write" } },
+      config: { policy: { objects: "objects:write" }, audit: "objects.compose" },
       schema: {
         tags,
         summary: "Make one object of others of its bucket, in their order",
@@ -319,7 +319,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
   app.post(
     "/v1/objects/sign",
     {
-      config: { policy: { authenticated: true } },
+      config: { policy: { authenticated: true }, audit: "objects.sign" },
       schema: {
         tags,
         summary: "Make a token for some objects alone, to hand to a worker or to a colleague",

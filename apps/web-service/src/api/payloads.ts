@@ -4,7 +4,7 @@ import { FarloomError, limits } from "@farloom/protocol";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
-import { ownerIdOf } from "../http/policy.js";
+import { ownerIdOf, principalOf } from "../http/policy.js";
 import { rangeOf } from "../http/range.js";
 import type { OpenPayload } from "../payloads/store.js";
 import { Digest, problems } from "./schemas.js";
@@ -12,7 +12,7 @@ import { Digest, problems } from "./schemas.js";
 const tags = ["payloads"];
 const Params = Type.Object({ digest: Digest });
 
-export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
+export function payloadRoutes(app: Api, { payloads, sharedPayloads }: AppDeps): void {
   // A scope of its own: here a body of any type is a stream that the handler reads.
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
@@ -26,7 +26,7 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
       "/v1/payloads/:digest",
       {
         bodyLimit: limits.MAX_PAYLOAD_BYTES,
-        config: { policy: { scopeOrAgent: "tasks:submit", nested: true } },
+        config: { policy: { scopeOrAgent: "tasks:submit", nested: true, narrow: true }, audit: false },
         schema: {
           tags,
           summary: "Store a payload: any bytes, at most 1 GiB; on disk when this replies",
@@ -54,13 +54,21 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
   const open = (request: FastifyRequest<{ Params: { digest: string } }>, reply: FastifyReply) => {
     const { digest } = request.params;
     reply.header("etag", `"${digest}"`).type("application/octet-stream");
-    return payloads.open(ownerIdOf(request), Buffer.from(digest, "hex"));
+    const bytes = Buffer.from(digest, "hex");
+    return payloads.open(ownerIdOf(request), bytes).catch(async (error: unknown) => {
+      const { agent } = request;
+      const otherId = agent
+        ? await sharedPayloads.ownerForAgent(agent.endpointId, bytes)
+        : await sharedPayloads.ownerForSubmitter(principalOf(request).ownerId, bytes);
+      if (otherId === undefined) throw error;
+      return payloads.open(otherId, bytes);
+    });
   };
 
   app.get(
     "/v1/payloads/:digest",
     {
-      config: { policy: { scopeOrAgent: "tasks:read", nested: true } },
+      config: { policy: { scopeOrAgent: "tasks:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "Read a payload, whole or a Range of it",
@@ -76,7 +84,7 @@ export function payloadRoutes(app: Api, { payloads }: AppDeps): void {
   app.head(
     "/v1/payloads/:digest",
     {
-      config: { policy: { scopeOrAgent: "tasks:read", nested: true } },
+      config: { policy: { scopeOrAgent: "tasks:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "Whether a payload is there, and its size",

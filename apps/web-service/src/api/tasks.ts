@@ -17,8 +17,8 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { principalOf } from "../http/policy.js";
+import { authorise, requireWide } from "../identity/authorise.js";
 import { requireGroup } from "../identity/nested.js";
-import { requireScope } from "../identity/principal.js";
 import { readLateResult } from "../store/late-results.js";
 import { readTombstones } from "../store/tombstones.js";
 import { TaskGroups } from "../tasks/groups.js";
@@ -39,7 +39,7 @@ const MAX_WHOLE = 200;
 const MAX_IDEMPOTENCY_KEY = 200;
 
 export function taskRoutes(app: Api, deps: AppDeps): void {
-  const { pool, dispatch, functions, endpoints, payloads, intake, identity } = deps;
+  const { pool, dispatch, functions, endpoints, payloads, intake, identity, reach } = deps;
   const reader = new TaskReader(pool, dispatch);
   const waiting = new Waiting(deps.deliver, reader);
   const groups = new TaskGroups(pool);
@@ -47,13 +47,12 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   const submission = new Submission({ functions, endpoints, payloads, intake, groups, idempotency, reader });
 
   const optionsOf = (request: FastifyRequest): ViewOptions => ({
-    ownerName: principalOf(request).ownerName,
     msgpack: request.wantsMsgpack,
   });
 
-  /** A running task's own token sees what that task submitted. @throws FarloomError NESTED_SCOPE */
-  const within = (request: FastifyRequest, keys: readonly IdKey[]): Promise<void> =>
-    identity.nested.requireTasks(principalOf(request), keys);
+  /** Those of the keys that the caller may name. @throws FarloomError NESTED_SCOPE */
+  const within = (request: FastifyRequest, keys: readonly IdKey[]): Promise<IdKey[]> =>
+    reach.within(principalOf(request), keys);
 
   /** The one task, or why there is none. */
   const one = async (
@@ -62,8 +61,9 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     id: string,
     waitS: number,
   ): Promise<TaskRow> => {
-    await within(request, [uuidToKey(id)!]);
-    const rows = await waiting.read(principalOf(request).ownerId, [uuidToKey(id)!], {
+    const keys = await within(request, [uuidToKey(id)!]);
+    if (keys.length === 0) throw new FarloomError("TASK_NOT_FOUND", { id });
+    const rows = await waiting.read(principalOf(request).ownerId, keys, {
       waitS,
       whole: true,
       reply,
@@ -91,7 +91,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks",
     {
-      config: { policy: { scope: "tasks:submit", nested: true } },
+      config: { policy: { scope: "tasks:submit", nested: true, narrow: true }, audit: false },
       onResponse: (_request, _reply, done) => {
         crashPoint("service.rest.after-reply");
         done();
@@ -116,7 +116,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     async (request, reply) => {
       const principal = principalOf(request);
       const { wait } = request.query;
-      if (wait > 0) requireScope(principal, "tasks:read");
+      if (wait > 0) authorise(principal, "tasks:read");
       const { nested } = principal;
       const group = request.body.group ?? nested?.groupId;
       if (group !== undefined) requireGroup(principal, uuidToKey(group));
@@ -156,7 +156,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/tasks",
     {
-      config: { policy: { scope: "tasks:read", nested: true } },
+      config: { policy: { scope: "tasks:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "List your tasks, the newest first, without results",
@@ -188,9 +188,8 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         cursor: numberCursor(cursor),
         limit,
       });
-      const options = optionsOf(request);
       return {
-        items: rows.map((row) => lightView(reader, row, options)),
+        items: (await reach.filter(principal, rows)).map((row) => lightView(reader, row)),
         ...(nextCursor === undefined ? {} : { nextCursor }),
       };
     },
@@ -199,7 +198,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/tasks/:id",
     {
-      config: { policy: { scope: "tasks:read", nested: true } },
+      config: { policy: { scope: "tasks:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "Show a task, with its result; with wait, once it has ended",
@@ -215,7 +214,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.get(
     "/v1/tasks/:id/result",
     {
-      config: { policy: { scope: "tasks:read", nested: true } },
+      config: { policy: { scope: "tasks:read", nested: true, narrow: true } },
       schema: {
         tags,
         summary: "The result's bytes as the function gave them, large ones too",
@@ -239,11 +238,20 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       if (row.result_sha256) reply.header("farloom-seal", row.result_sha256.toString("hex"));
       if (!(row.codec & CODEC_REFERENCE)) return reply.send(row.result);
       const { digest } = decodeReference(row.result!)!;
-      const file = await payloads.open(principalOf(request).ownerId, digest).catch((error: unknown) => {
-        throw error instanceof FarloomError
-          ? new FarloomError("RESULT_EXPIRED", { id }, { cause: error })
-          : error;
-      });
+      const { ownerId } = principalOf(request);
+      const shared = async (error: unknown) => {
+        const otherId = await deps.sharedPayloads.ownerForSubmitter(ownerId, digest);
+        if (otherId === undefined) throw error;
+        return payloads.open(otherId, digest);
+      };
+      const file = await payloads
+        .open(ownerId, digest)
+        .catch(shared)
+        .catch((error: unknown) => {
+          throw error instanceof FarloomError
+            ? new FarloomError("RESULT_EXPIRED", { id }, { cause: error })
+            : error;
+        });
       return sendFile(request, reply, file);
     },
   );
@@ -251,7 +259,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/status",
     {
-      config: { policy: { scope: "tasks:read", nested: true } },
+      config: { policy: { scope: "tasks:read", nested: true, narrow: true }, audit: false },
       schema: {
         tags,
         summary: `Show up to ${MAX_STATUS_IDS} tasks at once; with wait, once all have ended`,
@@ -279,8 +287,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         });
       }
       const keys = [...new Set(ids.map((id) => uuidToKey(id)!))];
-      await within(request, keys);
-      const rows = await waiting.read(principalOf(request).ownerId, keys, {
+      const rows = await waiting.read(principalOf(request).ownerId, await within(request, keys), {
         waitS: wait,
         whole: results,
         reply,
@@ -297,7 +304,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/:id/token",
     {
-      config: { policy: { agent: true } },
+      config: { policy: { agent: true }, audit: false },
       schema: {
         tags,
         summary: "For agents: a token of the running task's own, for its function to submit tasks with",
@@ -319,7 +326,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/tasks/:id/cancel",
     {
-      config: { policy: { scope: "tasks:cancel", nested: true } },
+      config: { policy: { scope: "tasks:cancel", nested: true, narrow: true }, audit: "tasks.cancel" },
       schema: {
         tags,
         summary:
@@ -335,14 +342,14 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       if (row.state !== null) throw new FarloomError("NOT_CANCELLABLE", { id, state: stateName(row.state)! });
       await dispatch.cancel([uuidToKey(id)!]);
       reply.code(202);
-      return lightView(reader, await one(request, reply, id, request.query.wait), optionsOf(request));
+      return lightView(reader, await one(request, reply, id, request.query.wait));
     },
   );
 
   app.post(
     "/v1/tasks/cancel",
     {
-      config: { policy: { scope: "tasks:cancel", nested: true } },
+      config: { policy: { scope: "tasks:cancel", nested: true, narrow: true }, audit: "tasks.cancel" },
       schema: {
         tags,
         summary: "Cancel several tasks, or all open ones of a group",
@@ -363,20 +370,21 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     async (request, reply) => {
       const { ownerId } = principalOf(request);
       const { ids, group } = request.body;
+      request.audited = { target: group ?? "", detail: { tasks: ids?.length } };
       reply.code(202);
       if ((ids === undefined) === (group === undefined)) {
         throw new FarloomError("REQUEST_INVALID", { detail: "the body has either ids or group" });
       }
       if (ids !== undefined) {
         const keys = [...new Set(ids.map((id) => uuidToKey(id)!))];
-        await within(request, keys);
-        const rows = await reader.read(ownerId, keys, false);
+        const rows = await reader.read(ownerId, await within(request, keys), false);
         const open = rows.filter((row) => row.state === null).map((row) => uuidToKey(row.id)!);
         if (open.length > 0) await dispatch.cancel(open);
         const found = new Set(rows.map((row) => row.id));
         const missing = keys.map(keyToUuid).filter((id) => !found.has(id));
         return { requested: open.length, finished: rows.length - open.length, missing };
       }
+      requireWide(principalOf(request), "cancelling a whole group");
       requireGroup(principalOf(request), uuidToKey(group!));
       const counts = await reader.countGroup(ownerId, group!);
       if (!counts && !(await groups.find(ownerId, group!)))

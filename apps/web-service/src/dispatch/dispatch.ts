@@ -10,6 +10,7 @@
  *       endpoint to another replica.
  *   D5  A task is at the agent in one attempt only: where it still has an older one, that is stopped first.
  *   D6  What is sent before its INSERT has committed is certainly new (ended-lately.ts).
+ *   D7  What is sent may still run there: that is asked again here, not only when it is submitted. What may not ends.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type IdKey, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
@@ -17,6 +18,7 @@ import { planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { FunctionRegistry } from "../functions/registry.js";
+import type { RunAccess } from "../sharing/run-access.js";
 import type { Hints } from "../store/hints.js";
 import { type Claim, epochsOf } from "../store/ownership.js";
 import { knownTasks, openTaskKeys, openTasksByIds, pageOpenTasks } from "../store/read-open-tasks.js";
@@ -38,6 +40,12 @@ const EPOCH_CHECK_MS = 1_000;
 /** For how long one such answer is good (D4). Shorter than a new owner waits for an old one (handover.ts). */
 const EPOCH_TRUST_MS = 3_000;
 
+const NOT_AUTHORISED: EndHow = {
+  state: TERMINAL_STATES.FAILED,
+  reason: REASONS.not_authorised,
+  confirmed: true,
+};
+
 /** The agent's connection, as dispatch sees it. */
 export interface AgentLease {
   readonly epoch: number;
@@ -57,6 +65,7 @@ export interface AgentLease {
 export interface DispatchDeps {
   readonly pool: Pool;
   readonly functions: FunctionRegistry;
+  readonly access: RunAccess;
   readonly log: Logger;
   readonly hints: Hints;
   readonly replicaId: string;
@@ -81,6 +90,8 @@ interface Owned {
   readonly sinceMs: number;
   opened: boolean;
   pumping: boolean;
+  /** Whether some task may run is being looked up: nothing is sent meanwhile. */
+  asking: boolean;
 }
 
 /** What an agent's hello says that it holds. */
@@ -186,6 +197,7 @@ export class Dispatch {
       sinceMs: claim.epoch === 1 ? Number.NEGATIVE_INFINITY : (older?.sinceMs ?? performance.now()),
       opened: false,
       pumping: false,
+      asking: false,
     });
     queue.lastSeqBefore = await this.#handover.lastSeq();
 
@@ -534,7 +546,7 @@ export class Dispatch {
     } catch (err) {
       const nowMs = performance.now();
       for (const entry of blocked) {
-        if (entry.cancelRequested || entry.overdue(nowMs) !== undefined)
+        if (entry.refused || entry.cancelRequested || entry.overdue(nowMs) !== undefined)
           this.queueOf(entry.endpointKey)?.park(entry);
         else this.requeue(entry.endpointKey, [entry]);
       }
@@ -549,9 +561,14 @@ export class Dispatch {
       [CANCELLED, []],
       [DEADLINE, []],
       [QUEUE_TIME, []],
+      [NOT_AUTHORISED, []],
     ]);
     for (const entry of entries) {
       queue.bar(entry.key);
+      if (entry.refused && !entry.cancelRequested) {
+        ends.get(NOT_AUTHORISED)!.push(entry);
+        continue;
+      }
       const why = entry.cancelRequested ? undefined : entry.overdue(nowMs);
       const how = why === undefined ? CANCELLED : why === "deadline" ? DEADLINE : QUEUE_TIME;
       ends.get(how)!.push(entry);
@@ -609,13 +626,15 @@ export class Dispatch {
     if (!owned || owned.lease.epoch !== owned.queue.epoch) return; // D1
     const { queue, lease } = owned;
     const nowMs = performance.now();
-    if (queue.opening || nowMs > this.#trustedUntilMs) return; // Q5, D4
+    if (queue.opening || owned.asking || nowMs > this.#trustedUntilMs) return; // Q5, D7, D4
     const late: TaskEntry[] = [];
-    while (!lease.paused && queue.length > 0) {
+    const refused: TaskEntry[] = [];
+    while (!lease.paused && queue.length > 0 && !owned.asking) {
       const room = Math.min(lease.room, MAX_LEASED - queue.leased);
       if (room <= 0) break;
-      const taken = queue.take(room, lease.roomBytes);
-      if (taken.length === 0) break;
+      const all = queue.take(room, lease.roomBytes);
+      if (all.length === 0) break;
+      const taken = this.#allowed(owned, all, refused);
       const isOver = (entry: TaskEntry): boolean =>
         entry.cancelRequested || entry.overdue(nowMs) !== undefined;
       const entries = taken.filter((entry) => !isOver(entry));
@@ -629,7 +648,64 @@ export class Dispatch {
       }
     }
     if (late.length > 0) this.#over(queue, late);
+    if (refused.length > 0) this.#refuse(queue, refused);
     this.#filler.wake(queue);
+  }
+
+  /** Of what was just taken, what may run (D7); where memory does not know it goes back, and is asked for. */
+  #allowed(owned: Owned, taken: TaskEntry[], refused: TaskEntry[]): TaskEntry[] {
+    const { queue } = owned;
+    const { access } = this.#deps;
+    let allowed: TaskEntry[] | undefined;
+    let last: TaskEntry | undefined;
+    let may: boolean | undefined;
+    for (let i = 0; i < taken.length; i++) {
+      const entry = taken[i]!;
+      // Neighbours are mostly of one person and one function.
+      if (last === undefined || entry.ownerKey !== last.ownerKey || entry.fn !== last.fn)
+        may = access.mayRun(entry);
+      last = entry;
+      if (may === undefined) {
+        queue.giveBack(taken.slice(i));
+        owned.asking = true;
+        this.#ask(owned, entry);
+        return allowed ?? taken.slice(0, i);
+      }
+      if (may) allowed?.push(entry);
+      else {
+        allowed ??= taken.slice(0, i);
+        refused.push(entry);
+      }
+    }
+    return allowed ?? taken;
+  }
+
+  /** Should the database not answer, the next look at the epochs asks again (D4). */
+  #ask(owned: Owned, entry: TaskEntry): void {
+    this.#deps.access.ask(entry).then(
+      () => {
+        owned.asking = false;
+        this.pump(entry.endpointKey);
+      },
+      (err) => {
+        owned.asking = false;
+        this.#deps.log.warn({ err }, "whether tasks may still run could not be looked up; they wait");
+      },
+    );
+  }
+
+  /** These may not run here any more. One whose INSERT is under way ends once that has committed. */
+  #refuse(queue: EndpointQueue, entries: readonly TaskEntry[]): void {
+    const committed: TaskEntry[] = [];
+    const early: TaskEntry[] = [];
+    for (const entry of entries) {
+      if (entry.ended || queue.held.get(entry.key) !== entry) continue;
+      entry.refused = true;
+      queue.park(entry);
+      (entry.committed ? committed : early).push(entry);
+    }
+    if (committed.length > 0) this.#over(queue, committed);
+    if (early.length > 0) setTimeout(() => this.#refuse(queue, early), REREAD_MS).unref();
   }
 
   async #unknown(endpointKey: IdKey, keys: readonly IdKey[]): Promise<IdKey[]> {

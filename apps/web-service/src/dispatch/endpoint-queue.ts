@@ -185,6 +185,19 @@ export class EndpointQueue {
     return taken;
   }
 
+  /** Taken, but not to be sent yet: back to the front of the ring, in their order. */
+  giveBack(entries: readonly TaskEntry[]): void {
+    if (this.#closed) return;
+    for (const entry of entries) {
+      entry.state = "QUEUED";
+      entry.inRing = true;
+      this.#bytes += entry.sizeBytes;
+      this.#budget.entries++;
+    }
+    this.#ring = [...entries, ...this.#ring.slice(this.#head)];
+    this.#head = 0;
+  }
+
   /** Taken, but not to be sent: it is cancelled, or its time is over. It is held until that is written. */
   park(entry: TaskEntry): void {
     entry.state = "QUEUED";

@@ -61,6 +61,8 @@ export class TaskEntry implements NewTask, TaskItem {
   seq = 0;
   committed = false;
   cancelRequested = false;
+  /** Its submitter may not run it there any more: it is not sent, but ended. */
+  refused = false;
   /** The agent's journal has it. */
   accepted = false;
   /** What this attempt said last of how far it is. In memory alone. */

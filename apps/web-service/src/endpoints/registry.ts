@@ -1,132 +1,176 @@
 /**
- * Endpoints: named places that run tasks. A record holds what never changes while the endpoint lives; what does
- * (connection, queue) is asked from dispatch and from the row.
+ * Endpoints: named places that run tasks. A record holds what hardly ever changes while the endpoint lives, and what
+ * one person may do with it; what changes (connection, queue) is asked from dispatch and from the row.
  *
- *   1. An endpoint belongs to one owner and is found only within that owner.
- *   2. A deletion is heard everywhere within CACHE_TTL_MS, and at once on the replica that did it.
+ *   1. An endpoint is found only by those who may view it; for others it does not exist.
+ *   2. What is remembered holds as long as the access epoch says (store/access-epoch.ts): a deletion, or a change of
+ *      who may do what, is heard everywhere within 5 s, and at once on the replica that did it.
  */
-import { FarloomError, type IdKey, isUuid, keyToUuid, uuidToKey } from "@farloom/protocol";
+import {
+  FarloomError,
+  type FunctionMatcher,
+  functionMatcher,
+  type IdKey,
+  isUuid,
+  keyToUuid,
+  uuidToKey,
+} from "@farloom/protocol";
+import type pg from "pg";
 import { v7 as uuidv7 } from "uuid";
 import type { Endpoint, PrismaClient } from "../generated/prisma/client.js";
 import type { Principal } from "../identity/principal.js";
+import { LEVEL_SQL, LEVELS, type Level } from "../sharing/levels.js";
+import type { AccessEpoch } from "../store/access-epoch.js";
 import { LruMap } from "../support/lru-map.js";
 
-const CACHE_TTL_MS = 2_000;
-const CACHE_ENDPOINTS = 50_000;
+/** Endpoint and person, together. */
+const CACHE_PAIRS = 100_000;
+/** How long another replica may still take a name for the endpoint that had it. */
+const NAME_TTL_MS = 2_000;
 
 export interface EndpointRecord {
   readonly id: string;
   readonly key: IdKey;
   readonly ownerId: string;
   readonly ownerKey: IdKey;
+  readonly ownerName: string;
   readonly name: string;
+  /** The functions that it runs; undefined: all. */
+  readonly functions: FunctionMatcher | undefined;
+}
+
+/** An endpoint, and what the person who asked may do with it. */
+export interface EndpointGrant extends EndpointRecord {
+  readonly level: Level;
 }
 
 /** What of the row people see. */
 export type EndpointRow = Pick<
   Endpoint,
   "id" | "name" | "createdAt" | "connectedAt" | "disconnectedAt" | "agentInfo"
-> & { readonly enrolled: boolean };
-
-const ROW = {
-  id: true,
-  name: true,
-  createdAt: true,
-  connectedAt: true,
-  disconnectedAt: true,
-  agentInfo: true,
-  publicKey: true,
-} as const;
+> & { readonly enrolled: boolean; readonly ownerName: string; readonly level: Level };
 
 interface Cached {
-  readonly record: EndpointRecord;
-  readonly readAtMs: number;
+  /** Undefined: the person may not even view it. */
+  readonly grant: EndpointGrant | undefined;
+  readonly generation: number;
 }
+
+/** Over `endpoint e`: the level of person $1. */
+const LEVEL_OF = `CASE WHEN e.owner_id = $1 THEN 4 ELSE (
+  SELECT ${LEVEL_SQL} FROM endpoint_access a WHERE a.endpoint_id = e.id AND (a.subject_id = $1 OR a.is_team AND EXISTS
+    (SELECT 1 FROM team_member m WHERE m.team_id = a.subject_id AND m.person_id = $1))) END`;
+/** Over the same: whether anything is said of the person at all, by indexes. */
+const CONCERNS = `(e.owner_id = $1 OR e.id IN (SELECT a.endpoint_id FROM endpoint_access a WHERE a.subject_id = $1
+  OR a.subject_id IN (SELECT m.team_id FROM team_member m WHERE m.person_id = $1)))`;
+const ROW = `e.id, e.name, e.created_at AS "createdAt", e.connected_at AS "connectedAt", e.disconnected_at AS "disconnectedAt",
+  e.agent_info AS "agentInfo", e.public_key IS NOT NULL AS enrolled, o.name AS "ownerName", ${LEVEL_OF} AS level`;
 
 export class EndpointRegistry {
   readonly #prisma: PrismaClient;
-  readonly #byKey = new LruMap<string, Cached>(CACHE_ENDPOINTS);
-  readonly #byName = new LruMap<string, Cached>(CACHE_ENDPOINTS);
+  readonly #pool: pg.Pool;
+  readonly #epoch: AccessEpoch;
+  readonly #grants = new LruMap<string, Cached>(CACHE_PAIRS);
+  readonly #byName = new LruMap<string, { readonly key: IdKey; readonly readAtMs: number }>(CACHE_PAIRS);
 
-  constructor(prisma: PrismaClient) {
+  constructor(prisma: PrismaClient, pool: pg.Pool, epoch: AccessEpoch) {
     this.#prisma = prisma;
+    this.#pool = pool;
+    this.#epoch = epoch;
   }
 
-  /** By id or by name. @throws FarloomError ENDPOINT_NOT_FOUND */
-  async resolve(principal: Principal, idOrName: string): Promise<EndpointRecord> {
-    const { ownerId, ownerKey } = principal;
-    const key = uuidToKey(idOrName);
-    if (key !== undefined) {
-      const found = this.peek(ownerKey, key) ?? (await this.load(ownerKey, key));
-      if (found) return found;
-    } else {
-      const cached = this.#byName.peek(`${ownerId}/${idOrName}`);
-      if (cached && performance.now() - cached.readAtMs < CACHE_TTL_MS) return cached.record;
-      const row = await this.#prisma.endpoint.findFirst({
-        where: { ownerId, name: idOrName, deletedAt: null },
-        select: { id: true, name: true },
-      });
-      if (row) return this.#remember(ownerKey, row);
-    }
-    throw new FarloomError("ENDPOINT_NOT_FOUND", { id: idOrName.slice(0, 100) });
+  /** By id, by name (one's own), or by owner/name. @throws FarloomError ENDPOINT_NOT_FOUND */
+  async resolve(principal: Principal, ref: string): Promise<EndpointGrant> {
+    const key = uuidToKey(ref) ?? (await this.#keyOf(principal, ref));
+    const grant = key && (this.peek(principal.ownerKey, key) ?? (await this.load(principal.ownerKey, key)));
+    if (!grant) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: ref.slice(0, 100) });
+    return grant;
   }
 
-  /** From memory alone, where that is fresh: for the hot path. */
-  peek(ownerKey: IdKey, endpointKey: IdKey): EndpointRecord | undefined {
-    const cached = this.#byKey.peek(ownerKey + endpointKey);
-    return cached && performance.now() - cached.readAtMs < CACHE_TTL_MS ? cached.record : undefined;
+  /** From memory alone, where that holds: for the hot path. */
+  peek(personKey: IdKey, endpointKey: IdKey): EndpointGrant | undefined {
+    return this.verdict(personKey, endpointKey)?.grant;
   }
 
-  /** From the database; undefined where the owner has no such endpoint. */
-  async load(ownerKey: IdKey, endpointKey: IdKey): Promise<EndpointRecord | undefined> {
-    const row = await this.#prisma.endpoint.findFirst({
-      where: { id: keyToUuid(endpointKey), ownerId: keyToUuid(ownerKey), deletedAt: null },
-      select: { id: true, name: true },
+  /** The same, telling "not known here" (undefined) from "may not view it" (no grant). */
+  verdict(personKey: IdKey, endpointKey: IdKey): Cached | undefined {
+    const cached = this.#grants.peek(personKey + endpointKey);
+    return cached?.generation === this.#epoch.generation && this.#epoch.isFresh ? cached : undefined;
+  }
+
+  /** From the database; undefined where there is no such endpoint for the person. */
+  async load(personKey: IdKey, endpointKey: IdKey): Promise<EndpointGrant | undefined> {
+    const { generation } = this.#epoch;
+    const { rows } = await this.#pool.query<{
+      name: string;
+      owner_id: string;
+      owner_name: string;
+      functions: string[];
+      level: Level;
+    }>({
+      name: "endpoint-grant",
+      text: `SELECT e.name, e.owner_id, o.name AS owner_name, coalesce(e.allow_functions, '{}') AS functions, ${LEVEL_OF} AS level
+             FROM endpoint e JOIN owner o ON o.id = e.owner_id WHERE e.id = $2 AND e.deleted_at IS NULL`,
+      values: [keyToUuid(personKey), keyToUuid(endpointKey)],
     });
-    return row ? this.#remember(ownerKey, row) : undefined;
+    const row = rows[0];
+    const grant: EndpointGrant | undefined =
+      row === undefined || row.level < LEVELS.view
+        ? undefined
+        : {
+            id: keyToUuid(endpointKey),
+            key: endpointKey,
+            ownerId: row.owner_id,
+            ownerKey: uuidToKey(row.owner_id)!,
+            ownerName: row.owner_name,
+            name: row.name,
+            functions: row.functions.length === 0 ? undefined : functionMatcher(row.functions),
+            level: row.level,
+          };
+    this.#grants.set(personKey + endpointKey, { grant, generation });
+    return grant;
   }
 
   /** @throws FarloomError ENDPOINT_EXISTS */
-  async create(principal: Principal, name: string): Promise<EndpointRecord> {
+  async create(principal: Principal, name: string): Promise<EndpointGrant> {
+    const { ownerId, ownerKey, ownerName } = principal;
+    const id = uuidv7();
     try {
-      const row = await this.#prisma.endpoint.create({
-        data: { id: uuidv7(), ownerId: principal.ownerId, name },
-        select: { id: true, name: true },
-      });
-      return this.#remember(principal.ownerKey, row);
+      await this.#prisma.endpoint.create({ data: { id, ownerId, name }, select: { id: true } });
     } catch (error) {
       if ((error as { code?: string }).code === "P2002") throw new FarloomError("ENDPOINT_EXISTS", { name });
       throw error;
     }
+    const key = uuidToKey(id)!;
+    return { id, key, ownerId, ownerKey, ownerName, name, functions: undefined, level: LEVELS.own };
   }
 
+  /** One's own and those that are shared with one, the oldest first. */
   async list(
-    ownerId: string,
+    personId: string,
     options: { cursor?: string | undefined; limit: number },
   ): Promise<{ items: EndpointRow[]; nextCursor: string | undefined }> {
     const { cursor, limit } = options;
-    const rows = await this.#prisma.endpoint.findMany({
-      where: {
-        ownerId,
-        deletedAt: null,
-        ...(cursor !== undefined && isUuid(cursor) ? { id: { gt: cursor } } : {}),
-      },
-      orderBy: { id: "asc" },
-      take: limit + 1,
-      select: ROW,
+    const { rows } = await this.#pool.query<EndpointRow>({
+      name: "endpoints-of",
+      text: `SELECT * FROM (SELECT ${ROW} FROM endpoint e JOIN owner o ON o.id = e.owner_id
+               WHERE e.deleted_at IS NULL AND ${CONCERNS} AND ($2::uuid IS NULL OR e.id > $2)) AS seen
+             WHERE level > 0 ORDER BY id LIMIT $3`,
+      values: [personId, cursor !== undefined && isUuid(cursor) ? cursor : null, limit + 1],
     });
-    const items = rows.slice(0, limit).map(toRow);
+    const items = rows.slice(0, limit);
     return { items, nextCursor: rows.length > limit ? items.at(-1)!.id : undefined };
   }
 
   /** The row as it is now. @throws FarloomError ENDPOINT_NOT_FOUND where it was deleted meanwhile. */
-  async read(record: EndpointRecord): Promise<EndpointRow> {
-    const row = await this.#prisma.endpoint.findFirst({
-      where: { id: record.id, ownerId: record.ownerId, deletedAt: null },
-      select: ROW,
+  async read(principal: Principal, { id }: EndpointRecord): Promise<EndpointRow> {
+    const { rows } = await this.#pool.query<EndpointRow>({
+      name: "endpoint-row",
+      text: `SELECT ${ROW} FROM endpoint e JOIN owner o ON o.id = e.owner_id WHERE e.id = $2 AND e.deleted_at IS NULL`,
+      values: [principal.ownerId, id],
     });
-    if (!row) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: record.id });
-    return toRow(row);
+    if (!rows[0] || rows[0].level < LEVELS.view) throw new FarloomError("ENDPOINT_NOT_FOUND", { id });
+    return rows[0];
   }
 
   /** Takes it away: its agent may not connect again, and its name is free. */
@@ -142,29 +186,24 @@ export class EndpointRegistry {
         enrolExpiresAt: null,
       },
     });
-    this.#byKey.delete(record.ownerKey + record.key);
-    this.#byName.delete(`${record.ownerId}/${record.name}`);
+    this.#byName.clear();
+    this.#epoch.changed();
   }
 
-  #remember(ownerKey: IdKey, row: { id: string; name: string }): EndpointRecord {
+  async #keyOf({ ownerName }: Principal, ref: string): Promise<IdKey | undefined> {
+    const parts = /^(?:([^/]{1,63})\/)?([^/]{1,63})$/.exec(ref);
+    if (!parts) return undefined;
+    const [, owner = ownerName, name] = parts as unknown as [string, string | undefined, string];
+    const cached = this.#byName.peek(`${owner}/${name}`);
+    if (cached && performance.now() - cached.readAtMs < NAME_TTL_MS) return cached.key;
+    const readAtMs = performance.now();
+    const row = await this.#prisma.endpoint.findFirst({
+      where: { owner: { name: owner }, name, deletedAt: null },
+      select: { id: true },
+    });
+    if (!row) return undefined;
     const key = uuidToKey(row.id)!;
-    const record: EndpointRecord = {
-      id: row.id,
-      key,
-      ownerId: keyToUuid(ownerKey),
-      ownerKey,
-      name: row.name,
-    };
-    const cached = { record, readAtMs: performance.now() };
-    this.#byKey.set(ownerKey + key, cached);
-    this.#byName.set(`${record.ownerId}/${row.name}`, cached);
-    return record;
+    this.#byName.set(`${owner}/${name}`, { key, readAtMs });
+    return key;
   }
-}
-
-function toRow({
-  publicKey,
-  ...row
-}: Omit<EndpointRow, "enrolled"> & { publicKey: Uint8Array | null }): EndpointRow {
-  return { ...row, enrolled: publicKey !== null };
 }

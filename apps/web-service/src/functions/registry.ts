@@ -3,7 +3,8 @@
  *
  *   1. A record never changes once it exists, so caches by digest and by key need no expiry; only what a name
  *      means moves, and that is cached for NAME_TTL_MS at most.
- *   2. A function belongs to one owner and is found only within that owner.
+ *   2. A function belongs to one owner. Others find it where it is shared with them, by its id or by owner/name; for
+ *      everybody else it does not exist. What is remembered of that holds as long as the access epoch says.
  *   3. Registering what a name already has returns that version, and makes it the one the bare name means.
  */
 import {
@@ -16,6 +17,8 @@ import {
 } from "@farloom/protocol";
 import type { Prisma, PrismaClient } from "../generated/prisma/client.js";
 import type { Principal } from "../identity/principal.js";
+import { VISIBILITIES, type Visibility, type VisibleFunctions } from "../sharing/visible-functions.js";
+import type { AccessEpoch } from "../store/access-epoch.js";
 import { fromBuffer, toBuffer } from "../support/bytes.js";
 import { LruMap } from "../support/lru-map.js";
 import type { FunctionInput, StoredDefinition } from "./definition-input.js";
@@ -30,6 +33,8 @@ export interface FunctionRecord {
   /** The small number that task rows carry. */
   readonly key: number;
   readonly ownerId: string;
+  /** The digest in hexadecimal digits. */
+  readonly id: string;
   readonly name: string;
   readonly version: number;
   /** `owner/name@version`. */
@@ -52,6 +57,14 @@ export interface FunctionSummary {
   readonly runtime: string;
   readonly description: string;
   readonly createdAtMs: number;
+  readonly sharing: FunctionSharing;
+}
+
+/** Who else may use a function. */
+export interface FunctionSharing {
+  readonly visibility: Visibility;
+  /** As owner/name. */
+  readonly team: string | undefined;
 }
 
 export interface FunctionPage {
@@ -62,16 +75,34 @@ export interface FunctionPage {
 
 type Row = Prisma.FunctionGetPayload<{ include: { owner: { select: { name: true } } } }>;
 const WITH_OWNER = { owner: { select: { name: true } } } as const;
+const WITH_TEAM = { team: { select: { name: true, owner: { select: { name: true } } } } } as const;
+
+/** What of others' functions a person may use. */
+const sharedWith = (personId: string) => ({
+  OR: [{ visibility: 2 }, { visibility: 1, team: { members: { some: { personId } } } }],
+});
+
+interface Shared {
+  readonly record: FunctionRecord;
+  readonly generation: number;
+  readonly readAtMs: number;
+}
 
 export class FunctionRegistry {
   readonly #prisma: PrismaClient;
   readonly #byKey = new LruMap<number, FunctionRecord>(CACHE_FUNCTIONS);
   readonly #byDigest = new LruMap<string, FunctionRecord>(CACHE_FUNCTIONS);
   readonly #byName = new LruMap<string, { record: FunctionRecord; readAtMs: number }>(CACHE_FUNCTIONS);
+  /** Others' functions, by person and digest or name. */
+  readonly #shared = new LruMap<string, Shared>(CACHE_FUNCTIONS);
+  readonly #visible: VisibleFunctions;
+  readonly #epoch: AccessEpoch;
   #cachedCodeBytes = 0;
 
-  constructor(prisma: PrismaClient) {
+  constructor(prisma: PrismaClient, visible: VisibleFunctions, epoch: AccessEpoch) {
     this.#prisma = prisma;
+    this.#visible = visible;
+    this.#epoch = epoch;
   }
 
   /**
@@ -87,29 +118,76 @@ export class FunctionRegistry {
       if (found) return found;
     } else {
       const parts = /^(?:([^/@]{1,63})\/)?([^/@]{1,128})(?:@(\d{1,9}))?$/.exec(ref);
-      // Another owner's functions are not to be had, and are not told from ones that do not exist (2).
-      if (parts && (parts[1] === undefined || parts[1] === ownerName)) {
-        const version = parts[3] === undefined ? undefined : Number(parts[3]);
-        const found = await this.#byNameOf(ownerId, parts[2]!, version);
+      const version = parts?.[3] === undefined ? undefined : Number(parts[3]);
+      if (parts) {
+        const isOwn = parts[1] === undefined || parts[1] === ownerName;
+        const found = isOwn
+          ? await this.#byNameOf(ownerId, parts[2]!, version)
+          : await this.#sharedByName(principal, { owner: parts[1]!, name: parts[2]!, version });
         if (found) return found;
       }
     }
     throw new FarloomError("FUNCTION_NOT_FOUND", { id: ref.slice(0, 200) });
   }
 
-  /** The owner's function of that digest; where several names have it, the newest. */
-  async byDigest(ownerId: string, digest: Buffer): Promise<FunctionRecord | undefined> {
-    const row = await this.#prisma.function.findFirst({
-      where: { ownerId, digest: fromBuffer(digest), deletedAt: null },
-      orderBy: { key: "desc" },
-      include: WITH_OWNER,
-    });
-    return row ? this.#remember(row) : undefined;
+  /** The person's own function of that digest, or one that is shared with them; of several the newest. */
+  async byDigest(personId: string, digest: Buffer): Promise<FunctionRecord | undefined> {
+    const { generation } = this.#epoch;
+    const readAtMs = performance.now();
+    const one = (where: Prisma.FunctionWhereInput) =>
+      this.#prisma.function.findFirst({
+        where: { ...where, digest: fromBuffer(digest), deletedAt: null },
+        orderBy: { key: "desc" },
+        include: WITH_OWNER,
+      });
+    const own = await one({ ownerId: personId });
+    if (own) return this.#remember(own);
+    const row = await one(sharedWith(personId));
+    if (!row) return undefined;
+    const personKey = uuidToKey(personId)!;
+    const shared = { record: this.#remember(row), generation, readAtMs };
+    this.#shared.set(personKey + digest.toString("latin1"), shared);
+    this.#visible.learn(row.key, personKey, generation);
+    return shared.record;
   }
 
   /** From memory alone: for the hot path. */
-  peekByDigest(ownerKey: IdKey, digest: Buffer): FunctionRecord | undefined {
-    return this.#byDigest.peek(ownerKey + digest.toString("latin1"));
+  peekByDigest(personKey: IdKey, digest: Buffer): FunctionRecord | undefined {
+    const key = personKey + digest.toString("latin1");
+    return this.#byDigest.peek(key) ?? this.#peekShared(key, Number.POSITIVE_INFINITY);
+  }
+
+  #peekShared(key: string, ttlMs: number): FunctionRecord | undefined {
+    const shared = this.#shared.peek(key);
+    if (!shared || shared.generation !== this.#epoch.generation || !this.#epoch.isFresh) return undefined;
+    return performance.now() - shared.readAtMs < ttlMs ? shared.record : undefined;
+  }
+
+  async #sharedByName(
+    { ownerId, ownerKey }: Principal,
+    { owner, name, version }: { owner: string; name: string; version: number | undefined },
+  ): Promise<FunctionRecord | undefined> {
+    const key = `${ownerKey}/${owner}/${name}@${version ?? ""}`;
+    const known = this.#peekShared(key, NAME_TTL_MS);
+    if (known) return known;
+    const { generation } = this.#epoch;
+    const readAtMs = performance.now();
+    const row = await this.#prisma.function.findFirst({
+      where: {
+        owner: { name: owner },
+        name,
+        deletedAt: null,
+        ...(version === undefined ? {} : { version }),
+        ...sharedWith(ownerId),
+      },
+      orderBy: [{ createdAt: "desc" }, { version: "desc" }],
+      include: WITH_OWNER,
+    });
+    if (!row) return undefined;
+    const record = this.#remember(row);
+    this.#shared.set(key, { record, generation, readAtMs });
+    this.#visible.learn(row.key, ownerKey, generation);
+    return record;
   }
 
   /** By the number in task rows; deleted functions too, as their tasks still run. */
@@ -169,25 +247,33 @@ export class FunctionRegistry {
     }
   }
 
-  /** Newest first; `query` looks into names and descriptions. */
+  /** One's own and what is shared with one's teams, and where `isPublic` what everybody may use; newest first. */
   async list(
-    ownerId: string,
-    options: { query?: string | undefined; cursor?: number | undefined; limit: number },
+    personId: string,
+    options: { query?: string | undefined; cursor?: number | undefined; limit: number; isPublic?: boolean },
   ): Promise<FunctionPage> {
-    const { query, cursor, limit } = options;
+    const { query, cursor, limit, isPublic = false } = options;
     const text =
       query === undefined ? undefined : ({ contains: escapeLike(query), mode: "insensitive" } as const);
     const rows = await this.#prisma.function.findMany({
       where: {
-        ownerId,
+        AND: [
+          {
+            OR: [
+              { ownerId: personId },
+              { visibility: 1, team: { members: { some: { personId } } } },
+              ...(isPublic ? [{ visibility: 2 }] : []),
+            ],
+          },
+          text === undefined ? {} : { OR: [{ name: text }, { description: text }] },
+        ],
         deletedAt: null,
         ...(cursor === undefined ? {} : { key: { lt: cursor } }),
-        ...(text === undefined ? {} : { OR: [{ name: text }, { description: text }] }),
       },
       orderBy: { key: "desc" },
       take: limit + 1,
       omit: { code: true, definition: true },
-      include: WITH_OWNER,
+      include: { ...WITH_OWNER, ...WITH_TEAM },
     });
     const items = rows.slice(0, limit).map((row) => ({
       key: row.key,
@@ -198,6 +284,7 @@ export class FunctionRegistry {
       runtime: row.runtime,
       description: row.description,
       createdAtMs: row.createdAt.getTime(),
+      sharing: sharingOf(row),
     }));
     return { items, nextCursor: rows.length > limit ? String(items.at(-1)!.key) : undefined };
   }
@@ -208,9 +295,28 @@ export class FunctionRegistry {
       where: { key: record.key, ownerId: principal.ownerId },
       data: { deletedAt: new Date() },
     });
+    this.#epoch.changed();
     this.#byDigest.delete(principal.ownerKey + record.definition.digest.toString("latin1"));
     this.#byName.delete(nameKey(record.ownerId, record.name, undefined));
     this.#byName.delete(nameKey(record.ownerId, record.name, record.version));
+  }
+
+  /** Who else may use it. Only its owner is told, and changes it. */
+  async sharing(record: FunctionRecord): Promise<FunctionSharing> {
+    const row = await this.#prisma.function.findUnique({
+      where: { key: record.key },
+      select: { visibility: true, ...WITH_TEAM },
+    });
+    return row ? sharingOf(row) : { visibility: "private", team: undefined };
+  }
+
+  /** Shares one version with a team or with everybody, or with nobody any more; heard everywhere within 5 s. */
+  async share(record: FunctionRecord, visibility: Visibility, teamId: string | undefined): Promise<void> {
+    await this.#prisma.function.updateMany({
+      where: { key: record.key, ownerId: record.ownerId },
+      data: { visibility: VISIBILITIES.indexOf(visibility), teamId: teamId ?? null },
+    });
+    this.#epoch.changed();
   }
 
   async #findSame(
@@ -285,12 +391,23 @@ export class FunctionRegistry {
   }
 }
 
+function sharingOf(row: {
+  visibility: number;
+  team: { name: string; owner: { name: string } } | null;
+}): FunctionSharing {
+  return {
+    visibility: VISIBILITIES[row.visibility] ?? "private",
+    team: row.team === null ? undefined : `${row.team.owner.name}/${row.team.name}`,
+  };
+}
+
 function toRecord(row: Row): FunctionRecord {
   const { argsSchema, resultSchema, ...rest } = row.definition as unknown as StoredDefinition;
   const definition: FunctionDefinition = { ...rest, code: toBuffer(row.code), digest: toBuffer(row.digest) };
   return {
     key: row.key,
     ownerId: row.ownerId,
+    id: definition.digest.toString("hex"),
     name: row.name,
     version: row.version,
     ref: `${row.owner.name}/${row.name}@${row.version}`,

@@ -15,7 +15,6 @@ import {
   errorMessage,
   FRAMES_UP,
   type Frame,
-  type FunctionDefinition,
   fenceFor,
   type HelloFrame,
   type IdKey,
@@ -39,7 +38,6 @@ import type { Collect } from "../collect/collect.js";
 import type { AgentLease, Dispatch } from "../dispatch/dispatch.js";
 import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
-import type { FunctionRegistry } from "../functions/registry.js";
 import { FrameSocket, type Upgraded } from "../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../link/welcome.js";
 import { claimEndpoint } from "../store/ownership.js";
@@ -56,7 +54,6 @@ export interface AgentSessionDeps {
   readonly replicaId: string;
   readonly dispatch: Dispatch;
   readonly collect: Collect;
-  readonly functions: FunctionRegistry;
   readonly onStarted: (tasks: TaskEntry[]) => void;
   /** A running task has said how far it is. */
   readonly onProgress: (task: TaskEntry) => void;
@@ -76,7 +73,7 @@ export class AgentSession implements AgentLease {
   readonly #inbox = new Inbox();
   /** Tasks sent, for the agent's marks; custody itself is in PostgreSQL. */
   readonly #sent = new Outbox<TaskEntry>();
-  readonly #sentFunctions = new Set<string>();
+  readonly #sentFunctions = new Set<number>();
   #phase: "opening" | "claiming" | "open" | "closed" = "opening";
   #queue: EndpointQueue | undefined;
   /** Whether its first credit has come, and how many tasks its hello listed. */
@@ -201,7 +198,7 @@ export class AgentSession implements AgentLease {
         else if (frame.kind === "progress") this.#onProgress(frame);
         return;
       case "need":
-        void this.#onNeed(frame.functions);
+        this.#onNeed(frame.functions);
         return;
       case "refused":
       case "hello":
@@ -319,26 +316,36 @@ export class AgentSession implements AgentLease {
     this.#deps.onProgress(entry);
   }
 
-  async #onNeed(digests: Buffer[]): Promise<void> {
-    const defs: FunctionDefinition[] = [];
-    for (const digest of digests.slice(0, 64)) {
-      const record = await this.#deps.functions.byDigest(this.#ownerId, digest);
-      if (record) defs.push(record.definition);
+  /** An agent reads the functions of what it holds, whoever's they are, and no others. */
+  #onNeed(digests: Buffer[]): void {
+    const wanted = new Set(digests.slice(0, 64).map((digest) => digest.toString("latin1")));
+    const found = new Map<string, TaskEntry["fn"]>();
+    for (const { fn, state } of this.#queue!.held.values()) {
+      if (state === "QUEUED") continue;
+      const key = fn.definition.digest.toString("latin1");
+      if (wanted.has(key)) found.set(key, fn);
+      if (found.size === wanted.size) break;
     }
-    if (defs.length > 0) this.#socket.send({ t: "functions", defs });
+    if (found.size === 0) return;
+    const fns = [...found.values()];
+    this.#socket.send({
+      t: "functions",
+      defs: fns.map((fn) => fn.definition),
+      refs: fns.map((fn) => fn.ref),
+    });
   }
 
   #sendFunctions(entries: TaskEntry[]): void {
-    let last: FunctionDefinition | undefined;
+    let last: TaskEntry["fn"] | undefined;
     for (const { fn } of entries) {
-      if (fn.definition === last) continue;
-      last = fn.definition;
-      const key = last.digest.toString("latin1");
-      if (this.#sentFunctions.has(key)) continue;
+      if (fn === last) continue;
+      last = fn;
+      // By name too: an agent may allow one name of several that the same code has.
+      if (this.#sentFunctions.has(fn.key)) continue;
       // Sending one again does no harm (P19).
       if (this.#sentFunctions.size >= MAX_SENT_FUNCTIONS) this.#sentFunctions.clear();
-      this.#sentFunctions.add(key);
-      this.#socket.send({ t: "functions", defs: [last] });
+      this.#sentFunctions.add(fn.key);
+      this.#socket.send({ t: "functions", defs: [fn.definition], refs: [fn.ref] });
     }
   }
 

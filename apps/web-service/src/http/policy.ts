@@ -4,21 +4,16 @@
  */
 import { FarloomError } from "@farloom/protocol";
 import type { FastifyInstance, FastifyRequest } from "fastify";
+import { authorise, requireWide } from "../identity/authorise.js";
 import type { Identity } from "../identity/identity.js";
-import {
-  type AgentPrincipal,
-  type ObjectGrant,
-  type Principal,
-  requireScope,
-  type Scope,
-} from "../identity/principal.js";
+import type { AgentPrincipal, ObjectGrant, Principal, Scope } from "../identity/principal.js";
 import { FailedAuthLimiter } from "./failed-auth-limiter.js";
 
 export type Policy =
   /** Anybody; the handler itself checks whatever the caller proves. */
   | { readonly public: true }
   /** Any API key or access token. */
-  | { readonly authenticated: true }
+  | ({ readonly authenticated: true } & Nestable)
   /** A principal that has the scope. */
   | ScopePolicy
   /** An agent with a session token. */
@@ -28,9 +23,13 @@ export type Policy =
   /** A principal that has the scope, or the holder of an object token; objects/access.ts checks what that allows. */
   | { readonly objects: Scope };
 
-/** The token of a running task is taken too; the handler keeps to what that reaches. Elsewhere it is refused. */
+/**
+ * The token of a running task, or a narrow key, is taken too; the handler keeps to what that reaches. Elsewhere each is
+ * refused.
+ */
 interface Nestable {
   readonly nested?: true;
+  readonly narrow?: true;
 }
 type ScopePolicy = { readonly scope: Scope } & Nestable;
 
@@ -86,6 +85,9 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
       if (error instanceof FarloomError && error.status === 401) limiter.failed(request.ip);
       throw error;
     }
+    if (!("narrow" in policy)) {
+      requireWide(request.principal, `${request.method} ${request.routeOptions.url}`);
+    }
     const { nested } = request.principal;
     if (nested !== undefined) {
       if (!("nested" in policy))
@@ -94,9 +96,9 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
         });
       await identity.nested.requireOpen(nested);
     }
-    if ("scope" in policy) requireScope(request.principal, policy.scope);
-    else if ("scopeOrAgent" in policy) requireScope(request.principal, policy.scopeOrAgent);
-    else if ("objects" in policy) requireScope(request.principal, policy.objects);
+    if ("scope" in policy) authorise(request.principal, policy.scope);
+    else if ("scopeOrAgent" in policy) authorise(request.principal, policy.scopeOrAgent);
+    else if ("objects" in policy) authorise(request.principal, policy.objects);
   });
 }
 

@@ -21,9 +21,11 @@ export interface Problem {
 }
 
 export function registerProblems(app: FastifyInstance): void {
-  app.setErrorHandler((error: FastifyError, request, reply) =>
-    sendProblem(reply, toFarloomError(error, request)),
-  );
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const known = toFarloomError(error, request);
+    request.problemCode = known.code;
+    return sendProblem(reply, known);
+  });
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split("?", 1)[0]!.slice(0, 200);
     return sendProblem(reply, new FarloomError("ROUTE_NOT_FOUND", { method: request.method, path }));

@@ -1,6 +1,7 @@
 /**
  * API keys: `fl_<id>_<secret>`. The id is public; the secret is 256 random bits of which only the SHA-256 is
- * kept, so it is shown once. Every key expires.
+ * kept, so it is shown once. Every key expires, after MAX_KEY_DAYS at the latest. One may be for some endpoints or
+ * functions alone (narrow.ts).
  */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
@@ -11,6 +12,10 @@ import { fromBuffer, toBuffer } from "../support/bytes.js";
 import type { Scope } from "./principal.js";
 
 const KEY = /^fl_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
+/** How long a key lives where nobody says, and at most: a year, and a day to make the next one. */
+export const DEFAULT_KEY_DAYS = 90;
+export const MAX_KEY_DAYS = 366;
+
 /** What an unknown id's secret is compared with, so that it costs what a wrong secret costs. */
 const NO_HASH = Buffer.alloc(32);
 
@@ -19,6 +24,9 @@ export interface ApiKeyInfo {
   readonly id: string;
   readonly label: string;
   readonly scopes: string[];
+  /** Ids of endpoints, and functions, that it is for alone; empty: everything of its owner's. */
+  readonly endpoints: string[];
+  readonly functions: string[];
   readonly createdAt: Date;
   readonly expiresAt: Date;
   readonly revokedAt: Date | null;
@@ -34,6 +42,8 @@ const INFO = {
   id: true,
   label: true,
   scopes: true,
+  endpoints: true,
+  functions: true,
   createdAt: true,
   expiresAt: true,
   revokedAt: true,
@@ -57,12 +67,27 @@ export class ApiKeys {
   /** Makes a key; `secret` is the whole text to send as bearer, and is not kept. */
   async create(
     ownerId: string,
-    options: { label: string; scopes: readonly Scope[]; expiresAt: Date },
+    options: {
+      label: string;
+      scopes: readonly Scope[];
+      endpoints?: readonly string[];
+      functions?: readonly string[];
+      expiresAt: Date;
+    },
   ): Promise<{ info: ApiKeyInfo; secret: string }> {
     const id = randomBytes(8).toString("hex");
     const random = randomBytes(32).toString("base64url");
     const info = await this.#prisma.apiKey.create({
-      data: { id, ownerId, secretHash: fromBuffer(hashOf(random)), ...options, scopes: [...options.scopes] },
+      data: {
+        id,
+        ownerId,
+        secretHash: fromBuffer(hashOf(random)),
+        label: options.label,
+        expiresAt: options.expiresAt,
+        scopes: [...options.scopes],
+        endpoints: [...(options.endpoints ?? [])],
+        functions: [...(options.functions ?? [])],
+      },
       select: INFO,
     });
     return { info, secret: `fl_${id}_${random}` };
@@ -81,6 +106,16 @@ export class ApiKeys {
   async find(id: string): Promise<KeyRow | undefined> {
     const row = await this.#prisma.apiKey.findUnique({ where: { id }, select: ROW });
     return row && isLive(row, this.#clock) ? row : undefined;
+  }
+
+  /** Those of `ids` that hold no more. */
+  async ended(ids: readonly string[]): Promise<Set<string>> {
+    const live = await this.#prisma.apiKey.findMany({
+      where: { id: { in: [...ids] }, revokedAt: null },
+      select: { id: true, expiresAt: true, revokedAt: true },
+    });
+    const good = new Set(live.filter((row) => isLive(row, this.#clock)).map((row) => row.id));
+    return new Set(ids.filter((id) => !good.has(id)));
   }
 
   async list(ownerId: string): Promise<ApiKeyInfo[]> {

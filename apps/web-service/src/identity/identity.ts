@@ -1,8 +1,8 @@
 /**
  * From an Authorization header to who is asking.
  *
- *   1. A credential that was good is trusted for TRUST_MS, by the SHA-256 of its whole text; so a revocation is
- *      heard within that time, on this replica at once, and a wrong secret never meets the cache.
+ *   1. A credential that was good is trusted for TRUST_MS, by the SHA-256 of its whole text, and no longer than
+ *      until access has changed anywhere (store/access-epoch.ts); a wrong secret never meets the cache.
  *   2. An access token holds no longer than the API key that it was made from.
  *   3. Every refusal looks the same, whichever part was wrong.
  */
@@ -10,9 +10,11 @@ import { hash } from "node:crypto";
 import { FarloomError, isUuid, uuidToKey } from "@farloom/protocol";
 import type pg from "pg";
 import type { PrismaClient } from "../generated/prisma/client.js";
+import type { AccessEpoch } from "../store/access-epoch.js";
 import type { Clock } from "../store/database-clock.js";
 import { LruMap } from "../support/lru-map.js";
 import { ApiKeys, type KeyRow } from "./api-keys.js";
+import { narrowOf } from "./narrow.js";
 import { NESTED_SCOPES, NestedTokens, nestedGrantOf } from "./nested.js";
 import { grantOf, type ObjectTokenSpec } from "./object-tokens.js";
 import { type AgentPrincipal, isScope, type ObjectGrant, type Principal } from "./principal.js";
@@ -43,8 +45,16 @@ export class Identity {
   /** Proofs under way, so that a burst with one credential asks the database once. */
   readonly #proving = new Map<string, Promise<Principal>>();
 
-  constructor(prisma: PrismaClient, pool: pg.Pool, signingKey: SigningKey, clock: Clock) {
+  readonly #epoch: AccessEpoch;
+
+  constructor(prisma: PrismaClient, pool: pg.Pool, signingKey: SigningKey, clock: Clock, epoch: AccessEpoch) {
     this.#prisma = prisma;
+    this.#epoch = epoch;
+    epoch.onChange(() => {
+      this.#principals.clear();
+      this.#agents.clear();
+      this.#grants.clear();
+    });
     this.clock = clock;
     this.keys = new ApiKeys(prisma, clock);
     this.tokens = new Tokens(signingKey, clock);
@@ -72,6 +82,7 @@ export class Identity {
     const trusted = fresh(this.#agents.peek(id), this.clock);
     if (trusted) return trusted;
     const provedAtMs = performance.now();
+    const { generation } = this.#epoch;
     const { subject, expiresAtMs } = await this.tokens.verify("agent", credential);
     if (!isUuid(subject)) throw new FarloomError("UNAUTHENTICATED");
     const row = await this.#prisma.endpoint.findFirst({
@@ -80,7 +91,7 @@ export class Identity {
     });
     if (!row) throw new FarloomError("UNAUTHENTICATED");
     const who = { endpointId: row.id, ownerId: row.ownerId };
-    this.#agents.set(id, { who, provedAtMs, expiresAtMs });
+    if (generation === this.#epoch.generation) this.#agents.set(id, { who, provedAtMs, expiresAtMs });
     return who;
   }
 
@@ -91,11 +102,12 @@ export class Identity {
     const trusted = fresh(this.#grants.peek(id), this.clock);
     if (trusted) return trusted;
     const provedAtMs = performance.now();
+    const { generation } = this.#epoch;
     const { subject, claims, expiresAtMs } = await this.tokens.verify("object", credential);
     const row = typeof claims.key === "string" ? await this.keys.find(claims.key) : undefined;
     const who = row?.ownerId === subject ? grantOf(row, claims) : undefined;
     if (who === undefined) throw new FarloomError("UNAUTHENTICATED");
-    this.#grants.set(id, { who, provedAtMs, expiresAtMs });
+    if (generation === this.#epoch.generation) this.#grants.set(id, { who, provedAtMs, expiresAtMs });
     return who;
   }
 
@@ -133,11 +145,10 @@ export class Identity {
     return [this.#principals, this.#agents, this.#grants].some((known) => known.peek(id) !== undefined);
   }
 
-  /** Ends a key: here at once, on other replicas within TRUST_MS (1). */
+  /** Ends a key: here at once, on other replicas within 5 s, on open connections too. @throws FarloomError KEY_NOT_FOUND */
   async revokeKey(ownerId: string, keyId: string): Promise<void> {
     await this.keys.revoke(ownerId, keyId);
-    this.#principals.clear();
-    this.#grants.clear();
+    this.#epoch.changed();
   }
 
   /** An access token with the principal's own scopes, at most as long as its key holds (2). */
@@ -147,12 +158,15 @@ export class Identity {
 
   async #prove(id: string, credential: string): Promise<Principal> {
     const provedAtMs = performance.now();
+    const { generation } = this.#epoch;
     const who = credential.startsWith("fl_")
       ? await this.#byKey(credential)
       : Tokens.claimedKind(credential) === "nested"
         ? await this.#byTask(credential)
         : await this.#byToken(credential);
-    this.#principals.set(id, { who, provedAtMs, expiresAtMs: who.expiresAtMs });
+    // What changed while it was read is read again the next time.
+    if (generation === this.#epoch.generation)
+      this.#principals.set(id, { who, provedAtMs, expiresAtMs: who.expiresAtMs });
     return who;
   }
 
@@ -204,14 +218,16 @@ function fresh<T>(trusted: Trusted<T> | undefined, clock: Clock): T | undefined 
 }
 
 function toPrincipal(row: KeyRow, via: "key" | "token", expiresAtMs: number): Principal {
+  const narrow = narrowOf(row);
   return {
     ownerId: row.ownerId,
     ownerKey: uuidToKey(row.ownerId)!,
     ownerName: row.owner.name,
     scopes: new Set(row.scopes.filter(isScope)),
-    isAdmin: row.owner.isAdmin,
+    isAdmin: row.owner.isAdmin && narrow === undefined,
     via,
     keyId: row.id,
     expiresAtMs,
+    narrow,
   };
 }

@@ -34,12 +34,16 @@ export interface NestedToken {
   readonly group: string;
 }
 
-/** A task's options ask for a token: whoever submits it must be allowed what that allows. @throws FarloomError SCOPE_MISSING */
+/** A task's options ask for a token: whoever submits it must be allowed what that allows. @throws FarloomError SCOPE_MISSING, KEY_NARROW */
 export function requireNesting(
   principal: Principal,
   options: { readonly nested?: boolean } | undefined,
 ): void {
-  if (options?.nested === true) for (const scope of NESTED_SCOPES) requireScope(principal, scope);
+  if (options?.nested !== true) return;
+  // Its token registers and submits functions that nobody has named to the key.
+  if (principal.narrow !== undefined)
+    throw new FarloomError("KEY_NARROW", { action: "asking for a task's own token (nested)" });
+  for (const scope of NESTED_SCOPES) requireScope(principal, scope);
 }
 
 /** The group of what a task submits: every replica means the same one. */
@@ -80,16 +84,17 @@ export class NestedTokens {
   async issue(agent: AgentPrincipal, taskId: string): Promise<NestedToken> {
     const { rows } = await this.#pool.query<{
       attempt: number;
+      owner_id: string;
       nested: boolean;
       open: boolean;
       left_ms: number | null;
     }>({
       name: "nested-issue",
-      text: `SELECT t.attempt, coalesce((t.options ->> 'nested')::boolean, false) AS nested, o.task_id IS NULL AS open,
+      text: `SELECT t.attempt, t.owner_id, coalesce((t.options ->> 'nested')::boolean, false) AS nested, o.task_id IS NULL AS open,
                (extract(epoch FROM t.deadline_at - now()) * 1000)::float8 AS left_ms
              FROM task t LEFT JOIN outcome o ON o.task_id = t.id
-             WHERE t.id = $1 AND t.endpoint_id = $2 AND t.owner_id = $3`,
-      values: [taskId, agent.endpointId, agent.ownerId],
+             WHERE t.id = $1 AND t.endpoint_id = $2`,
+      values: [taskId, agent.endpointId],
     });
     const row = rows[0];
     if (!row) throw new FarloomError("TASK_NOT_FOUND", { id: taskId });
@@ -98,10 +103,11 @@ export class NestedTokens {
     const { endpointId } = agent;
     const claims = { parent: taskId, attempt: row.attempt, endpoint: endpointId };
     const grant = nestedGrantOf(claims)!;
-    await this.#makeGroup(agent.ownerId, grant);
+    // It acts for whoever submitted the task, who need not be the endpoint's owner.
+    await this.#makeGroup(row.owner_id, grant);
     const { token, expiresInMs } = await this.#tokens.sign(
       "nested",
-      agent.ownerId,
+      row.owner_id,
       claims,
       row.left_ms === null ? undefined : Math.max(1000, row.left_ms),
     );

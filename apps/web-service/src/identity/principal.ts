@@ -3,6 +3,7 @@
  * requests are always looked up within it.
  */
 import { FarloomError, type IdKey } from "@farloom/protocol";
+import type { Narrow } from "./narrow.js";
 
 export const SCOPES = [
   "functions:read",
@@ -16,6 +17,8 @@ export const SCOPES = [
   "metrics:read",
   "objects:read",
   "objects:write",
+  "sharing:write",
+  "audit:read",
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 
@@ -31,6 +34,8 @@ export interface Principal {
   readonly keyId: string;
   /** When the credential ends, on this machine's wall clock. */
   readonly expiresAtMs: number;
+  /** Of a key that is for some endpoints or functions alone, and of tokens made from it. */
+  readonly narrow?: Narrow | undefined;
   /** Of a token that a running task has for itself: what it reaches (identity/nested.ts). */
   readonly nested?: NestedGrant;
 }

@@ -43,9 +43,12 @@ const MAX_WAITING_ROWS = 200_000;
 /** Bytes of their arguments. */
 const MAX_WAITING_BYTES = 256 * 1024 * 1024;
 
-/** What became of a submission: the ids that another owner has, if any (I3). */
+/** What became of a submission. */
 export interface Committed {
+  /** The ids that another owner, group or endpoint has (I3). */
   readonly taken: readonly IdKey[];
+  /** Perhaps some were there before: what their rows say counts. */
+  readonly repeated: boolean;
 }
 
 export interface IntakeDeps {
@@ -201,12 +204,12 @@ export class Intake {
             reject(new FarloomError("INTERNAL", { reference }, { cause: error }));
           } else {
             this.#settle(unit);
-            resolve({ taken: unit.taken });
+            resolve({ taken: unit.taken, repeated: unit.repeated });
           }
         },
       };
       this.#commits.add(unit);
-      if (planted("acknowledge-before-commit")) resolve({ taken: [] });
+      if (planted("acknowledge-before-commit")) resolve({ taken: [], repeated: false });
     });
   }
 

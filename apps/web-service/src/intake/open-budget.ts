@@ -37,8 +37,13 @@ const OF_ENDPOINT = `
   SELECT count(*)::int4 AS n FROM (
     SELECT 1 FROM endpoint e JOIN task t ON t.endpoint_id = e.id AND t.seq > e.floor_seq
     WHERE e.id = $1 AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id) LIMIT $2) AS open`;
-/** The same over all endpoints of an owner: only they have tasks of theirs. */
-const OF_OWNER = OF_ENDPOINT.replace("e.id = $1", "e.owner_id = $1 AND e.deleted_at IS NULL");
+/** The same of one submitter, over the endpoints that are theirs or shared with them: only those have tasks of theirs. */
+const OF_OWNER = OF_ENDPOINT.replace(
+  "e.id = $1",
+  `t.owner_id = $1 AND e.deleted_at IS NULL AND (e.owner_id = $1 OR e.id IN (
+     SELECT a.endpoint_id FROM endpoint_access a WHERE a.subject_id = $1
+       OR a.subject_id IN (SELECT m.team_id FROM team_member m WHERE m.person_id = $1)))`,
+);
 
 export class OpenBudget {
   readonly #pool: Pool;

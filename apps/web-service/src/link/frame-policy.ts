@@ -6,12 +6,12 @@
  *   scope  asks something of the service: the credential must have the scope, and every id in the frame is looked up
  *          within its owner
  *   lease  speaks of tasks: every id in the frame is looked up among what this endpoint's queue holds
- *   owner  asks for definitions: looked up within the owner of the endpoint
  */
 import { FarloomError, FRAMES_DOWN, FRAMES_UP } from "@farloom/protocol";
-import { type Principal, requireScope, type Scope } from "../identity/principal.js";
+import { authorise, type Target } from "../identity/authorise.js";
+import type { Principal, Scope } from "../identity/principal.js";
 
-export type FramePolicy = "link" | "lease" | "owner" | { readonly scope: Scope };
+export type FramePolicy = "link" | "lease" | { readonly scope: Scope };
 
 type KindOf<S> = S extends ReadonlySet<infer K> ? K : never;
 export type ClientFrameKind = KindOf<typeof FRAMES_DOWN.service>;
@@ -42,13 +42,16 @@ export const AGENT_FRAMES: Readonly<Record<AgentFrameKind, FramePolicy>> = {
   results: "lease",
   returned: "lease",
   progress: "lease",
-  need: "owner",
+  need: "lease",
 };
 
-/** Refuses what the principal may not send. @throws FarloomError SCOPE_MISSING */
-export function requireFrame(principal: Principal, kind: ClientFrameKind): void {
+/**
+ * Refuses what the principal may not send, or not of this endpoint and this function.
+ * @throws FarloomError SCOPE_MISSING, NESTED_SCOPE, ENDPOINT_NOT_FOUND, FUNCTION_NOT_FOUND
+ */
+export function requireFrame(principal: Principal, kind: ClientFrameKind, target?: Target): void {
   const policy = CLIENT_FRAMES[kind];
-  if (typeof policy === "object") requireScope(principal, policy.scope);
+  if (typeof policy === "object") authorise(principal, policy.scope, target);
   else if (policy !== "link")
     throw new FarloomError("FRAME_UNKNOWN", { detail: `${kind} does not belong here` });
 }

@@ -15,6 +15,7 @@ function pair(): { sender: HintSender; sent: string[]; heard: unknown[]; listen:
       onFinished: (keys) => heard.push(["finished", keys]),
       onCancel: () => undefined,
       onClaimed: () => undefined,
+      onAccess: () => undefined,
     });
   return { sender, sent, heard, listen };
 }

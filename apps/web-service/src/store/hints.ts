@@ -21,6 +21,8 @@ export interface HintHandlers {
   onCancel(endpointKey: IdKey, keys: IdKey[], why: "unbegun" | undefined): void;
   /** A connection of the endpoint was accepted elsewhere, under this epoch. */
   onClaimed(endpointKey: IdKey, epoch: number): void;
+  /** Who may do what has changed. */
+  onAccess(): void;
 }
 
 export interface Hints {
@@ -29,6 +31,7 @@ export interface Hints {
   finished(keys: readonly IdKey[]): void;
   cancel(endpointKey: IdKey, keys: readonly IdKey[], why?: "unbegun"): void;
   claimed(endpointKey: IdKey, epoch: number): void;
+  access(): void;
 }
 
 export type HintMessage =
@@ -42,7 +45,8 @@ export type HintMessage =
       readonly ids: string;
       readonly why?: "unbegun" | undefined;
     }
-  | { readonly from: string; readonly kind: "claimed"; readonly endpoint: string; readonly epoch: number };
+  | { readonly from: string; readonly kind: "claimed"; readonly endpoint: string; readonly epoch: number }
+  | { readonly from: string; readonly kind: "access" };
 
 /** PostgreSQL's NOTIFY takes 8,000 bytes: 300 ids in base64, and room. */
 export const IDS_IN_A_HINT = 300;
@@ -68,7 +72,8 @@ export function receiveHint(text: string, self: string, handlers: HintHandlers):
   const ids = "ids" in message && typeof message.ids === "string" ? idsOf(message.ids) : [];
   const endpointKey =
     "endpoint" in message && isUuid(message.endpoint) ? uuidToKey(message.endpoint) : undefined;
-  if (message.kind === "finished") handlers.onFinished(ids);
+  if (message.kind === "access") handlers.onAccess();
+  else if (message.kind === "finished") handlers.onFinished(ids);
   else if (message.kind === "tasks" && endpointKey)
     handlers.onTasks(endpointKey, Number(message.firstSeq) || 0);
   else if (message.kind === "runnable" && endpointKey) handlers.onRunnable(endpointKey, ids);
@@ -120,6 +125,10 @@ export class HintSender implements Hints {
 
   claimed(endpointKey: IdKey, epoch: number): void {
     this.#send({ from: this.#self, kind: "claimed", endpoint: keyToUuid(endpointKey), epoch });
+  }
+
+  access(): void {
+    this.#send({ from: this.#self, kind: "access" });
   }
 
   #send(message: HintMessage): void {

@@ -24,12 +24,14 @@ export interface TaskRow {
   id: string;
   seq: string;
   endpoint_id: string;
+  function_key: number;
   group_id: string;
   attempt: number;
   submitted_at: Date;
   not_before: Date | null;
   cancel_requested_at: Date | null;
   started_at: Date | null;
+  function_owner: string | null;
   function_name: string | null;
   function_version: number | null;
   function_digest: Buffer | null;
@@ -77,8 +79,8 @@ const MAX_SCANNED_ROWS = 20_000;
 const MAX_LIVE_COUNTED = 10_000;
 
 const COLUMNS = `
-  t.id, t.seq, t.endpoint_id, t.group_id, t.attempt, t.submitted_at, t.not_before, t.cancel_requested_at, t.started_at,
-  f.name AS function_name, f.version AS function_version, f.digest AS function_digest,
+  t.id, t.seq, t.endpoint_id, t.function_key, t.group_id, t.attempt, t.submitted_at, t.not_before, t.cancel_requested_at, t.started_at,
+  fo.name AS function_owner, f.name AS function_name, f.version AS function_version, f.digest AS function_digest,
   e.name AS endpoint_name, e.connected_at AS endpoint_connected_at, e.disconnected_at AS endpoint_disconnected_at,
   e.deleted_at AS endpoint_deleted_at,
   o.state, o.reason, o.attempt AS outcome_attempt, o.codec, o.queue_us, o.run_us, o.cpu_us, o.peak_kb, o.finished_at,
@@ -87,6 +89,7 @@ const FROM = `
   FROM task t
   LEFT JOIN outcome o ON o.task_id = t.id
   LEFT JOIN function f ON f.key = t.function_key
+  LEFT JOIN owner fo ON fo.id = f.owner_id
   LEFT JOIN endpoint e ON e.id = t.endpoint_id`;
 const ALONG_INDEX = `SELECT set_config(name, 'off', true)
   FROM unnest(ARRAY['enable_sort', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_seqscan']) AS name`;

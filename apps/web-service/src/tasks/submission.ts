@@ -24,10 +24,11 @@ import {
   writeTaskId,
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
-import type { EndpointRecord, EndpointRegistry } from "../endpoints/registry.js";
+import type { EndpointGrant, EndpointRegistry } from "../endpoints/registry.js";
 import { checkArguments } from "../functions/arguments-schema.js";
 import type { FunctionRecord, FunctionRegistry } from "../functions/registry.js";
-import { requireEndpoint, requireNesting } from "../identity/nested.js";
+import { authorise } from "../identity/authorise.js";
+import { requireNesting } from "../identity/nested.js";
 import type { Principal } from "../identity/principal.js";
 import type { PayloadStore } from "../payloads/store.js";
 import type { TaskGroups } from "./groups.js";
@@ -79,7 +80,7 @@ interface Deps {
 
 /** Tasks of one endpoint, with their places in the body. */
 interface Batch {
-  readonly endpoint: EndpointRecord;
+  readonly endpoint: EndpointGrant;
   readonly items: SubmitItem[];
   readonly places: number[];
 }
@@ -146,9 +147,9 @@ export class Submission {
       let batch = batches.get(task.endpoint);
       if (!batch) {
         batch = { endpoint: await endpoints.resolve(principal, task.endpoint), items: [], places: [] };
-        requireEndpoint(principal, batch.endpoint.key);
         batches.set(task.endpoint, batch);
       }
+      authorise(principal, "tasks:submit", { endpoint: batch.endpoint, fn });
       const { args, codec } = await this.#encode(principal.ownerId, fn, task, request.msgpack);
       const options = task.options;
       if (options !== undefined) {

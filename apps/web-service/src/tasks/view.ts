@@ -15,7 +15,6 @@ import type { LateRow } from "../store/late-results.js";
 import type { TaskReader, TaskRow } from "./reader.js";
 
 export interface ViewOptions {
-  readonly ownerName: string;
   /** Replies in MessagePack carry bytes as bytes; JSON carries them in base64. */
   readonly msgpack: boolean;
 }
@@ -75,7 +74,7 @@ export interface LateView {
 }
 
 /** The task without its result and output. */
-export function lightView(reader: TaskReader, row: TaskRow, options: ViewOptions): TaskView {
+export function lightView(reader: TaskReader, row: TaskRow): TaskView {
   const state = reader.stateOf(row);
   const view: TaskView = {
     id: row.id,
@@ -86,7 +85,7 @@ export function lightView(reader: TaskReader, row: TaskRow, options: ViewOptions
     submittedAt: row.submitted_at.toISOString(),
   };
   if (row.function_name !== null) {
-    view.function = `${options.ownerName}/${row.function_name}@${row.function_version}`;
+    view.function = `${row.function_owner}/${row.function_name}@${row.function_version}`;
     view.functionId = row.function_digest!.toString("hex");
   }
   // A deleted endpoint's row is named `name~id`.
@@ -119,7 +118,7 @@ export function lightView(reader: TaskReader, row: TaskRow, options: ViewOptions
 
 /** The task with everything; the row must have been read whole. */
 export function wholeView(reader: TaskReader, row: TaskRow, options: ViewOptions): TaskView {
-  const view = lightView(reader, row, options);
+  const view = lightView(reader, row);
   if (row.state === null) return view;
   const { error: _, ...output } = row.detail ?? {};
   Object.assign(view, output);

@@ -11,15 +11,15 @@ import {
 } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { EndpointInfo } from "@farloom/sdk";
-import type { Command } from "commander";
+import type { AccessLevel, EndpointAccess, EndpointInfo } from "@farloom/sdk";
+import { type Command, Option } from "commander";
 import { type Context, take, withClient } from "../context.js";
 import { CliError, CONFLICT, FAILED, NOT_FOUND, USAGE } from "../exit-codes.js";
 import { agentLogFile, agentStateDir, agentStatus, enrolAgent, stopAgent } from "../local/agent.js";
 import { mainOf } from "../local/apps.js";
 import { prepareLog, prettyLine } from "../local/log.js";
 import type { Output } from "../output.js";
-import { ago, wholeNumber } from "../values.js";
+import { ago, collect, wholeNumber } from "../values.js";
 import { pageOf } from "./functions.js";
 
 /** Until an agent that was started is connected; beyond that it goes on trying by itself. */
@@ -33,6 +33,7 @@ export function addEndpoint(program: Command, context: Context): void {
     .alias("endpoints")
     .description("places that run tasks, and the agent on this machine");
   addRemote(endpoint, context);
+  addSharing(endpoint, context);
   addLocal(endpoint, context);
 }
 
@@ -116,8 +117,73 @@ function addRemote(endpoint: Command, { output }: Context): void {
     );
 }
 
+interface ShareFlags {
+  readonly person?: string;
+  readonly team?: string;
+  readonly allow?: AccessLevel;
+  readonly deny?: AccessLevel;
+}
+
+function addSharing(endpoint: Command, { output }: Context): void {
+  const level = (flags: string, text: string) =>
+    new Option(flags, text).choices(["view", "invoke", "manage"]);
+  const show = (access: EndpointAccess): void =>
+    output.result(access, () => {
+      const rows = access.entries.map((e) => [e.person ?? `team ${e.team}`, e.allow ?? "", e.deny ?? ""]);
+      const who =
+        rows.length === 0 ? "Shared with nobody." : output.table(["WHO", "ALLOWED", "DENIED"], rows);
+      const what = access.functions.length === 0 ? "all functions" : access.functions.join(", ");
+      return `${who}\nRuns ${what}.`;
+    });
+
+  endpoint
+    .command("access <name>")
+    .description("who may do what with an endpoint, and which functions it runs")
+    .action((name: string, _options: object, command: Command) =>
+      withClient(command, async (farloom, signal) => show(await farloom.endpoints.access(name, { signal }))),
+    );
+
+  endpoint
+    .command("share <name>")
+    .description(
+      "say what a person, or the members of a team, may do; neither --allow nor --deny: nothing more",
+    )
+    .option("--person <name>", "whom")
+    .option("--team <name>", "or which team, by name or owner/name")
+    .addOption(level("--allow <level>", "view, invoke (includes view) or manage (includes both)"))
+    .addOption(level("--deny <level>", "this and what is above it; wins over whatever allows it"))
+    .action((name: string, flags: ShareFlags, command: Command) =>
+      withClient(command, async (farloom, signal) => {
+        const { person, team, allow, deny } = flags;
+        const entry = {
+          ...(person && { person }),
+          ...(team && { team }),
+          ...(allow && { allow }),
+          ...(deny && { deny }),
+        };
+        show(await farloom.endpoints.share(name, entry, { signal }));
+      }),
+    );
+
+  endpoint
+    .command("functions <name> [refs...]")
+    .description("run these functions alone, by id, name or owner/name, with * for any letters; none: all")
+    .action((name: string, refs: string[], _options: object, command: Command) =>
+      withClient(command, async (farloom, signal) =>
+        show(await farloom.endpoints.allowFunctions(name, refs, { signal })),
+      ),
+    );
+}
+
 interface LocalFlags {
   stateDir?: string;
+}
+
+interface StartFlags extends LocalFlags {
+  foreground?: boolean;
+  workers?: number;
+  python?: string;
+  allowFunction?: string[];
 }
 
 function addLocal(endpoint: Command, { output, result }: Context): void {
@@ -151,7 +217,12 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
     .option("--foreground", "run it here, until Ctrl-C")
     .option("--workers <n>", "worker processes (default: the cores of this machine)", wholeNumber)
     .option("--python <path>", "interpreter of Python workers")
-    .action(async (flags: LocalFlags & { foreground?: boolean; workers?: number; python?: string }) => {
+    .option(
+      "--allow-function <ref>",
+      "run this function alone, by id, owner/name or owner/name@version, with * for any letters; may be repeated",
+      collect(String),
+    )
+    .action(async (flags: StartFlags) => {
       const stateDir = agentStateDir(flags.stateDir);
       await checkStartable(stateDir);
       const args = [
@@ -161,6 +232,7 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
         stateDir,
         ...(flags.workers === undefined ? [] : ["--workers", String(flags.workers)]),
         ...(flags.python === undefined ? [] : ["--python", flags.python]),
+        ...(flags.allowFunction ?? []).flatMap((ref) => ["--allow-function", ref]),
       ];
       result.code = flags.foreground ? await foreground(args) : await background(args, stateDir, output);
     });

@@ -134,6 +134,20 @@ export function addFunctions(program: Command, { output }: Context): void {
   );
 
   functions
+    .command("share <ref>")
+    .description("let a team, or everybody, use one version; without an option: nobody else any more")
+    .option("--team <name>", "the members of this team, by name or owner/name")
+    .option("--public", "everybody")
+    .action((ref: string, options: { team?: string; public?: boolean }, command: Command) =>
+      withClient(command, async (farloom, signal) => {
+        const { team } = options;
+        const visibility = team ? "team" : options.public ? "public" : "private";
+        const fn = await farloom.functions.share(ref, { visibility, ...(team && { team }) }, { signal });
+        output.result(fn, () => `${fn.ref} is ${team ? `shared with ${team}` : visibility}.`);
+      }),
+    );
+
+  functions
     .command("delete <ref>")
     .description("remove one version; tasks that were submitted still run")
     .action((ref: string, _options: object, command: Command) =>

@@ -3,6 +3,14 @@ import type { Command } from "commander";
 import { type Context, withClient } from "../context.js";
 import { ago, collect, wholeNumber } from "../values.js";
 
+interface CreateFlags {
+  readonly label: string;
+  readonly scope?: string[];
+  readonly endpoint?: string[];
+  readonly function?: string[];
+  readonly days: number;
+}
+
 export function addKeys(program: Command, { output }: Context): void {
   const keys = program.command("keys").alias("key").description("API keys");
 
@@ -15,12 +23,28 @@ export function addKeys(program: Command, { output }: Context): void {
       "what it may do, e.g. tasks:submit; may be repeated (default: all that you may)",
       collect(String),
     )
-    .option("--days <n>", "how long it is valid", wholeNumber, 90)
-    .action((options: { label: string; scope?: string[]; days: number }, command: Command) =>
+    .option(
+      "--endpoint <name>",
+      "for this endpoint alone, by id or name; may be repeated (default: all of yours)",
+      collect(String),
+    )
+    .option(
+      "--function <ref>",
+      "for this function alone, by id, name or owner/name, with * for any letters; may be repeated",
+      collect(String),
+    )
+    .option("--days <n>", "how long it is valid, at most 366", wholeNumber, 90)
+    .action((options: CreateFlags, command: Command) =>
       withClient(command, async (farloom, signal) => {
-        const { label, scope, days } = options;
+        const { label, scope, endpoint, function: fn, days } = options;
         const key = await farloom.keys.create(
-          { label, expiresInDays: days, ...(scope && { scopes: scope }) },
+          {
+            label,
+            expiresInDays: days,
+            ...(scope && { scopes: scope }),
+            ...(endpoint && { endpoints: endpoint }),
+            ...(fn && { functions: fn }),
+          },
           { signal },
         );
         output.result(key, () => key.key);
@@ -39,13 +63,14 @@ export function addKeys(program: Command, { output }: Context): void {
         const { items } = await farloom.keys.list({ signal });
         output.list(
           items,
-          ["ID", "LABEL", "MADE", "VALID UNTIL", "SCOPES"],
+          ["ID", "LABEL", "MADE", "VALID UNTIL", "SCOPES", "ONLY"],
           (key) => [
             key.id,
             key.label,
             ago(key.createdAt),
             key.revokedAt ? "revoked" : key.expiresAt?.slice(0, 10),
             key.scopes.join(" "),
+            [...(key.endpoints ?? []), ...(key.functions ?? [])].join(" "),
           ],
           "No keys.",
         );

@@ -72,6 +72,16 @@ export const ERRORS = {
     false,
     "The credential lacks the scope {scope}. Make a key that has it: farloom keys create --scope {scope}.",
   ),
+  KEY_NARROW: entry(
+    403,
+    false,
+    "The API key is for some endpoints or functions alone, and {action} is not for such a key. Use one without restrictions.",
+  ),
+  CREDENTIAL_REVOKED: entry(
+    401,
+    false,
+    "The API key behind this connection has been revoked, or has expired. Connect with another: farloom keys create.",
+  ),
   NESTED_NOT_ASKED: entry(
     403,
     false,
@@ -88,6 +98,12 @@ export const ERRORS = {
     "The task {id} has ended, or another attempt of it runs now: its token ended with it.",
   ),
   ADMIN_ONLY: entry(403, false, "Only an administrator may {action}."),
+  ACCESS_DENIED: entry(403, false, "You may see {what}, but you may not {action}. Ask its owner for access."),
+  FUNCTION_NOT_ALLOWED: entry(
+    403,
+    false,
+    "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
+  ),
   SIGNATURE_INVALID: entry(401, false, "The signature over the challenge does not match the endpoint's key."),
   CHALLENGE_INVALID: entry(
     401,
@@ -166,6 +182,9 @@ export const ERRORS = {
   ),
   STORAGE_UNAVAILABLE: entry(503, true, "The object storage does not answer as it should ({detail})."),
   KEY_NOT_FOUND: entry(404, false, "You have no API key {id}."),
+  TEAM_NOT_FOUND: entry(404, false, "There is no team {id} that you may see."),
+  TEAM_EXISTS: entry(409, false, "You already have a team named {name}. Choose another name."),
+  PERSON_NOT_FOUND: entry(404, false, "There is nobody named {name} there."),
   RESULT_NOT_READY: entry(409, true, "Task {id} has not finished. Wait for it with ?wait=SECONDS."),
   RESULT_NONE: entry(
     409,

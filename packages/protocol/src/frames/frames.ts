@@ -204,6 +204,8 @@ export interface RecallFrame {
 export interface FunctionsFrame {
   t: "functions";
   defs: FunctionDefinition[];
+  /** What each is called, `owner/name@version`, in the order of `defs`; from a service to an agent. */
+  refs?: string[] | undefined;
 }
 export interface NeedFrame {
   t: "need";

@@ -131,7 +131,7 @@ const SPECS: Record<FrameKind, Spec> = {
   cancel: { need: { ids }, may: { why: oneOf("deadline", "unbegun") } },
   returned: { need: { ids } },
   recall: { need: { tasks: int } },
-  functions: { need: { defs: Array.isArray } },
+  functions: { need: { defs: Array.isArray }, may: { refs: strings } },
   need: { need: { functions: digests } },
   progress: {
     need: { ids, kind: oneOf("started", "waiting", "progress") },

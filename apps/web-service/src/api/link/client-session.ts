@@ -42,9 +42,9 @@ import type { Logger } from "pino";
 import type { Deliver, ResultSink } from "../../deliver/deliver.js";
 import type { Dispatch } from "../../dispatch/dispatch.js";
 import { TaskEntry, type TaskProgress } from "../../dispatch/task-entry.js";
-import type { EndpointRecord, EndpointRegistry } from "../../endpoints/registry.js";
+import type { EndpointGrant, EndpointRegistry } from "../../endpoints/registry.js";
 import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.js";
-import { type NestedTokens, requireEndpoint, requireGroup, requireNesting } from "../../identity/nested.js";
+import { type NestedTokens, requireGroup, requireNesting } from "../../identity/nested.js";
 import type { Principal } from "../../identity/principal.js";
 import type { Groups } from "../../intake/groups.js";
 import type { Intake } from "../../intake/intake.js";
@@ -53,6 +53,7 @@ import { FrameSocket, type Upgraded } from "../../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../../link/welcome.js";
 import type { Clock } from "../../store/database-clock.js";
 import { toKnownError } from "../../store/pg-errors.js";
+import type { TaskReach } from "../../tasks/reach.js";
 
 /** Tasks, and argument bytes, that one client may have on their way to the database. */
 const WINDOW_TASKS = 16_384;
@@ -60,8 +61,18 @@ const WINDOW_BYTES = 32 * 1024 * 1024;
 /** Results that gather for a client that does not read. */
 const MAX_PENDING_RESULTS = 200_000;
 const MAX_PENDING_BYTES = 64 * 1024 * 1024;
+/** Tasks that a narrow key's connection may wait for at once: more than an owner may have open. */
+const MAX_OWN_TASKS = 2_000_000;
 /** Task groups that one connection watches. */
 const MAX_WATCHED_GROUPS = 10_000;
+
+/** Where cancels are recorded: the one thing of a link that changes what is there already. */
+export interface CancelAudit {
+  /** @throws FarloomError OVERLOADED where nothing more can be recorded. */
+  requireRoom(): void;
+  /** So many tasks were asked to be cancelled, or could not be, for the reason of this code. */
+  cancelled(count: number, refused: string | undefined): void;
+}
 
 export interface ClientSessionDeps {
   readonly log: Logger;
@@ -73,6 +84,9 @@ export interface ClientSessionDeps {
   readonly endpoints: EndpointRegistry;
   /** Asked before each frame where a running task speaks for itself. */
   readonly nested: NestedTokens;
+  /** Which of the owner's tasks a narrow key sees. */
+  readonly reach: TaskReach;
+  readonly audit: CancelAudit;
   /** What the credential expires by. */
   readonly clock: Clock;
   readonly onClose: (session: ClientSession) => void;
@@ -103,11 +117,14 @@ export class ClientSession implements ResultSink {
   /** What the client was told last. */
   readonly #credit = { tasks: 0, bytes: 0 };
   #markScheduled = false;
+  /** With a narrow key: the tasks that this connection submitted or asked for. It hears of no other. */
+  readonly #own: Set<IdKey> | undefined;
   readonly #timers: NodeJS.Timeout[];
 
   constructor(upgraded: Upgraded, principal: Principal, deps: ClientSessionDeps) {
     this.#principal = principal;
     this.#deps = deps;
+    this.#own = principal.narrow === undefined ? undefined : new Set();
     this.#log = deps.log.child({ owner: principal.ownerName });
     this.#results = new TurnBatch((items) => this.#flushResults(items));
     this.#socket = new FrameSocket({
@@ -143,17 +160,27 @@ export class ClientSession implements ResultSink {
     return this.#principal.ownerKey;
   }
 
+  get keyId(): string {
+    return this.#principal.keyId;
+  }
+
+  revoked(): void {
+    this.#socket.end("CREDENTIAL_REVOKED");
+  }
+
   push(item: ResultItem): void {
+    if (this.#own !== undefined && !this.#own.delete(item.key)) return;
     this.#results.add(item);
   }
 
   started(keys: readonly IdKey[]): void {
-    if (keys.length > 0) this.#socket.send({ t: "progress", ids: keysToColumn(keys), kind: "started" });
+    const told = this.#own === undefined ? keys : keys.filter((key) => this.#own!.has(key));
+    if (told.length > 0) this.#socket.send({ t: "progress", ids: keysToColumn(told), kind: "started" });
   }
 
   progressed(key: IdKey, { done, total }: TaskProgress): void {
     // A client that does not read catches up with the next word.
-    if (!this.#tellsProgress || this.crowded) return;
+    if (!this.#tellsProgress || this.crowded || this.#own?.has(key) === false) return;
     this.#socket.send({
       t: "progress",
       ids: keysToColumn([key]),
@@ -253,8 +280,7 @@ export class ClientSession implements ResultSink {
   /** Checks a frame and gives it to intake. Not async until it must be: a task in the caches is on its way at once. */
   #submit(frame: TasksFrame, from: number): Promise<unknown> {
     try {
-      requireFrame(this.#principal, "tasks");
-      requireEndpoint(this.#principal, keyAt(frame.endpoint!));
+      requireFrame(this.#principal, "tasks", { endpointKey: keyAt(frame.endpoint!) });
       requireGroup(this.#principal, keyAt(frame.group!));
       for (const options of Object.values(frame.opts ?? {})) requireNesting(this.#principal, options);
     } catch (refusal) {
@@ -291,7 +317,7 @@ export class ClientSession implements ResultSink {
     frame: TasksFrame,
     endpointKey: IdKey,
     groupKey: IdKey,
-  ): Promise<{ endpoint: EndpointRecord; fns: FunctionRecord[] }> {
+  ): Promise<{ endpoint: EndpointGrant; fns: FunctionRecord[] }> {
     const { ownerKey, ownerId, nested } = this.#principal;
     if (nested) await this.#deps.nested.requireOpen(nested);
     const endpoint =
@@ -311,10 +337,11 @@ export class ClientSession implements ResultSink {
   async #take(
     frame: TasksFrame,
     from: number,
-    endpoint: EndpointRecord,
+    endpoint: EndpointGrant,
     groupKey: IdKey,
     fns: FunctionRecord[],
   ): Promise<void> {
+    for (const fn of fns) requireFrame(this.#principal, "tasks", { endpoint, fn });
     const entries: TaskEntry[] = [];
     for (let i = 0; i < frame.n; i++) {
       const start = startOf(frame.ends, i);
@@ -344,15 +371,33 @@ export class ClientSession implements ResultSink {
       );
     }
     if (entries.length === 0) return;
-    const { taken } = await this.#deps.intake.take(entries, {
+    this.#roomForOwn(entries.length);
+    const { taken, repeated } = await this.#deps.intake.take(entries, {
       again: frame.again === 1,
       knownMs: this.#socket.knownMs,
     });
+    if (this.#own !== undefined) await this.#hearOf(entries, repeated);
     if (taken.length === 0) return;
     const places = new Map(columnToKeys(frame.ids).map((key, i) => [key, from + i]));
     for (const key of taken) {
       this.#refuse(places.get(key)!, 1, new FarloomError("TASK_ID_TAKEN", { id: keyToUuid(key) }));
     }
+  }
+
+  /** A narrow key hears of what is new here, and of what was there before only as far as the key is for it. */
+  async #hearOf(entries: readonly TaskEntry[], repeated: boolean): Promise<void> {
+    const keys = entries.map((entry) => entry.key);
+    const own = repeated ? await this.#deps.reach.within(this.#principal, keys) : keys;
+    for (const key of own) this.#own!.add(key);
+    // What has ended meanwhile was told to nobody here.
+    if (repeated) await this.#deps.deliver.replay(this, own);
+  }
+
+  /** @throws FarloomError OVERLOADED where a narrow key's connection waits for too many tasks. */
+  #roomForOwn(n: number): void {
+    const size = this.#own?.size ?? 0;
+    if (size + n > MAX_OWN_TASKS)
+      throw new FarloomError("OVERLOADED", { detail: `this connection waits for ${size} tasks` });
   }
 
   #refuse(from: number, n: number, error: FarloomError): void {
@@ -395,9 +440,11 @@ export class ClientSession implements ResultSink {
       requireFrame(this.#principal, "watch");
       const { nested } = this.#principal;
       requireGroup(this.#principal, groupKey);
-      if (nested) {
-        await this.#deps.nested.requireOpen(nested);
-        if (ids) await this.#deps.nested.requireTasks(this.#principal, columnToKeys(ids));
+      if (nested) await this.#deps.nested.requireOpen(nested);
+      const keys = ids && (await this.#deps.reach.within(this.#principal, columnToKeys(ids)));
+      if (keys && this.#own) {
+        this.#roomForOwn(keys.length);
+        for (const key of keys) this.#own.add(key);
       }
       // In its next session the client watches only what it still waits for.
       if (!this.#groups.has(groupKey) && this.#groups.size + this.#watching >= MAX_WATCHED_GROUPS) {
@@ -411,9 +458,9 @@ export class ClientSession implements ResultSink {
         this.#groups.add(groupKey);
         this.#deps.deliver.watch(groupKey, this);
       }
-      if (ids && ids.length > 0) {
+      if (keys && keys.length > 0) {
         this.#deps.deliver.trails.unknown(groupKey);
-        await this.#deps.deliver.replay(this, columnToKeys(ids));
+        await this.#deps.deliver.replay(this, keys);
       }
     } catch (error) {
       this.#problem(error);
@@ -421,15 +468,17 @@ export class ClientSession implements ResultSink {
   }
 
   async #onCancel(keys: IdKey[], why: "unbegun" | undefined): Promise<void> {
+    const { audit } = this.#deps;
     try {
+      audit.requireRoom();
       requireFrame(this.#principal, "cancel");
       const { nested } = this.#principal;
-      if (nested) {
-        await this.#deps.nested.requireOpen(nested);
-        await this.#deps.nested.requireTasks(this.#principal, keys);
-      }
-      this.started(await this.#deps.dispatch.cancelOwned(this.ownerKey, keys, why));
+      if (nested) await this.#deps.nested.requireOpen(nested);
+      const own = await this.#deps.reach.within(this.#principal, keys);
+      this.started(await this.#deps.dispatch.cancelOwned(this.ownerKey, own, why));
+      audit.cancelled(own.length, undefined);
     } catch (error) {
+      if (error instanceof FarloomError && error.status < 500) audit.cancelled(keys.length, error.code);
       this.#problem(error);
     }
   }

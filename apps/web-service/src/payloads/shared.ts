@@ -1,0 +1,48 @@
+/**
+ * Payload files across owners, where an endpoint is shared. A file belongs to whoever put it: arguments to the task's
+ * submitter, large results to the endpoint's owner, for whom its agent put them. The two read each other's only as far as
+ * a task says so:
+ *
+ *   1. An agent reads the arguments of a task that is open at its endpoint, whoever submitted it.
+ *   2. A submitter reads the results of their own tasks, whoever owns the endpoint.
+ *
+ * Asked only where the reader has no such file of their own. Both questions go along the indexes that the sweep of unused
+ * files has: a reference begins with its file's digest.
+ */
+import type pg from "pg";
+
+export class SharedPayloads {
+  readonly #pool: pg.Pool;
+
+  constructor(pool: pg.Pool) {
+    this.#pool = pool;
+  }
+
+  /** Whose file the agent of this endpoint may read by that digest (1). */
+  async ownerForAgent(endpointId: string, digest: Buffer): Promise<string | undefined> {
+    const { rows } = await this.#pool.query<{ owner_id: string }>({
+      name: "payload-for-agent",
+      text: `SELECT t.owner_id FROM task t
+             WHERE t.codec >= 128 AND t.args >= $1 AND t.args <= $2 AND t.endpoint_id = $3
+               AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id) LIMIT 1`,
+      values: [digest, lastOf(digest), endpointId],
+    });
+    return rows[0]?.owner_id;
+  }
+
+  /** Whose file this submitter may read by that digest (2). */
+  async ownerForSubmitter(ownerId: string, digest: Buffer): Promise<string | undefined> {
+    const { rows } = await this.#pool.query<{ owner_id: string }>({
+      name: "payload-for-submitter",
+      text: `SELECT e.owner_id FROM outcome o JOIN task t ON t.id = o.task_id JOIN endpoint e ON e.id = t.endpoint_id
+             WHERE o.codec >= 128 AND o.result >= $1 AND o.result <= $2 AND t.owner_id = $3 AND e.owner_id <> $3 LIMIT 1`,
+      values: [digest, lastOf(digest), ownerId],
+    });
+    return rows[0]?.owner_id;
+  }
+}
+
+/** Above every reference to the file: the digest and eight bytes of its size. */
+function lastOf(digest: Buffer): Buffer {
+  return Buffer.concat([digest, Buffer.alloc(8, 0xff)]);
+}
