@@ -2,7 +2,6 @@
  * A network that forgets the connections between a service and its PostgreSQL, and tells neither: what a firewall does
  * after an hour, or a switch that is replaced. PostgreSQL's own limits say nothing over such a connection.
  */
-import { setTimeout as sleep } from "node:timers/promises";
 import { keyToUuid } from "@farloom/protocol";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { EchoAgent, makeEchoEndpoint } from "../support/echo-agent.js";
@@ -78,7 +77,6 @@ it("does not end a start: a PostgreSQL that is not there yet is waited for", asy
   const starting = fabric.service({ DATABASE_URL: databaseUrl });
   // It has tried at least twice, and failed.
   await expect.poll(() => proxy.refused, { timeout: 30_000 }).toBeGreaterThan(1);
-  await sleep(200);
   proxy.targets = targets;
   const late = await starting;
   expect(late.lines.some((line) => line.includes("the database does not answer as the service starts"))).toBe(
