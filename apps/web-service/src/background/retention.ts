@@ -68,13 +68,17 @@ const DELETE_CHALLENGES = `
   DELETE FROM agent_challenge WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM agent_challenge WHERE expires_at < now() LIMIT ${BATCH_SIZE}))`;
 
+/** A reference begins with its file's digest, and its size follows in eight bytes. */
+const REFERS = (column: string): string =>
+  `${column} BETWEEN p.digest AND p.digest || '\\xffffffffffffffff'::bytea`;
+
 /** The literal 128 is what lets PostgreSQL use the partial indexes on references. */
 const IS_UNUSED = `
   p.last_used_at < now() - $1 * interval '1 millisecond'
-  AND NOT EXISTS (SELECT FROM task t WHERE t.args = p.digest AND t.codec >= 128 AND t.owner_id = p.owner_id)
+  AND NOT EXISTS (SELECT FROM task t WHERE ${REFERS("t.args")} AND t.codec >= 128 AND t.owner_id = p.owner_id)
   AND NOT EXISTS (SELECT FROM outcome o JOIN task t ON t.id = o.task_id
-                   WHERE o.result = p.digest AND o.codec >= 128 AND t.owner_id = p.owner_id)
-  AND NOT EXISTS (SELECT FROM late_result l WHERE l.result = p.digest AND l.codec >= 128 AND l.owner_id = p.owner_id)`;
+                   WHERE ${REFERS("o.result")} AND o.codec >= 128 AND t.owner_id = p.owner_id)
+  AND NOT EXISTS (SELECT FROM late_result l WHERE ${REFERS("l.result")} AND l.codec >= 128 AND l.owner_id = p.owner_id)`;
 
 const UNUSED_PAYLOADS = `
   SELECT owner_id, digest FROM payload p
