@@ -181,6 +181,8 @@ describe.each(backends)("background on $name", ({ needsRedis }) => {
     // As rows have it: the digest, and the size in eight bytes.
     const reference = (digest: Buffer) => encodeReference(digest, 70_000);
     const old = await insertTask({ ownerId });
+    // As rows have it: the digest, and the size in eight bytes.
+    const reference = (digest: Buffer) => encodeReference(digest, 70_000);
     const kept = await insertTask({ ownerId, args: reference(used), codec: 129 });
     const open = await insertTask({ ownerId });
     await finish(old, 31 * DAY_MS);
@@ -243,8 +245,9 @@ describe.each(backends)("background on $name", ({ needsRedis }) => {
       { ...NO_SWEEP, redisUrl: redisUrl(), retentionMs: DAY_MS, retentionIntervalMs: 350 },
     );
     opened.push(background);
-    await expect.poll(() => ids("payload", "owner_id"), { timeout: 10_000 }).toEqual([]);
-    expect(attempts).toBe(2);
+    // A row goes before its file, and is put back where that cannot be deleted: in between it is away.
+    const state = async () => [attempts, await ids("payload", "owner_id")];
+    await expect.poll(state, { timeout: 10_000 }).toEqual([2, []]);
   });
 
   rule("closes twice, with jobs waiting, in little time", async () => {

@@ -113,6 +113,8 @@ describe("the SDK", () => {
       }
       expect([cuts, sha256(Buffer.concat(got))]).toEqual([2, sha256(bytes)]);
 
+      // More than all buffers on its way hold, so that much of it is still to come when it changes.
+      await farloom.objects.put("cut", "k", randomBytes(48_000_000));
       const changed = await far.objects.get("cut", "k");
       await expect(
         (async () => {
