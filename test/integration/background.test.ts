@@ -181,8 +181,6 @@ describe.each(backends)("background on $name", ({ needsRedis }) => {
     // As rows have it: the digest, and the size in eight bytes.
     const reference = (digest: Buffer) => encodeReference(digest, 70_000);
     const old = await insertTask({ ownerId });
-    // As rows have it: the digest, and the size in eight bytes.
-    const reference = (digest: Buffer) => encodeReference(digest, 70_000);
     const kept = await insertTask({ ownerId, args: reference(used), codec: 129 });
     const open = await insertTask({ ownerId });
     await finish(old, 31 * DAY_MS);
