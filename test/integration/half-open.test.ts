@@ -2,7 +2,6 @@
  * A network that forgets the connections between a service and its PostgreSQL, and tells neither: what a firewall does
  * after an hour, or a switch that is replaced. PostgreSQL's own limits say nothing over such a connection.
  */
-import { setTimeout as sleep } from "node:timers/promises";
 import { keyToUuid } from "@farloom/protocol";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { EchoAgent, makeEchoEndpoint } from "../support/echo-agent.js";
@@ -21,11 +20,8 @@ let databaseUrl: string;
 
 beforeAll(async () => {
   fabric = await Fabric.open();
-  const url = new URL(fabric.database.url);
-  proxy = await TcpProxy.open([Number(url.port)]);
-  url.host = new URL(proxy.url).host;
-  url.searchParams.delete("host");
-  databaseUrl = url.toString();
+  proxy = await TcpProxy.open([Number(new URL(fabric.database.url).port)]);
+  databaseUrl = proxy.through(fabric.database.url);
   service = await fabric.service({ DATABASE_URL: databaseUrl });
 });
 afterAll(async () => {
@@ -76,7 +72,8 @@ it("does not end a start: a PostgreSQL that is not there yet is waited for", asy
   const { targets } = proxy;
   proxy.targets = [];
   const starting = fabric.service({ DATABASE_URL: databaseUrl });
-  await sleep(1_500);
+  // The second try follows what is logged of the first.
+  await expect.poll(() => proxy.refused, { timeout: 30_000 }).toBeGreaterThan(1);
   proxy.targets = targets;
   const late = await starting;
   expect(late.lines.some((line) => line.includes("the database does not answer as the service starts"))).toBe(

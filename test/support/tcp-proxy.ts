@@ -5,6 +5,8 @@ export class TcpProxy {
   readonly url: string;
   /** Ports on the loopback interface, tried in this order; a test may change them. */
   targets: number[];
+  /** Connections for which no target was there. */
+  refused = 0;
   readonly #server: Server;
   readonly #sockets: Set<Socket>;
   readonly #pairs = new Set<readonly [Socket, Socket]>();
@@ -30,6 +32,14 @@ export class TcpProxy {
     return proxy;
   }
 
+  /** The URL of a database, by way of here. */
+  through(databaseUrl: string): string {
+    const url = new URL(databaseUrl);
+    url.host = new URL(this.url).host;
+    url.searchParams.delete("host");
+    return url.toString();
+  }
+
   /** Ends every connection there is; new ones are taken. */
   cut(): void {
     for (const socket of this.#sockets) socket.destroy();
@@ -50,6 +60,7 @@ export class TcpProxy {
   #dial(near: Socket, targets: number[]): void {
     const port = targets.shift();
     if (port === undefined) {
+      this.refused++;
       near.destroy();
       return;
     }
