@@ -20,11 +20,8 @@ let databaseUrl: string;
 
 beforeAll(async () => {
   fabric = await Fabric.open();
-  const url = new URL(fabric.database.url);
-  proxy = await TcpProxy.open([Number(url.port)]);
-  url.host = new URL(proxy.url).host;
-  url.searchParams.delete("host");
-  databaseUrl = url.toString();
+  proxy = await TcpProxy.open([Number(new URL(fabric.database.url).port)]);
+  databaseUrl = proxy.through(fabric.database.url);
   service = await fabric.service({ DATABASE_URL: databaseUrl });
 });
 afterAll(async () => {
@@ -75,7 +72,7 @@ it("does not end a start: a PostgreSQL that is not there yet is waited for", asy
   const { targets } = proxy;
   proxy.targets = [];
   const starting = fabric.service({ DATABASE_URL: databaseUrl });
-  // It has tried at least twice, and failed.
+  // The second try follows what is logged of the first.
   await expect.poll(() => proxy.refused, { timeout: 30_000 }).toBeGreaterThan(1);
   proxy.targets = targets;
   const late = await starting;

@@ -63,17 +63,9 @@ async function untilHeard(speaker: HintBus, heard: readonly (readonly IdKey[])[]
   expect(heard[before]).toEqual([key]);
 }
 
-function throughProxy(): string {
-  const url = new URL(database.url);
-  url.port = new URL(proxy.url).port;
-  url.hostname = "127.0.0.1";
-  url.searchParams.delete("host");
-  return url.toString();
-}
-
 it("listens again by one loop, however long PostgreSQL is away, and hears once it is back", async () => {
   const heard: (readonly IdKey[])[] = [];
-  const listener = await join(throughProxy(), undefined, (keys) => void heard.push(keys));
+  const listener = await join(proxy.through(database.url), undefined, (keys) => void heard.push(keys));
   const speaker = await join(database.url, undefined);
   listener.follow();
   const { targets } = proxy;
@@ -90,7 +82,7 @@ it("listens again by one loop, however long PostgreSQL is away, and hears once i
 
 it("hears again over PostgreSQL after the network forgot its connection", async () => {
   const heard: (readonly IdKey[])[] = [];
-  const listener = await join(throughProxy(), undefined, (keys) => void heard.push(keys));
+  const listener = await join(proxy.through(database.url), undefined, (keys) => void heard.push(keys));
   const speaker = await join(database.url, undefined);
   listener.follow();
   await untilHeard(speaker, heard);

@@ -32,6 +32,14 @@ export class TcpProxy {
     return proxy;
   }
 
+  /** The URL of a database, by way of here. */
+  through(databaseUrl: string): string {
+    const url = new URL(databaseUrl);
+    url.host = new URL(this.url).host;
+    url.searchParams.delete("host");
+    return url.toString();
+  }
+
   /** Ends every connection there is; new ones are taken. */
   cut(): void {
     for (const socket of this.#sockets) socket.destroy();

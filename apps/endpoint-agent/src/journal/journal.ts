@@ -42,7 +42,6 @@ import {
   readFileSync,
   renameSync,
   rmSync,
-  statfsSync,
   statSync,
   writeSync,
   writevSync,
@@ -50,6 +49,7 @@ import {
 import { join } from "node:path";
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
+import { roomOf } from "../state/disk-room.js";
 import {
   decodeHeader,
   decodeRecords,
@@ -434,15 +434,6 @@ function writeAll(fd: number, buffers: readonly Buffer[], position: number): num
     }
   }
   return at - position;
-}
-
-function roomOf(dir: string): number {
-  try {
-    const { bavail, bsize } = statfsSync(dir);
-    return bavail * bsize;
-  } catch {
-    return Number.POSITIVE_INFINITY;
-  }
 }
 
 function syncDir(dir: string): void {

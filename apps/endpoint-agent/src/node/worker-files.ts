@@ -9,16 +9,7 @@
  *                    length, as they would have gone through the socket
  *   scratch/         the working directory of tasks that name none
  */
-import {
-  closeSync,
-  fstatSync,
-  openSync,
-  readFileSync,
-  readSync,
-  statfsSync,
-  statSync,
-  truncateSync,
-} from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import {
   decodeBounded,
@@ -34,6 +25,7 @@ import {
   type ResultsFrame,
   SEAL_BYTES,
 } from "@farloom/protocol";
+import { roomOf } from "../state/disk-room.js";
 
 /** A running task's output above this is cut to its tail, so that a flood fills no disk. */
 export const FLOOD_BYTES = 1024 * 1024;
@@ -132,12 +124,7 @@ const LEAST_FREE_BYTES = 4 * 1024 * 1024;
 
 /** Whether the disk below `dir` has no room for another worker. */
 export function isDiskFull(dir: string): boolean {
-  try {
-    const { bavail, bsize } = statfsSync(dir);
-    return bavail * bsize < LEAST_FREE_BYTES;
-  } catch {
-    return false;
-  }
+  return roomOf(dir) < LEAST_FREE_BYTES;
 }
 
 /** What was cut off one stream of a running task. */
