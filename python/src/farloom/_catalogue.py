@@ -361,6 +361,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         True,
         "The other side is stopping. Connect again in a moment.",
     ),
+    "NODE_REFUSED": (
+        401,
+        False,
+        "The agent does not take this node: its block is not known or has ended, its secret was used already, or it was away too long. The node ends what it runs; the agent's log has the reason.",
+    ),
     "TASK_FAILED": (
         200,
         False,
