@@ -44,6 +44,7 @@ export default defineConfig({
         extends: true,
         // A real cluster, which takes its time to notice things: its shortest clocks count seconds.
         test: {
+          ...withPostgres,
           name: "slurm",
           include: ["test/slurm/**/*.test.ts"],
           testTimeout: 120_000,

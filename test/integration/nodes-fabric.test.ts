@@ -1,5 +1,5 @@
 /** A whole fabric whose endpoint has blocks: the service decides what becomes of tasks whose node was killed. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, it } from "vitest";
@@ -25,12 +25,10 @@ async function until(holds: () => Promise<boolean>, what: string): Promise<void>
 }
 
 it("a killed node's tasks run on another where their mode allows it, and end LOST where not", async () => {
-  const stateDir = join(fabric.home, "agent-cluster");
-  mkdirSync(stateDir, { mode: 0o700 });
   const blocks =
     "workers_per_node = 2\nmin_blocks = 2\nmax_blocks = 2\nnode_grace_seconds = 1\nstatus_seconds = 0.5";
-  writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\n[blocks]\n${blocks}\n`);
-  await fabric.agent(service.url, "cluster");
+  const config = `provider = "process"\n[blocks]\n${blocks}\n`;
+  const { stateDir } = await fabric.agent(service.url, "cluster", [], { config });
   const api = fabric.api(service.url);
   const tasks: { readonly id: string; readonly path: string; readonly mode: string }[] = [];
   for (const mode of ["at_most_once", "at_least_once"]) {

@@ -8,7 +8,7 @@
  *   4. A killed process is known to be dead before anything else is done.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -167,19 +167,26 @@ export class ServiceProcess {
 
 export class AgentProcess {
   readonly stateDir: string;
+  readonly endpointId: string;
   readonly #args: readonly string[];
   readonly #env: Env;
   #program: Program;
 
-  private constructor(stateDir: string, args: readonly string[], env: Env) {
+  private constructor(stateDir: string, endpointId: string, args: readonly string[], env: Env) {
     this.stateDir = stateDir;
+    this.endpointId = endpointId;
     this.#args = args;
     this.#env = env;
     this.#program = this.#spawn();
   }
 
-  static async start(stateDir: string, args: readonly string[], env: Env): Promise<AgentProcess> {
-    const agent = new AgentProcess(stateDir, args, env);
+  static async start(
+    stateDir: string,
+    endpointId: string,
+    args: readonly string[],
+    env: Env,
+  ): Promise<AgentProcess> {
+    const agent = new AgentProcess(stateDir, endpointId, args, env);
     await agent.#program.line("agent started");
     return agent;
   }
@@ -212,6 +219,12 @@ export class AgentProcess {
     const args = [AGENT, "run", "--state-dir", this.stateDir, "--stop-workers", ...this.#args];
     return new Program("agent", args, this.#env);
   }
+}
+
+/** Where an agent is, and what its agent.toml says. */
+export interface AgentPlace {
+  readonly config?: string;
+  readonly env?: Env;
 }
 
 export interface FabricOptions {
@@ -263,18 +276,27 @@ export class Fabric {
   }
 
   /** A real agent, enrolled as a new endpoint of that name and connected. */
-  async agent(url: string, name: string, args: readonly string[] = []): Promise<AgentProcess> {
+  async agent(
+    url: string,
+    name: string,
+    args: readonly string[] = [],
+    { config, env: more = {} }: AgentPlace = {},
+  ): Promise<AgentProcess> {
     const made = await this.api(url).post("/v1/endpoints", { name });
     if (made.status !== 201) throw new Error(JSON.stringify(made.body));
     const stateDir = join(this.home, `agent-${name}`);
-    const env = { FARLOOM_TEST_FABRIC: this.home };
+    if (config !== undefined) {
+      mkdirSync(stateDir, { mode: 0o700 });
+      writeFileSync(join(stateDir, "agent.toml"), config);
+    }
+    const env = { FARLOOM_TEST_FABRIC: this.home, ...more };
     const enrol = new Program(
       "enrolment",
       [AGENT, "enroll", "--service", url, "--code", made.body.enrolmentCode, "--state-dir", stateDir],
       env,
     );
     if ((await enrol.exited) !== 0) throw new Error(`the agent did not enrol\n${enrol.tail()}`);
-    const agent = await AgentProcess.start(stateDir, args, env);
+    const agent = await AgentProcess.start(stateDir, made.body.id, args, env);
     this.#programs.push(agent);
     return agent;
   }
