@@ -42,6 +42,11 @@ export default defineConfig({
       { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },
       {
         extends: true,
+        // `npm run bench:slurm`: no part of the tests.
+        test: { ...withPostgres, name: "bench-slurm", include: ["bench/slurm/**/*.test.ts"] },
+      },
+      {
+        extends: true,
         // A real cluster, which takes its time to notice things: its shortest clocks count seconds.
         test: {
           ...withPostgres,

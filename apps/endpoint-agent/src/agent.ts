@@ -72,8 +72,7 @@ export interface Agent extends AsyncDisposable {
 /** Program and arguments of a node of a block; the path of its parameters follows. */
 const NODE_COMMAND = [
   process.execPath,
-  fileURLToPath(new URL("./main.js", import.meta.url)),
-  "node",
+  fileURLToPath(new URL("./node/main.js", import.meta.url)),
   "--parameters",
 ];
 

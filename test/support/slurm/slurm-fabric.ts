@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFil
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type AgentProcess, Fabric, type ServiceProcess } from "../fabric.js";
+import { PYTHON } from "../node-harness.js";
 import { SlurmCluster, type SlurmClusterOptions } from "./cluster.js";
 
 export type Mode = "at_most_once" | "at_least_once";
@@ -83,12 +84,18 @@ export class SlurmFabric {
     return new SlurmFabric(cluster, fabric, service, functions);
   }
 
-  /** An endpoint with an agent of its own; tables as in its agent.toml. */
-  async endpoint(name: string, slurm: Table = {}, blocks: Table = {}): Promise<SlurmEndpoint> {
+  /** An endpoint with an agent of its own; tables as in its agent.toml. `more`: its environment. */
+  async endpoint(
+    name: string,
+    slurm: Table = {},
+    blocks: Table = {},
+    more: Readonly<Record<string, string>> = {},
+  ): Promise<SlurmEndpoint> {
     const lines = (table: Table) =>
       Object.entries(table).map(([option, value]) => `${option} = ${JSON.stringify(value)}`);
     const config = [
       'provider = "slurm"',
+      `python = ${JSON.stringify(PYTHON)}`,
       "[slurm]",
       ...lines(slurm),
       "[blocks]",
@@ -96,7 +103,7 @@ export class SlurmFabric {
       ...lines({ workers_per_node: 2, prefetch: 0, status_seconds: 1, ...blocks }),
     ].join("\n");
     const { SLURM_CONF = "", PATH = "" } = this.cluster.env;
-    const env = { SLURM_CONF, PATH };
+    const env = { SLURM_CONF, PATH, ...more };
     const agent = await this.fabric.agent(this.service.url, name, [], { config, env });
     return new SlurmEndpoint(this, name, agent);
   }
@@ -186,7 +193,7 @@ export class SlurmEndpoint {
   nodePrograms(job: Job): number[] {
     return this.#place.cluster
       .processesOf(`SLURM_JOB_ID=${job.id}`)
-      .filter(({ command }) => command.includes(" node --parameters "))
+      .filter(({ command }) => command.includes("/node/main.js --parameters "))
       .map(({ pid }) => pid);
   }
 
