@@ -173,6 +173,8 @@ describe.skipIf(slurmMissing !== undefined)(`real blocks${title}`, () => {
       );
       await endpoint.submit(4);
       await endpoint.begun(8);
+      // A block that ends as soon as it has begun is asked for anew only after a wait.
+      await sleep(PROVEN_MS);
       const [job] = await endpoint.jobs();
       const struck = performance.now();
       const before = endpoint.workers.length;
