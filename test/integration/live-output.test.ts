@@ -2,13 +2,14 @@
  * Live output (P33) through real services, agents, nodes and workers. What a function wrote it says itself, with the time
  * at which it did; workers and nodes are killed with kill -9.
  */
+import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { limits } from "@farloom/protocol";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
 
+const BIN = join(import.meta.dirname, "../../packages/cli/bin/farloom.js");
 const WAIT_MS = 60_000;
 vi.setConfig({ testTimeout: 2 * WAIT_MS });
 
@@ -55,7 +56,7 @@ async function read(
   query: Record<string, string | number> = {},
   url = service.url,
 ): Promise<Part> {
-  const search = new URLSearchParams(Object.entries(query).map(([k, v]) => [k, String(v)]));
+  const search = new URLSearchParams(Object.entries(query).map(([k, v]): [string, string] => [k, String(v)]));
   const answer = await fetch(`${url}/v1/tasks/${id}/output?${search}`, {
     headers: { authorization: `Bearer ${fabric.key}` },
   });
@@ -108,13 +109,16 @@ async function ended(id: string): Promise<Record<string, unknown>> {
 beforeAll(async () => {
   fabric = await Fabric.open();
   service = await fabric.service();
-  other = await fabric.service();
-  await fabric.agent(service.url, "local", ["--workers", "2"]);
   const stateDir = join(fabric.home, "agent-nodes");
   mkdirSync(stateDir, { mode: 0o700 });
   const blocks = "workers_per_node = 1\nmax_blocks = 1\nnode_grace_seconds = 1\nstatus_seconds = 0.5";
   writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\n[blocks]\n${blocks}\n`);
-  await fabric.agent(service.url, "nodes");
+  const started = [
+    fabric.service(),
+    fabric.agent(service.url, "local", ["--workers", "2"]),
+    fabric.agent(service.url, "nodes"),
+  ] as const;
+  other = (await Promise.all(started))[0];
   for (const entry of ["lines", "flood", "stay", "twice"]) {
     const digest = await fabric.register(service.url, { name: entry, code: CODE, entry });
     fns[entry] = digest.toString("hex");
@@ -127,8 +131,8 @@ it("comes while the task runs, in order, whole and with its ANSI, through either
   const id = await submit("lines", [count, 0.05]);
   const [out, err] = await Promise.all([follow(id), follow(id, { stream: "stderr", url: other.url })]);
   const written = out.text.split("\n").slice(0, -1);
-  expect(written.map((line) => /^\x1b\[3\dm(line \d+) at [\d.]+\x1b\[0m$/.exec(line)?.[1])).toEqual(
-    Array.from({ length: count }, (_, i) => `line ${i}`),
+  expect(written.map((line) => line.replace(/ at [\d.]+/, ""))).toEqual(
+    Array.from({ length: count }, (_, i) => `\u001b[3${i % 8}mline ${i}\u001b[0m`),
   );
   expect(err.text).toBe(Array.from({ length: count }, (_, i) => `err ${i} ü\n`).join(""));
   // It came in many parts: the task ran for three seconds.
@@ -198,8 +202,28 @@ it("stays when the worker, or its whole node, is killed: what had come", async (
   expect(left.text).toMatch(/^pid \d+\nbefore the end\n$/);
 });
 
-it("is shown to nobody else, and a stream that follows ends with the task", async () => {
+/** The command, to its end. */
+function farloom(...args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const env = {
+    PATH: process.env.PATH,
+    HOME: fabric.home,
+    FARLOOM_URL: other.url,
+    FARLOOM_API_KEY: fabric.key,
+  };
+  const child = spawn(process.execPath, [BIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    stdout += text;
+  });
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    stderr += text;
+  });
+  return new Promise((resolve) => child.once("close", (code) => resolve({ code, stdout, stderr })));
+}
+
+it("is shown by the command as it was written, and to nobody else; a stream that follows ends with the task", async () => {
   const id = await submit("lines", [10, 0.1]);
+  const shown = farloom("tasks", "logs", "-f", id);
   const stranger = await fabric.keyOf(service.url, "stranger");
   const refused = await fetch(`${service.url}/v1/tasks/${id}/output`, {
     headers: { authorization: `Bearer ${stranger}` },
@@ -209,5 +233,9 @@ it("is shown to nobody else, and a stream that follows ends with the task", asyn
     headers: { authorization: `Bearer ${fabric.key}` },
   });
   expect(await answer.text()).toBe(Array.from({ length: 10 }, (_, i) => `err ${i} ü\n`).join(""));
-  await sleep(0);
+  const { code, stdout, stderr } = await shown;
+  expect([code, stderr]).toEqual([0, Array.from({ length: 10 }, (_, i) => `err ${i} ü\n`).join("")]);
+  expect(stdout.split("\u001b[3")).toHaveLength(11);
+  const asked = await farloom("tasks", "why", id, "--json");
+  expect(JSON.parse(asked.stdout)).toEqual({ id, state: "SUCCEEDED", waiting: null });
 });
