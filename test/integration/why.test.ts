@@ -1,17 +1,21 @@
 /**
  * Why a task waits, as the API says it: two replicas as processes, agents that a test scripts, and one real agent with
- * blocks. The sentences themselves are in packages/protocol/src/why/why.test.ts.
+ * blocks of a real Slurm. The sentences themselves are in packages/protocol/src/why/why.test.ts.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type EndpointReport, type Frame, keyToUuid } from "@farloom/protocol";
 import { afterAll, afterEach, beforeAll, expect, it, vi } from "vitest";
 import { EchoAgent, type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
-import { Fabric, type ServiceProcess } from "../support/fabric.js";
+import { type AgentProcess, Fabric, type ServiceProcess } from "../support/fabric.js";
+import { SlurmCluster, slurmMissing } from "../support/slurm/cluster.js";
 
 const WAIT_MS = 60_000;
 vi.setConfig({ testTimeout: 2 * WAIT_MS });
 const PATIENCE = { timeout: WAIT_MS, interval: 100 };
+
+const SPEAKING =
+  "import os, time\ndef speak():\n    print('on', os.environ['SLURMD_NODENAME'])\n    time.sleep(60)\n";
 
 let fabric: Fabric;
 let service: ServiceProcess;
@@ -51,6 +55,7 @@ beforeAll(async () => {
     plain: {},
     greedy: { resources: { gpus: 9 } },
     failing: { retries: 1, backoffMs: 60_000 },
+    speaking: { code: SPEAKING, entry: "speak" },
   };
   for (const [name, more] of Object.entries(definitions))
     fns[name] = (await fabric.register(service.url, { name, ...more })).toString("hex");
@@ -133,12 +138,47 @@ it("what the agent reports of its blocks and nodes, at whichever replica is aske
   await becomes(id, { code: expect.stringMatching(/^(no_worker_free|about_to_begin)$/) as string });
 });
 
-it("a real agent with blocks tells what its nodes have, and that none can ever hold the task", async () => {
-  const stateDir = join(fabric.home, "agent-blocks");
-  mkdirSync(stateDir, { mode: 0o700 });
-  const blocks = "workers_per_node = 1\nmin_blocks = 1\nmax_blocks = 1\nstatus_seconds = 0.5";
-  writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\n[blocks]\n${blocks}\n`);
-  await fabric.agent(service.url, "blocks");
-  const id = await submit("greedy", {}, "blocks");
-  await becomes(id, { code: "nothing_fits", message: expect.stringContaining("needs 9 GPUs") as string });
-});
+const without = slurmMissing === undefined ? "" : ` (skipped: ${slurmMissing} is not installed)`;
+
+it.skipIf(slurmMissing !== undefined)(
+  `a block that waits in a real Slurm: its reason, and then what the task writes on the compute node${without}`,
+  async () => {
+    const cluster = await SlurmCluster.start({ nodes: 1, cores: 1 });
+    let agent: AgentProcess | undefined;
+    try {
+      // The only node is taken.
+      const taken = await cluster.run("sbatch", "--parsable", "--exclusive", "--wrap=sleep 600");
+      await cluster.until(
+        "the node is taken",
+        async () => (await cluster.run("squeue", "-h", "-o", "%T")) === "RUNNING",
+      );
+      const stateDir = join(fabric.home, "agent-slurm");
+      mkdirSync(stateDir, { mode: 0o700 });
+      const blocks = "workers_per_node = 1\nmax_blocks = 1\nstatus_seconds = 1";
+      writeFileSync(join(stateDir, "agent.toml"), `provider = "slurm"\n[blocks]\n${blocks}\n`);
+      const { PATH, SLURM_CONF } = cluster.env;
+      agent = await fabric.agent(service.url, "slurm", [], { PATH: PATH!, SLURM_CONF: SLURM_CONF! });
+      const id = await submit("speaking", {}, "slurm");
+      await becomes(id, {
+        code: "block_pending",
+        message: expect.stringMatching(/Slurm says: job \d+ waits: (Resources|Priority)/) as string,
+      });
+      await cluster.run("scancel", taken);
+      await vi.waitFor(async () => {
+        const answer = await fetch(`${other.url}/v1/tasks/${id}/output?wait=5`, {
+          headers: { authorization: `Bearer ${fabric.key}` },
+        });
+        expect([await answer.text(), answer.headers.get("farloom-more")]).toEqual(["on n1\n", "true"]);
+      }, PATIENCE);
+      // Now the agent knows what a node has.
+      const greedy = await submit("greedy", {}, "slurm");
+      const message = expect.stringContaining("needs 9 GPUs") as string;
+      await becomes(greedy, { code: "nothing_fits", message });
+    } finally {
+      // Before the cluster goes, and with it whatever knows of it.
+      await agent?.kill();
+      await cluster.close();
+    }
+  },
+  3 * WAIT_MS,
+);

@@ -262,12 +262,17 @@ export class Fabric {
     return service;
   }
 
-  /** A real agent, enrolled as a new endpoint of that name and connected. */
-  async agent(url: string, name: string, args: readonly string[] = []): Promise<AgentProcess> {
+  /** A real agent, enrolled as a new endpoint of that name and connected; `more` is added to its environment. */
+  async agent(
+    url: string,
+    name: string,
+    args: readonly string[] = [],
+    more: Env = {},
+  ): Promise<AgentProcess> {
     const made = await this.api(url).post("/v1/endpoints", { name });
     if (made.status !== 201) throw new Error(JSON.stringify(made.body));
     const stateDir = join(this.home, `agent-${name}`);
-    const env = { FARLOOM_TEST_FABRIC: this.home };
+    const env = { FARLOOM_TEST_FABRIC: this.home, ...more };
     const enrol = new Program(
       "enrolment",
       [AGENT, "enroll", "--service", url, "--code", made.body.enrolmentCode, "--state-dir", stateDir],
