@@ -8,6 +8,7 @@
 import { depths } from "./cases/depth.mjs";
 import { idle, idleEndpoints } from "./cases/idle.mjs";
 import { restRoundTrip, roundTrip } from "./cases/latency.mjs";
+import { liveOutput } from "./cases/live-output.mjs";
 import { memory, noopBatch, noopEcho, noopNode, noopSingle } from "./cases/throughput.mjs";
 import { payloads, sleep10 } from "./cases/work.mjs";
 import { startBenchFabric } from "./support/bench-fabric.mjs";
@@ -30,6 +31,7 @@ const SHARED = [
   { name: "echo", title: "No-ops", run: noopEcho },
   { name: "sleep10", title: "Work", run: sleep10 },
   { name: "payloads", title: "Work", run: payloads },
+  { name: "live-output", title: "Work", run: liveOutput },
   { name: "memory", title: "Memory", run: memory },
 ];
 const ALONE = [

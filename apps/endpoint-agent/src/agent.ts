@@ -113,6 +113,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       files: new TaskFiles(store, transfer),
       taskTokens,
       hasLocalNode: config.blocks === undefined,
+      localPlaces: config.workers,
       windowTasks: config.windowTasks,
       windowBytes: config.windowBytes,
       reclaimMs: config.reclaimMs,

@@ -22,6 +22,7 @@ import {
   type AgentInfo,
   CAPABILITIES,
   columnToKeys,
+  type EndpointReport,
   errorMessage,
   type Frame,
   type HelloFrame,
@@ -46,6 +47,8 @@ import type { DownFrame, EndReason, LinkSession } from "./link/connection.js";
 import { CreditWindow } from "./link/credit-window.js";
 import { ServiceStream } from "./link/service-stream.js";
 import type { LinkUser } from "./link/supervisor.js";
+import { OutputGate } from "./live/output-gate.js";
+import { Reporter } from "./live/reporter.js";
 import type { FramePort } from "./node/port.js";
 import { LOCAL_NODE } from "./nodes/names.js";
 import { type AttachedNode, NodeLines } from "./nodes/node-lines.js";
@@ -74,6 +77,8 @@ export interface EngineOptions {
   readonly taskTokens: TaskTokens;
   /** Whether a node lives in this process; what only such a node may have started is lost where there is none. */
   readonly hasLocalNode: boolean;
+  /** Tasks that the node in this process runs at the same time. */
+  readonly localPlaces: number;
   readonly windowTasks: number;
   readonly windowBytes: number;
   readonly reclaimMs: number;
@@ -114,6 +119,8 @@ export class Engine implements LinkUser {
   readonly #queueTimers: TaskTimers;
   readonly #deadlines: TaskTimers;
   readonly #outcomes: Outcomes;
+  readonly #output: OutputGate;
+  readonly #reporter: Reporter;
 
   /** Whether something waits for a commit; what is only forgotten does not. */
   #urgent = false;
@@ -123,11 +130,16 @@ export class Engine implements LinkUser {
   #keptTimer: NodeJS.Timeout | undefined;
   /** Whether the service of this session knows how far tasks say they are (P21). */
   #tellsProgress = false;
+  /** Whether it hears what tasks write (P33), and how this endpoint stands (P32). */
+  #tellsOutput = false;
+  #tellsReport = false;
   #draining = false;
   #closed = false;
   #onQuiet: (() => void) | undefined;
   /** Hears at each turn's end that the work may have changed. */
   onWork: () => void = () => undefined;
+  /** How its blocks stand, where it has any. */
+  blocksReport: () => Pick<EndpointReport, "provider" | "blocks" | "failure"> = () => ({});
 
   constructor(options: EngineOptions) {
     this.#options = options;
@@ -149,6 +161,9 @@ export class Engine implements LinkUser {
       apply: (event) => this.#ofNode(event),
       onResults: (frame, node) => this.#takeResults(frame, node),
       onProgress: (frame) => this.#takeProgress(frame),
+      onOutput: (frame, node) => {
+        if (this.#tellsOutput) this.#output.take(frame, node);
+      },
       onHeld: (node, keys) => this.#endStrays(node, keys),
       onTurn: () => this.#turn.soon(),
     });
@@ -173,6 +188,14 @@ export class Engine implements LinkUser {
       append: (record) => this.#append(record),
       onFinished: (tasks) => this.#disarm(tasks),
       onReady: () => this.#turn.atEnd(),
+    });
+    this.#output = new OutputGate({
+      attemptOn: (node, key) => this.#scheduler.attemptOn(node, key),
+      send: (frame) => this.#service.sendNow(frame),
+    });
+    this.#reporter = new Reporter({
+      read: () => this.#report(),
+      send: (frame) => this.#tellsReport && this.#service.sendNow(frame),
     });
     this.#restore(options.replay);
   }
@@ -223,6 +246,9 @@ export class Engine implements LinkUser {
   opened(session: LinkSession, welcome: WelcomeFrame): void {
     this.#service.open(session);
     this.#tellsProgress = welcome.caps.includes("progress");
+    this.#tellsOutput = welcome.caps.includes("stream");
+    this.#tellsReport = welcome.caps.includes("report");
+    this.#reporter.opened();
     const running: IdKey[] = [];
     for (const task of this.#scheduler.tasks())
       if (task.running && task.state === "handed") running.push(task.key);
@@ -404,6 +430,23 @@ export class Engine implements LinkUser {
     if (!this.#closed) this.#nodes.drain(node, DRAIN);
   }
 
+  /** How its blocks stand may have changed. */
+  blocksChanged(): void {
+    this.#reporter.changed();
+  }
+
+  #report(): EndpointReport {
+    const { places, ...nodes } = this.#scheduler.nodes;
+    return {
+      draining: this.#draining,
+      queued: this.#scheduler.count("queued") + this.#scheduler.count("waiting"),
+      handed: this.#scheduler.count("handed"),
+      ...nodes,
+      places: places ?? (this.#options.hasLocalNode ? this.#options.localPlaces : undefined),
+      ...this.blocksReport(),
+    };
+  }
+
   /** Tasks that the node was handed and that have no outcome. */
   handedTo(node: string): number {
     return this.#scheduler.handedTo(node);
@@ -535,6 +578,7 @@ export class Engine implements LinkUser {
     if (this.#journal.isWasteful(() => this.#liveBytes())) this.#compact();
     this.#checkQuiet();
     this.onWork();
+    this.#reporter.changed();
   }
 
   /** On a full disk a segment with what is live may still fit, and then the rest is given back to the disk. */
@@ -692,6 +736,7 @@ export class Engine implements LinkUser {
     this.#nodes.expectEnd();
     this.#closed = true;
     this.#turn.close();
+    this.#reporter.close();
     this.#rest.close();
     this.#outcomes.close();
     clearTimeout(this.#keptTimer);

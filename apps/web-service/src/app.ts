@@ -45,7 +45,7 @@ import type { SharedPayloads } from "./payloads/shared.js";
 import type { PayloadStore } from "./payloads/store.js";
 import type { AccessLists } from "./sharing/access-lists.js";
 import type { Teams } from "./sharing/teams.js";
-import type { TaskDeliver, TaskDispatch, TaskIntake } from "./tasks/ports.js";
+import type { TaskDeliver, TaskDispatch, TaskIntake, TaskOutputNews } from "./tasks/ports.js";
 import type { TaskReach } from "./tasks/reach.js";
 
 export interface AppDeps {
@@ -66,6 +66,7 @@ export interface AppDeps {
   readonly intake: TaskIntake;
   readonly dispatch: TaskDispatch;
   readonly deliver: TaskDeliver;
+  readonly outputNews: TaskOutputNews;
   readonly metrics: Metrics;
   /** Whether the service takes work: the database answers, and it is not stopping. */
   ready(): Promise<boolean>;

@@ -21,10 +21,12 @@ import { buildApp } from "./app.js";
 import { AuditLog } from "./audit/log.js";
 import { lateBackground } from "./background/late.js";
 import { Collect, type OutcomeRow } from "./collect/collect.js";
+import { OutputWriter } from "./collect/output-writer.js";
 import { Reattempts } from "./collect/reattempts.js";
 import { StartsWriter } from "./collect/starts.js";
 import type { Config } from "./config.js";
 import { Deliver } from "./deliver/deliver.js";
+import { OutputNews } from "./deliver/output-news.js";
 import type { EndHow } from "./dispatch/cancels.js";
 import { Dispatch } from "./dispatch/dispatch.js";
 import { Reclaim } from "./dispatch/reclaim.js";
@@ -57,6 +59,7 @@ import { VisibleFunctions } from "./sharing/visible-functions.js";
 import { AccessEpoch } from "./store/access-epoch.js";
 import { DatabaseClock } from "./store/database-clock.js";
 import { assertDurable } from "./store/durability.js";
+import { EndpointReports } from "./store/endpoint-reports.js";
 import { joinHintBus } from "./store/hint-bus.js";
 import { keepEmbeddedPostgres } from "./store/kept-postgres.js";
 import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
@@ -192,6 +195,8 @@ async function start(
         ),
       onClaimed: (endpointKey, epoch) => dispatch.supersede(endpointKey, epoch),
       onAccess: () => void epoch.look(),
+      onFollow: (keys) => outputNews.followedElsewhere(keys),
+      onOutput: (keys) => outputNews.writtenElsewhere(keys),
     },
     // The first beat may tell of others (a replica that was killed a moment ago) before there is a sweep.
     onAlone: (alone) => {
@@ -201,6 +206,10 @@ async function start(
   });
   undo.push(brief(() => bus.close()));
   epoch.announceBy(() => bus.hints.access());
+  const outputNews = new OutputNews({
+    follow: (keys) => bus.hints.follow(keys),
+    written: (keys) => bus.hints.output(keys),
+  });
   const guard = (work: Promise<unknown>, what: string): Promise<unknown> =>
     work.catch((err) => log.warn({ err }, `${what} could not be followed; the sweep will`));
 
@@ -261,6 +270,9 @@ async function start(
     schedule,
   });
   const starts = new StartsWriter(pool, log);
+  const output = new OutputWriter({ pool, log, onWritten: (keys) => outputNews.written(keys) });
+  const reports = new EndpointReports(pool, log);
+  undo.push(brief(() => output.close()));
   sweep = new Sweep({ pool: hot, log, dispatch, deliver, sweepMs: config.sweepMs });
   sweep.setAlone(isAlone);
   const { queueOf, stop, end } = {
@@ -325,6 +337,7 @@ async function start(
     intake,
     dispatch,
     deliver,
+    outputNews,
     metrics,
     draining: () => draining,
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
@@ -382,6 +395,10 @@ async function start(
                 deliver.started(entries);
               },
               onProgress: (entry) => deliver.progressed(entry),
+              onOutput: (endpointId, pieces) => output.add(endpointId, pieces),
+              onReport: ({ endpointKey, epoch }, report) => {
+                if (!bus.hints.alone) reports.write(endpointKey, epoch, report);
+              },
               onClose: (session) => sessions.delete(session),
             }),
           ),

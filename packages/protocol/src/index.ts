@@ -22,6 +22,8 @@ export {
 } from "./frames/columns.js";
 export type * from "./frames/frames.js";
 export { FRAMES_DOWN, FRAMES_UP } from "./frames/frames.js";
+export type { OutputPiece, OutputStream } from "./frames/output.js";
+export { buildOutput, OUTPUT_STREAMS, piecesOf } from "./frames/output.js";
 export { misplaced, withPosition } from "./frames/position.js";
 export { checkTaskOptions } from "./frames/validate.js";
 export type {
@@ -54,6 +56,7 @@ export {
   writeTaskId,
 } from "./ids.js";
 export * as limits from "./limits.js";
+export { ByteBudget } from "./link/byte-budget.js";
 export type { Agreement, Capability } from "./link/handshake.js";
 export { agree, CAPABILITIES } from "./link/handshake.js";
 export type { HeartbeatOptions } from "./link/heartbeat.js";
@@ -105,3 +108,7 @@ export {
   writeFence,
   writeSeal,
 } from "./task/seal.js";
+export type { BlockWait, EndpointReport } from "./why/report.js";
+export { boundReport, readReport } from "./why/report.js";
+export type { WaitCode, WaitFacts, Why } from "./why/why.js";
+export { WAIT_CODES, whyWaiting } from "./why/why.js";

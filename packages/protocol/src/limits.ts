@@ -29,6 +29,13 @@ export const MAX_OBJECT_PAGE = 1000;
 export const MAX_CODE_BYTES = 1024 * 1024;
 /** Tail kept of each of stdout and stderr of a task. */
 export const MAX_OUTPUT_TAIL_BYTES = 64 * 1024;
+/** Kept of the live output of one stream of one attempt: its first and its last bytes (P33a). */
+export const OUTPUT_HEAD_BYTES = 256 * 1024;
+export const OUTPUT_TAIL_BYTES = 768 * 1024;
+/** One piece of live output: what a stream may tell at one look. */
+export const MAX_OUTPUT_PIECE_BYTES = 64 * 1024;
+/** Live output of one endpoint in a second, and at once: beside it the link has room for results. */
+export const OUTPUT_BYTES_PER_S = 2 * 1024 * 1024;
 /** A pickled exception, in base64. A larger one does not travel: type, message and traceback tell of it. */
 export const MAX_ERROR_DATA_BYTES = 64 * 1024;
 /** Tail kept of a remote traceback. */

@@ -6,8 +6,9 @@ import { FarloomError, type Reason, reasonName, type TaskState, TERMINAL_STATES 
 import { decodeResult } from "./codec.js";
 import type { KeepAlive } from "./link/keep-alive.js";
 import { decode } from "./media.js";
+import { type OutputChunk, type OutputOptions, outputOf } from "./output.js";
 import type { Payloads } from "./payloads.js";
-import type { TaskInfo, TasksApi } from "./resources.js";
+import type { TaskInfo, TasksApi, TaskWaiting } from "./resources.js";
 import { sealedResult } from "./seal.js";
 import type { Submitter } from "./submit.js";
 import type { Task, TaskProgress } from "./task.js";
@@ -105,6 +106,18 @@ export class TaskHandle<R = unknown> {
       return await this.#deps.tasks.get(this.id, options);
     }
     return { id: this.id, group: this.group, state: this.state };
+  }
+
+  /** Why it is not running yet; undefined where it runs, or has ended. */
+  async why(options: { signal?: AbortSignal } = {}): Promise<TaskWaiting | undefined> {
+    return (await this.status(options)).waiting;
+  }
+
+  /** What it writes, piece by piece as it comes, until it has ended. */
+  async *output(options: OutputOptions = {}): AsyncGenerator<OutputChunk> {
+    // Before that, the service does not know it.
+    await this.durable();
+    yield* outputOf(this.#deps.tasks, this.id, options);
   }
 
   /**

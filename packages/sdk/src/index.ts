@@ -31,6 +31,7 @@ export type {
 export { ObjectsApi } from "./objects.js";
 export type { ConfigFile, FarloomOptions, ResolvedOptions } from "./options.js";
 export { configPath, readConfigFile } from "./options.js";
+export type { OutputChunk, OutputOptions } from "./output.js";
 export { errorOf, RemoteTask } from "./remote-task.js";
 export type {
   AccessEntry,
@@ -48,11 +49,13 @@ export type {
   KeysApi,
   NewEndpoint,
   NewKey,
+  OutputPart,
   Page,
   PageOptions,
   TaskFilter,
   TaskInfo,
   TasksApi,
+  TaskWaiting,
   TeamInfo,
   TeamsApi,
 } from "./resources.js";

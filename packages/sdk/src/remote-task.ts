@@ -9,7 +9,8 @@ import {
 } from "@farloom/protocol";
 import { taskError } from "./errors.js";
 import { decode } from "./media.js";
-import type { TaskInfo, TasksApi } from "./resources.js";
+import { type OutputChunk, type OutputOptions, outputOf } from "./output.js";
+import type { TaskInfo, TasksApi, TaskWaiting } from "./resources.js";
 import { sealedResult } from "./seal.js";
 
 /** One long poll; a proxy in between commonly allows 60 s. */
@@ -27,6 +28,16 @@ export class RemoteTask<R = unknown> {
 
   status(options: { readonly signal?: AbortSignal } = {}): Promise<TaskInfo> {
     return this.#tasks.get(this.id, options);
+  }
+
+  /** Why it is not running yet; undefined where it runs, or has ended. */
+  async why(options: { readonly signal?: AbortSignal } = {}): Promise<TaskWaiting | undefined> {
+    return (await this.#tasks.get(this.id, options)).waiting;
+  }
+
+  /** What it writes, piece by piece as it comes, until it has ended. */
+  output(options: OutputOptions = {}): AsyncGenerator<OutputChunk> {
+    return outputOf(this.#tasks, this.id, options);
   }
 
   /** Waits for its end, however it comes. */

@@ -8,6 +8,7 @@ import type {
   Resources,
   Runtime,
   TaskState,
+  WaitCode,
 } from "@farloom/protocol";
 import type { Rest } from "./rest.js";
 import type { TaskProgress } from "./task.js";
@@ -98,6 +99,32 @@ export interface NewEndpoint extends EndpointInfo {
   readonly command?: string;
 }
 
+/** Why a task is not running yet. */
+export interface TaskWaiting {
+  /** `delay`, `endpoint` or `worker`. */
+  readonly for: string;
+  /** Of a closed list (docs/waiting.md). */
+  readonly code: WaitCode;
+  /** The same in a sentence. */
+  readonly message: string;
+  readonly since?: string;
+  readonly until?: string;
+  /** When the batch system expects the endpoint's block to begin. */
+  readonly estimatedStart?: string;
+}
+
+/** Bytes of one stream of a task's output. */
+export interface OutputPart {
+  readonly attempt: number;
+  /** Where they begin: later than asked where what lay between was not kept. */
+  readonly offset: number;
+  readonly nextOffset: number;
+  readonly bytes: Buffer;
+  /** Whether more of this attempt may come. */
+  readonly more: boolean;
+  readonly lastAttempt: number;
+}
+
 /** A task as the service shows it; fields are absent where there is nothing to say. */
 export interface TaskInfo {
   readonly id: string;
@@ -114,7 +141,7 @@ export interface TaskInfo {
   readonly finishedAt?: string;
   readonly cancelRequested?: boolean;
   /** Why it is not running yet. */
-  readonly waiting?: { readonly for: string; readonly message: string };
+  readonly waiting?: TaskWaiting;
   /** How far the running function says that it is. */
   readonly progress?: TaskProgress;
   readonly result?: unknown;
@@ -356,6 +383,32 @@ export class TasksApi {
       body: response.body,
       contentType: response.headers["content-type"] ?? "",
       seal: typeof seal === "string" ? Buffer.from(seal, "hex") : undefined,
+    };
+  }
+  /** Bytes that it wrote, from `offset` on; with `waitSeconds` the answer comes when there are some, or after that time. */
+  async output(
+    id: string,
+    options: Signal & {
+      readonly stream?: "stdout" | "stderr" | undefined;
+      readonly offset?: number | undefined;
+      readonly attempt?: number | undefined;
+      readonly waitSeconds?: number | undefined;
+    } = {},
+  ): Promise<OutputPart> {
+    const { stream, offset, attempt, waitSeconds, signal } = options;
+    const { body, headers } = await this.#rest.send({
+      path: `/v1/tasks/${part(id)}/output`,
+      query: { stream, offset, attempt, wait: waitSeconds },
+      signal,
+      timeoutMs: 60_000 + (waitSeconds ?? 0) * 1000,
+    });
+    return {
+      attempt: Number(headers["farloom-attempt"]),
+      offset: Number(headers["farloom-offset"]),
+      nextOffset: Number(headers["farloom-next-offset"]),
+      bytes: body,
+      more: headers["farloom-more"] === "true",
+      lastAttempt: Number(headers["farloom-last-attempt"]),
     };
   }
   cancel(id: string, { signal }: Signal = {}): Promise<TaskInfo> {

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ._executor import Executor
     from ._function import RemoteFunction, function
     from ._future import Future
+    from ._output import OutputChunk
     from ._pool import Pool
     from ._reduce import map_reduce, tree_reduce
     from ._wait import Waited, wait_for, wait_for_async
@@ -54,6 +55,7 @@ _WHERE = {
     "ObjectReader": "objects",
     "ObjectToken": "objects",
     "Objects": "objects",
+    "OutputChunk": "_output",
     "Pool": "_pool",
     "RemoteFunction": "_function",
     "RemoteTraceback": "_errors",
@@ -90,6 +92,7 @@ __all__ = [
     "ObjectReader",
     "ObjectToken",
     "Objects",
+    "OutputChunk",
     "Pool",
     "RemoteFunction",
     "RemoteTraceback",

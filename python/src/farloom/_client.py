@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ._beside import Payload
@@ -27,6 +27,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._link.stream import Lane
+    from ._output import OutputChunk
     from .objects import Objects
     from .shipping import FunctionDefinition
 
@@ -80,6 +81,7 @@ class Client:
         self._lock = threading.Lock()
         self._preparing: set[Task] = set()
         self._is_closed = False
+        self.weak = weakref.ref(self)
         _clients.add(self)
         if config.task is not None:
             # What it submitted is durable before the task ends, and its token with it.
@@ -155,6 +157,29 @@ class Client:
     def new_group(self) -> bytes:
         """The id of a group to submit to; a running task's own token has one."""
         return new_batch_id() if self.config.group is None else from_uuid(self.config.group)
+
+    # ── what is known of a task ────────────────────────────────────────────────────────────────────────────────────
+
+    def why(self, task_id: str) -> str | None:
+        """Why the task does not run yet, in a sentence; None where it runs, or has ended."""
+        info = self.rest.json("GET", f"/v1/tasks/{task_id}")
+        waiting: dict[str, Any] = info.get("waiting") or {}
+        return waiting.get("message")
+
+    def logs(
+        self,
+        task_id: str,
+        *,
+        stream: str = "stdout",
+        follow: bool = False,
+        offset: int = 0,
+        attempt: int | None = None,
+    ) -> "Iterator[OutputChunk]":
+        """What the task writes to `stdout` or `stderr`, from a byte on: what there is now, or with `follow` as it
+        comes until the task has ended, over its attempts. Default: its last attempt."""
+        from ._output import logs
+
+        return logs(self.rest, task_id, stream=stream, follow=follow, offset=offset, attempt=attempt)
 
     # ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

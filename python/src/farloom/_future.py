@@ -11,14 +11,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from ._errors import FarloomError
+from ._link.task import DURABLE
+
 if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Iterator
+
     from ._client import Client
     from ._link.task import Task
+    from ._output import OutputChunk
 
 T = TypeVar("T")
 
 # How long `cancel` waits for the service's answer. A task whose endpoint is away keeps its request longer.
 CANCEL_WAIT_S = 5.0
+# What asks the service of a call that was just submitted waits so long for it to be known there.
+KNOWN_WAIT_S = 30.0
 _DONE = (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED)
 
 
@@ -52,6 +61,8 @@ class Future(_Base[T]):
         super().__init__()
         self._task: Task | None = None
         self._client: Client | None = None
+        # For what is asked of the service after the end, too.
+        self._home: weakref.ref[Client] | None = None
         self._key = b""
         self._detail: dict[str, Any] | None = None
         self._run_ms: float | None = None
@@ -90,6 +101,34 @@ class Future(_Base[T]):
         told = self._progress if task is None else task.progress
         return None if told is None else Progress(*told)
 
+    def why(self) -> str | None:
+        """Why the call does not run yet, in a sentence; None where it runs, or has ended. Asks the service."""
+        return None if self.done() else self._known().why(self.task_id)
+
+    def logs(
+        self, *, stream: str = "stdout", follow: bool = False, offset: int = 0, attempt: int | None = None
+    ) -> "Iterator[OutputChunk]":
+        """What the function writes, while it runs and afterwards.
+
+            for chunk in future.logs(follow=True):
+                print(chunk, end="")
+
+        Of one stream, from a byte on: what there is now, or with `follow` as it comes until the call has ended, over
+        its attempts. `chunk.next_offset` is where a later reading goes on. Of a long stream the first 256 KiB and
+        the last 768 KiB are kept.
+        """
+        return self._known().logs(self.task_id, stream=stream, follow=follow, offset=offset, attempt=attempt)
+
+    def _known(self) -> "Client":
+        """The client, once the service knows of the task."""
+        client, task = None if self._home is None else self._home(), self._task
+        if client is None:
+            raise FarloomError("CLIENT_CLOSED")
+        until = time.monotonic() + KNOWN_WAIT_S
+        while task is not None and task.phase < DURABLE and time.monotonic() < until:
+            time.sleep(0.005)
+        return client
+
     def cancel(self, *, force: bool = False) -> bool:
         """Cancels the call. True where it is cancelled.
 
@@ -127,6 +166,7 @@ class Future(_Base[T]):
 
     def _begin(self, client: "Client", task: "Task", on_end: Callable[[bytes], object] | None) -> None:
         self._client = client
+        self._home = client.weak
         self._task = task
         self._key = task.key
         self._on_end = on_end

@@ -14,6 +14,7 @@
  *       reason is kept for people, and the strategy waits before the next.
  *   M5  One look at a time; what happens meanwhile is looked at in the next. No timer runs without a block or a wait.
  */
+import type { BlockWait, EndpointReport } from "@farloom/protocol";
 import type { Logger } from "pino";
 import type { PoolNode } from "../nodes/node-pool.js";
 import type { BlockBook, BlockEntry } from "./block-book.js";
@@ -48,6 +49,8 @@ export interface BlockManagerOptions {
   readonly removeParameters: (block: string) => void;
   /** What waits and what is at the nodes. `draining`: nothing is asked for any more. */
   readonly work: () => { readonly queuedPlaces: number; readonly handed: number; readonly draining: boolean };
+  /** What `standing` gives may have changed. */
+  readonly onStanding?: () => void;
   readonly log: Logger;
 }
 
@@ -137,6 +140,30 @@ export class BlockManager {
     };
   }
 
+  /** The blocks that have not begun, and why the last failed, for whoever waits for them. */
+  get standing(): Pick<EndpointReport, "blocks" | "failure"> {
+    const blocks: BlockWait[] = [];
+    for (const { entry, status } of this.#blocks.values()) {
+      const nodes = this.#options.nodes.nodesOf(entry.id);
+      if (entry.releasing || nodes.some(({ connected }) => connected)) continue;
+      const state = nodes.length > 0 ? "away" : (status?.state ?? "asked");
+      if (state === "ended" || state === "failed") continue;
+      const { reason, detail, estimatedStartMs } = status ?? {};
+      blocks.push({
+        state,
+        reason,
+        detail,
+        // Slurm's clock, as this machine's: the two are of one cluster.
+        startsInMs: estimatedStartMs === undefined ? undefined : Math.max(0, estimatedStartMs - Date.now()),
+      });
+    }
+    const retryInMs = this.#retryAtMs - performance.now();
+    const message = this.#lastFailure;
+    const failure =
+      message !== undefined && retryInMs > 0 ? { message, retryInMs: Math.round(retryInMs) } : undefined;
+    return { blocks, failure };
+  }
+
   /** Stops looking after the blocks; with `cancel` they end, otherwise they wait for the next agent. Idempotent. */
   async close(options: { readonly cancel: boolean }): Promise<void> {
     this.#closed = true;
@@ -187,6 +214,7 @@ export class BlockManager {
     if (this.#closed) return;
     this.#drainBeforeWalltime();
     await this.#decide();
+    this.#options.onStanding?.();
   }
 
   /** Until something is due that no event tells of; undefined where nothing is. */

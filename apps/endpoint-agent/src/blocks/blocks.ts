@@ -128,8 +128,10 @@ export class Blocks {
       },
       removeParameters: (block) => rmSync(parametersFile(block), { force: true }),
       work: () => engine.work,
+      onStanding: () => engine.blocksChanged(),
       log,
     });
+    engine.blocksReport = () => ({ provider: provider.name, ...manager.standing });
     log.info(
       { provider: provider.name, door: callback.addresses, blocks: book.blocks.size },
       "blocks are managed",

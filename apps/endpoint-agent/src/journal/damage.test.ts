@@ -117,6 +117,7 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
     files: new TaskFiles(store, transfer),
     taskTokens: new TaskTokens({ serviceUrl: "http://127.0.0.1:1", token: async () => "", log }),
     hasLocalNode: true,
+    localPlaces: 1,
     windowTasks: 64,
     windowBytes: 1 << 20,
     reclaimMs: 60_000,

@@ -61,6 +61,13 @@ export class ServiceStream {
     if (this.#session !== undefined) this.#staged.push(frame);
   }
 
+  /** Sends what nothing else waits for and nobody keeps. False: there is no session, or it is full. */
+  sendNow(frame: Frame): boolean {
+    if (this.#session === undefined || !this.#session.writable) return false;
+    this.#session.send(frame);
+    return true;
+  }
+
   /** Counts a batch. False: there was no credit for it, and the session ends. */
   received(frame: TasksFrame): boolean {
     const wrong = misplaced(frame.first, this.#received);

@@ -12,11 +12,15 @@
 import {
   type AskFrame,
   batchLength,
+  buildOutput,
   durationUsOf,
   type GrantFrame,
   type IdKey,
   keyAt,
+  limits,
   type OutcomeDetail,
+  type OutputFrame,
+  type OutputPiece,
   type ProgressFrame,
   type ResultItem,
   type ResultsFrame,
@@ -42,6 +46,11 @@ const PROGRESS_MS = 100;
 /** How often a running task's output and time limit are looked at; closer while it floods. */
 const WATCH_MS = 100;
 const FLOOD_WATCH_MS = 20;
+/** What tasks that have run this long have written is told, this often, and so much of it at once (P33). */
+const OUTPUT_AFTER_MS = 200;
+const OUTPUT_MS = 200;
+const OUTPUT_BYTES = 256 * 1024;
+const MIN_OUTPUT_SHARE_BYTES = 4_096;
 /** Marks that no task takes along go alone after this. */
 const MARK_DELAY_MS = 50;
 
@@ -56,6 +65,10 @@ export interface Upstream {
   started(keys: readonly IdKey[]): void;
   progress(frame: ProgressFrame): void;
   ask(frame: AskFrame): void;
+  /** What running tasks have written. */
+  output(frame: OutputFrame): void;
+  /** Whether `output` would reach somebody soon: if not, nothing is read, and it is told later. */
+  readonly hearsOutput: boolean;
   /** This worker is gone, and all that it left has gone up. */
   ended(name: string): void;
   /** Tasks left; credit may grow. */
@@ -513,6 +526,7 @@ export class Dispatcher implements WorkerOwner {
   }
 
   #flooded = false;
+  #outputAtMs = 0;
 
   #watch(): void {
     const now = performance.now();
@@ -520,10 +534,14 @@ export class Dispatcher implements WorkerOwner {
     const started: IdKey[] = [];
     this.#flooded = false;
     const spare = this.#lanesWithSpareWorkers();
+    const output: OutputPiece[] | undefined =
+      now - this.#outputAtMs >= OUTPUT_MS && this.#options.up.hearsOutput ? [] : undefined;
     for (const worker of this.#workers.values()) {
       const head = worker.held.peek();
       if (!head) continue;
       const ranMs = now - worker.headSinceMs;
+      // Before a flood is cut.
+      if (output && ranMs >= OUTPUT_AFTER_MS) this.#gather(output, worker, head);
       if (head.limitMs > 0 && ranMs >= head.limitMs) worker.stop(head.key, "run_time_limit");
       else if (
         worker.held.length > 1 &&
@@ -537,6 +555,15 @@ export class Dispatcher implements WorkerOwner {
       }
     }
     if (started.length > 0) this.#options.up.started(started);
+    if (output === undefined || output.length === 0) return;
+    this.#outputAtMs = now;
+    this.#options.up.output(buildOutput(output));
+  }
+
+  /** Each worker has its share, so that a flood in one hides no other. */
+  #gather(output: OutputPiece[], worker: Worker, head: NodeTask): void {
+    const share = Math.max(MIN_OUTPUT_SHARE_BYTES, Math.floor(OUTPUT_BYTES / this.#workers.size));
+    if (output.length < limits.MAX_BATCH_ITEMS - 1) output.push(...worker.live.look(head, share));
   }
 
   /** The lanes of which a worker could begin at once what waits behind another's head. */

@@ -166,7 +166,7 @@ export class NodeManager {
       t: "hello",
       role: "node",
       versions: [...limits.SUPPORTED_VERSIONS],
-      caps: ["ref", "cancel-running", "progress"],
+      caps: ["ref", "stream", "cancel-running", "progress"],
       software: "farloom-node",
       held: keysToColumn(held),
       whole: this.#whole,
@@ -451,6 +451,7 @@ export class NodeManager {
   // ------------------------------------------------------------------ to the agent
 
   #upstream(): Upstream {
+    const port = this.#port;
     return {
       results: (frame, worker) => this.#sendResults(frame, worker),
       outcomes: (items) => this.#sendOutcomes(items),
@@ -459,6 +460,10 @@ export class NodeManager {
       started: (keys) => this.#port.send({ t: "progress", ids: keysToColumn(keys), kind: "started" }),
       progress: (frame) => this.#port.send(frame),
       ask: (frame) => this.#port.send(frame),
+      output: (frame) => this.#port.send(frame),
+      get hearsOutput() {
+        return port.crowded !== true;
+      },
       ended: (name) => {
         if (this.#sentResults === this.#markedResults) this.#records.remove(name);
         else this.#ended.push({ name, upto: this.#sentResults });

@@ -18,6 +18,8 @@ export interface FramePort {
   onFrame(listener: (frame: Frame) => void): void;
   onClose(listener: (reason: string) => void): void;
   close(reason: string): void;
+  /** What is sent now would wait, or be lost. Absent: never. */
+  readonly crowded?: boolean;
 }
 
 /** Two ports that are each other's peer. */

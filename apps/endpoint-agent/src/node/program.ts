@@ -59,7 +59,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     },
     identity: () => ({
       versions: [...limits.SUPPORTED_VERSIONS],
-      caps: ["ref", "cancel-running", "progress"],
+      caps: ["ref", "stream", "cancel-running", "progress"],
       software: "farloom-node",
       block: parameters.block,
       node,

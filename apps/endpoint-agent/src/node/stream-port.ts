@@ -48,6 +48,10 @@ export class StreamPort implements FramePort {
     });
   }
 
+  get crowded(): boolean {
+    return this.#closed !== undefined || this.#socket.writableLength > limits.PAUSE_BUFFERED_BYTES / 4;
+  }
+
   onFrame(listener: (frame: Frame) => void): void {
     this.#onFrame = listener;
   }

@@ -114,6 +114,11 @@ export class Uplink implements FramePort {
     this.#onFrame = listener;
   }
 
+  /** Where there is no session, output waits in its files for the next. */
+  get crowded(): boolean {
+    return this.#session?.crowded ?? true;
+  }
+
   /** It never closes by itself: whoever runs the node hears how `run` ends. */
   onClose(): void {}
 

@@ -7,9 +7,20 @@
  *                    farloom_worker.py)
  *   kept             results that a worker still had when it gave up waiting for an agent: frames, each behind its
  *                    length, as they would have gone through the socket
+ *   cuts             how much was cut off the running task's output, for the agent that comes later
  *   scratch/         the working directory of tasks that name none
  */
-import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync, truncateSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import {
   decodeBounded,
@@ -99,6 +110,22 @@ export function readLeftover(dir: string): Leftover {
   return { running, results };
 }
 
+/** The task that a worker runs, as it says itself; undefined where it runs none. */
+export function readRunning(dir: string): IdKey | undefined {
+  const head = Buffer.alloc(HEAD_BYTES);
+  try {
+    const fd = openSync(join(dir, "results"), "r");
+    try {
+      if (readSync(fd, head, 0, HEAD_BYTES, 0) < HEAD_BYTES) return undefined;
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    return undefined;
+  }
+  return head[4] === 1 ? keyAt(head, 8) : undefined;
+}
+
 /** Results that the worker could hand to nobody while it lived. */
 export function readKept(dir: string): ResultsFrame[] {
   let bytes: Buffer;
@@ -146,6 +173,12 @@ export class OutputWatch {
 
   constructor(dir: string) {
     this.#dir = dir;
+    this.#restore();
+  }
+
+  /** Bytes of the running task's stream that are not in its file any more. */
+  cutBytes(name: (typeof STREAMS)[number]): number {
+    return this.#cuts[name]?.bytes ?? 0;
   }
 
   /** Cuts floods to their tails. Returns whether there was one: then look again soon. */
@@ -170,8 +203,37 @@ export class OutputWatch {
       const before = this.#cuts[name]?.bytes ?? 0;
       this.#cuts[name] = { bytes: before + sizeBytes, tail: tail?.bytes ?? Buffer.alloc(0) };
       this.#cut = true;
+      this.#record();
     }
     return flooded;
+  }
+
+  /** What an agent before this one cut; without it, positions in the stream would begin anew. */
+  #restore(): void {
+    let kept: Partial<Record<string, unknown>>;
+    try {
+      kept = JSON.parse(readFileSync(join(this.#dir, "cuts"), "utf8")) as typeof kept;
+    } catch {
+      return;
+    }
+    for (const name of STREAMS) {
+      const bytes = kept[name];
+      if (typeof bytes !== "number" || !Number.isSafeInteger(bytes) || bytes <= 0) continue;
+      this.#cuts[name] = { bytes, tail: Buffer.alloc(0) };
+      this.#cut = true;
+    }
+  }
+
+  #record(): void {
+    try {
+      const { stdout, stderr } = this.#cuts;
+      writeFileSync(
+        join(this.#dir, "cuts"),
+        JSON.stringify({ stdout: stdout?.bytes, stderr: stderr?.bytes }),
+      );
+    } catch {
+      // On a full disk the next agent counts from what it finds.
+    }
   }
 
   /** Adds to a task's report what was cut before; forgets it. */
@@ -188,6 +250,7 @@ export class OutputWatch {
       merged[`${name}Bytes`] = cut.bytes + (merged[`${name}Bytes`] ?? 0);
     }
     this.#cut = false;
+    rmSync(join(this.#dir, "cuts"), { force: true });
     return merged;
   }
 

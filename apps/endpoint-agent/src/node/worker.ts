@@ -37,6 +37,7 @@ import {
 } from "@farloom/protocol";
 import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
+import { LiveOutput } from "./live-output.js";
 import { foreignTask, type NodeTask } from "./node-task.js";
 import { killGroup, processStartTime } from "./proc.js";
 import { askRemains, clearRemains, type Lineage, MARKER_VARIABLE } from "./remains.js";
@@ -126,6 +127,7 @@ export interface RecycleRules {
 export class Worker {
   readonly record: WorkerRecord;
   readonly watch: OutputWatch;
+  readonly live: LiveOutput;
   readonly held = new Fifo<NodeTask>();
   phase: "starting" | "ready" | "unlinked" | "leaving" | "dead" = "starting";
   heldBytes = 0;
@@ -169,6 +171,7 @@ export class Worker {
     this.#owner = owner;
     this.#place = place;
     this.watch = new OutputWatch(record.dir);
+    this.live = new LiveOutput(record.dir, this.watch);
   }
 
   /** Starts a process. A program that is missing is told as a death, a turn later. */

@@ -9,7 +9,13 @@
  *
  * Bound: what is staged is what one turn produces, within credit; a line that ends takes what is staged with it.
  */
-import { columnToKeys, type Frame, type HelloFrame, type ResultsFrame } from "@farloom/protocol";
+import {
+  columnToKeys,
+  type Frame,
+  type HelloFrame,
+  type OutputFrame,
+  type ResultsFrame,
+} from "@farloom/protocol";
 import { crashPoint } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import { functionKey } from "../functions-cache.js";
@@ -26,6 +32,7 @@ export interface NodeLinesOptions {
   readonly apply: (event: SchedulerEvent) => void;
   readonly onResults: (frame: ResultsFrame, node: string) => void;
   readonly onProgress: (frame: Extract<Frame, { t: "progress" }>) => void;
+  readonly onOutput: (frame: OutputFrame, node: string) => void;
   /** The node holds these, as its hello said. */
   readonly onHeld: (node: string, keys: ReadonlySet<string>) => void;
   /** Something came that the end of this turn must look at. */
@@ -174,6 +181,10 @@ export class NodeLines {
       case "progress":
         this.#options.onProgress(frame);
         break;
+      case "output":
+        // Nothing of this is durable (P33): it passes by the journal.
+        this.#options.onOutput(frame, name);
+        return;
       case "need":
         for (const digest of frame.functions) functions.give(name, functionKey(digest));
         break;

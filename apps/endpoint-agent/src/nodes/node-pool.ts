@@ -18,7 +18,7 @@ import type { FramePort } from "../node/port.js";
 import type { StreamPort } from "../node/stream-port.js";
 import type { AttachedNode } from "./node-lines.js";
 
-const CAPS = ["ref", "cancel-running", "progress"];
+const CAPS = ["ref", "stream", "cancel-running", "progress"];
 /** D2: a node dials every 15 s at least, and needs some seconds for it on a machine under load. */
 const RESTART_GRACE_MS = 30_000;
 

@@ -19,6 +19,7 @@ import {
   type IdKey,
   keyAt,
   limits,
+  type NodeCapacity,
   REASONS,
   startOf,
   type TasksFrame,
@@ -80,6 +81,37 @@ export class Scheduler {
   /** How many tasks the node was handed that have no outcome; what it holds while it is away does not count. */
   handedTo(node: string): number {
     return this.#nodes.get(node)?.handed ?? 0;
+  }
+
+  /** The attempt of a task that the node was handed; undefined where it was not. */
+  attemptOn(node: string, key: IdKey): number | undefined {
+    const task = this.#tasks.get(key);
+    return task?.state === "handed" && task.node === node ? task.attempt : undefined;
+  }
+
+  /**
+   * The nodes that are here: how many, their places together and what they have, each kind once. Places and kinds are
+   * undefined where one of them does not say.
+   */
+  get nodes(): {
+    readonly nodes: number;
+    readonly places: number | undefined;
+    readonly capacities: readonly NodeCapacity[] | undefined;
+  } {
+    const kinds = new Map<string, NodeCapacity>();
+    let places = 0;
+    let isKnown = true;
+    for (const { capacity } of this.#nodes.values()) {
+      if (capacity === undefined) isKnown = false;
+      else {
+        places += capacity.places;
+        kinds.set(JSON.stringify(capacity), capacity);
+      }
+    }
+    const nodes = this.#nodes.size;
+    return isKnown && nodes > 0
+      ? { nodes, places, capacities: [...kinds.values()] }
+      : { nodes, places: undefined, capacities: undefined };
   }
 
   /** Argument bytes of those. */

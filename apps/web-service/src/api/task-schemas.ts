@@ -1,5 +1,5 @@
 /** The shapes of task requests and replies, for the checks and for the API page. */
-import { type CodecName, OPEN_STATES, TERMINAL_STATES } from "@farloom/protocol";
+import { type CodecName, OPEN_STATES, TERMINAL_STATES, WAIT_CODES } from "@farloom/protocol";
 import { Type } from "typebox";
 import { MAX_BACKOFF_MS, MAX_RETRIES, MAX_TIMEOUT_MS } from "../functions/definition-input.js";
 import { MAX_TASKS_PER_REQUEST } from "../tasks/submission.js";
@@ -95,7 +95,17 @@ export const View = Type.Unsafe<TaskView>({
     startedAt: Time,
     finishedAt: Time,
     cancelRequested: Type.Boolean(),
-    waiting: Type.Object({ for: Type.String(), message: Type.String() }),
+    waiting: Type.Object(
+      {
+        for: Type.String(),
+        code: Type.String({ enum: Object.keys(WAIT_CODES) }),
+        message: Type.String(),
+        since: Type.Optional(Time),
+        until: Type.Optional(Time),
+        estimatedStart: Type.Optional(Time),
+      },
+      { description: "Why it is not running yet: a code, and a sentence" },
+    ),
     progress: Type.Object(
       { done: Type.Number(), total: Type.Optional(Type.Number()) },
       { description: "How far a running function says that it is (farloom.progress)" },

@@ -29,6 +29,7 @@ import { lateView, lightView, type TaskView, type ViewOptions, wholeView } from 
 import { MAX_WAIT_S, Waiting } from "../tasks/waiting.js";
 import { sendFile } from "./payloads.js";
 import { NextCursor, numberCursor, PageQuery, problems, Strict, Uuid } from "./schemas.js";
+import { taskOutputRoutes } from "./task-output.js";
 import { Accepted, Id, STATES, SubmitSchema, Target, View, Wait } from "./task-schemas.js";
 
 const tags = ["tasks"];
@@ -255,6 +256,8 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       return sendFile(request, reply, file);
     },
   );
+
+  taskOutputRoutes(app, deps, (request, reply, id) => one(request, reply, id, 0));
 
   app.post(
     "/v1/tasks/status",

@@ -50,6 +50,7 @@ const OLD_OUTCOMES = `
 const DELETE_TASKS = `
   WITH gone AS (DELETE FROM outcome WHERE task_id = ANY($1::uuid[]) RETURNING task_id, state, reason, finished_at),
   late AS (DELETE FROM late_result WHERE task_id = ANY($1::uuid[])),
+  told AS (DELETE FROM task_output WHERE task_id = ANY($1::uuid[])),
   buried AS (
     INSERT INTO tombstone (task_id, owner_id, state, reason, finished_at)
     SELECT g.task_id, t.owner_id, g.state, g.reason, g.finished_at FROM gone g JOIN task t ON t.id = g.task_id

@@ -461,6 +461,14 @@ export class Dispatch {
     return this.#owned.get(endpointKey)?.queue.held.get(taskKey)?.progress;
   }
 
+  waitingBefore(endpointKey: IdKey, taskKey: IdKey): number | undefined {
+    return this.#owned.get(endpointKey)?.queue.waitingBefore(taskKey);
+  }
+
+  reportOf(endpointKey: IdKey): EndpointQueue["reported"] {
+    return this.#owned.get(endpointKey)?.queue.reported;
+  }
+
   endpointStatus(endpointId: string): { connected: boolean; queued: number; leased: number } | undefined {
     for (const { queue } of this.#owned.values()) {
       if (queue.endpointId === endpointId)

@@ -12,7 +12,7 @@
  *       older than the commit.
  *   Q5  Until what the endpoint's agent had before this connection is dealt with (`opening`), nothing is sent.
  */
-import { type IdKey, keyToUuid } from "@farloom/protocol";
+import { type EndpointReport, type IdKey, keyToUuid } from "@farloom/protocol";
 import type { Leases } from "../store/endpoint-leases.js";
 import type { EndedLately } from "./ended-lately.js";
 import type { TaskEntry } from "./task-entry.js";
@@ -53,6 +53,8 @@ export class EndpointQueue {
   opening: Opening | undefined;
   /** The last number that any task had when this connection was accepted. */
   lastSeqBefore = 0;
+  /** What the agent told last of how it stands (P32), and when, in milliseconds since 1970. */
+  reported: { readonly report: EndpointReport; readonly atMs: number } | undefined;
   /** The floor that the endpoint's row has. */
   raisedFloor: number;
   #ring: TaskEntry[] = [];
@@ -91,6 +93,17 @@ export class EndpointQueue {
 
   get leased(): number {
     return this.held.size - this.length;
+  }
+
+  /** How many tasks in hand wait before this one; undefined where it is not in hand. What runs is not counted. */
+  waitingBefore(key: IdKey): number | undefined {
+    if (!this.held.has(key)) return undefined;
+    let n = 0;
+    for (const entry of this.held.values()) {
+      if (entry.key === key) break;
+      if (entry.state !== "STARTED" && !entry.ended) n++;
+    }
+    return n;
   }
 
   /** Takes a new task if there is room and no backlog before it. */

@@ -8,10 +8,12 @@
  *   closed    entered once; the endpoint is detached, its leases stay with the agent's journal
  */
 import {
+  ByteBudget,
   batchLength,
   buildTasks,
   Credit,
   columnToKeys,
+  type EndpointReport,
   errorMessage,
   FRAMES_UP,
   type Frame,
@@ -25,8 +27,12 @@ import {
   type Mark,
   misplaced,
   Outbox,
+  type OutputFrame,
+  type OutputPiece,
   type ProgressFrame,
+  piecesOf,
   type ResultsFrame,
+  readReport,
   type TaskItem,
   u32Of,
   uuidToKey,
@@ -57,6 +63,9 @@ export interface AgentSessionDeps {
   readonly onStarted: (tasks: TaskEntry[]) => void;
   /** A running task has said how far it is. */
   readonly onProgress: (task: TaskEntry) => void;
+  /** What running tasks of the endpoint have written. */
+  readonly onOutput: (endpointId: string, pieces: readonly OutputPiece[]) => void;
+  readonly onReport: (queue: EndpointQueue, report: EndpointReport) => void;
   readonly onClose: (session: AgentSession) => void;
 }
 
@@ -84,6 +93,8 @@ export class AgentSession implements AgentLease {
   #markTimer: NodeJS.Timeout | undefined;
   #marked: Mark = { accepted: 0, durable: 0 };
   readonly #helloTimer: NodeJS.Timeout;
+  /** Twice what an honest agent sends: nobody fills the store faster. */
+  readonly #outputBudget = new ByteBudget(2 * limits.OUTPUT_BYTES_PER_S);
 
   constructor(upgraded: Upgraded, who: { endpointId: string; ownerId: string }, deps: AgentSessionDeps) {
     this.endpointId = who.endpointId;
@@ -196,6 +207,13 @@ export class AgentSession implements AgentLease {
       case "progress":
         if (frame.kind === "started") this.#onStarted(columnToKeys(frame.ids));
         else if (frame.kind === "progress") this.#onProgress(frame);
+        return;
+      case "output":
+        this.#onOutput(frame);
+        return;
+      case "report":
+        this.#queue!.reported = { report: readReport(frame.report), atMs: Date.now() };
+        this.#deps.onReport(this.#queue!, this.#queue!.reported.report);
         return;
       case "need":
         this.#onNeed(frame.functions);
@@ -314,6 +332,16 @@ export class AgentSession implements AgentLease {
     if (entry?.state !== "STARTED") return;
     entry.progress = { done: done!, ...(total !== undefined && { total }) };
     this.#deps.onProgress(entry);
+  }
+
+  /** Of the tasks that it was sent and in the attempt that it has: of all else it has nothing to say. */
+  #onOutput(frame: OutputFrame): void {
+    const pieces = piecesOf(frame).filter(({ key, attempt, data }) => {
+      const entry = this.#queue!.held.get(key);
+      const isIts = entry?.committed && entry.state !== "QUEUED" && entry.attempt === attempt;
+      return isIts && entry.awaits === 0 && this.#outputBudget.take(data.length);
+    });
+    if (pieces.length > 0) this.#deps.onOutput(this.endpointId, pieces);
   }
 
   /** An agent reads the functions of what it holds, whoever's they are, and no others. */

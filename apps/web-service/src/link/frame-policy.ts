@@ -42,6 +42,8 @@ export const AGENT_FRAMES: Readonly<Record<AgentFrameKind, FramePolicy>> = {
   results: "lease",
   returned: "lease",
   progress: "lease",
+  output: "lease",
+  report: "link",
   need: "lease",
 };
 

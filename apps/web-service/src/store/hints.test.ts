@@ -16,6 +16,8 @@ function pair(): { sender: HintSender; sent: string[]; heard: unknown[]; listen:
       onCancel: () => undefined,
       onClaimed: () => undefined,
       onAccess: () => undefined,
+      onFollow: () => undefined,
+      onOutput: () => undefined,
     });
   return { sender, sent, heard, listen };
 }

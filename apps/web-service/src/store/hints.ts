@@ -23,6 +23,10 @@ export interface HintHandlers {
   onClaimed(endpointKey: IdKey, epoch: number): void;
   /** Who may do what has changed. */
   onAccess(): void;
+  /** Somebody there follows the output of these tasks. */
+  onFollow(keys: IdKey[]): void;
+  /** There is more output of these tasks. */
+  onOutput(keys: IdKey[]): void;
 }
 
 export interface Hints {
@@ -32,6 +36,8 @@ export interface Hints {
   cancel(endpointKey: IdKey, keys: readonly IdKey[], why?: "unbegun"): void;
   claimed(endpointKey: IdKey, epoch: number): void;
   access(): void;
+  follow(keys: readonly IdKey[]): void;
+  output(keys: readonly IdKey[]): void;
 }
 
 export type HintMessage =
@@ -46,6 +52,7 @@ export type HintMessage =
       readonly why?: "unbegun" | undefined;
     }
   | { readonly from: string; readonly kind: "claimed"; readonly endpoint: string; readonly epoch: number }
+  | { readonly from: string; readonly kind: "follow" | "output"; readonly ids: string }
   | { readonly from: string; readonly kind: "access" };
 
 /** PostgreSQL's NOTIFY takes 8,000 bytes: 300 ids in base64, and room. */
@@ -74,6 +81,8 @@ export function receiveHint(text: string, self: string, handlers: HintHandlers):
     "endpoint" in message && isUuid(message.endpoint) ? uuidToKey(message.endpoint) : undefined;
   if (message.kind === "access") handlers.onAccess();
   else if (message.kind === "finished") handlers.onFinished(ids);
+  else if (message.kind === "follow") handlers.onFollow(ids);
+  else if (message.kind === "output") handlers.onOutput(ids);
   else if (message.kind === "tasks" && endpointKey)
     handlers.onTasks(endpointKey, Number(message.firstSeq) || 0);
   else if (message.kind === "runnable" && endpointKey) handlers.onRunnable(endpointKey, ids);
@@ -129,6 +138,14 @@ export class HintSender implements Hints {
 
   access(): void {
     this.#send({ from: this.#self, kind: "access" });
+  }
+
+  follow(keys: readonly IdKey[]): void {
+    for (const ids of idPieces(keys)) this.#send({ from: this.#self, kind: "follow", ids });
+  }
+
+  output(keys: readonly IdKey[]): void {
+    for (const ids of idPieces(keys)) this.#send({ from: this.#self, kind: "output", ids });
   }
 
   #send(message: HintMessage): void {

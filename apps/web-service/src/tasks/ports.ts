@@ -6,6 +6,7 @@ import type { IdKey, TaskOptions } from "@farloom/protocol";
 import type { EndpointRecord } from "../endpoints/registry.js";
 import type { FunctionRecord } from "../functions/registry.js";
 import type { Principal } from "../identity/principal.js";
+import type { Reported } from "./why-waiting.js";
 
 /** One call to be made. */
 export interface SubmitItem {
@@ -35,6 +36,10 @@ export interface TaskDispatch {
   liveState(endpointKey: IdKey, taskKey: IdKey): "QUEUED" | "LEASED" | "STARTED";
   /** How far an open task says that it is, as far as this replica knows. */
   liveProgress(endpointKey: IdKey, taskKey: IdKey): { done: number; total?: number } | undefined;
+  /** How many tasks wait before this one at its endpoint; undefined where this replica does not have it in hand. */
+  waitingBefore(endpointKey: IdKey, taskKey: IdKey): number | undefined;
+  /** What the endpoint's agent told last of how it stands; undefined where this replica has not heard it. */
+  reportOf(endpointKey: IdKey): Reported | undefined;
   /** Records the wish and passes it on; what had not been sent is CANCELLED when this resolves. */
   cancel(keys: IdKey[]): Promise<void>;
   /** Undefined where this replica does not own the endpoint's queue. */
@@ -43,6 +48,11 @@ export interface TaskDispatch {
   ): { readonly connected: boolean; readonly queued: number; readonly leased: number } | undefined;
   /** The endpoint is gone: its connection is cut, its open tasks end with endpoint_deleted. */
   endpointDeleted?(endpointId: string): Promise<void>;
+}
+
+export interface TaskOutputNews {
+  /** Resolves when there is more output of this task, or the signal says so. Ask before reading: nothing is missed then. */
+  next(key: IdKey, signal: AbortSignal): Promise<void>;
 }
 
 export interface TaskDeliver {

@@ -10,14 +10,18 @@ import {
   keyToUuid,
   type OpenState,
   type OutcomeDetail,
+  type Resources,
   stateName,
   type TaskState,
   TERMINAL_STATES,
   type TerminalState,
   uuidToKey,
+  type Why,
+  whyWaiting,
 } from "@farloom/protocol";
 import type pg from "pg";
 import type { TaskDispatch } from "./ports.js";
+import { waitFacts } from "./why-waiting.js";
 
 /** A task with what is known of it; `result` and `detail` only where they were asked for. */
 export interface TaskRow {
@@ -52,6 +56,11 @@ export interface TaskRow {
   result_bytes: number;
   error: OutcomeDetail["error"] | null;
   result?: Buffer;
+  /** Of an open task alone: what its function needs, and what its endpoint's owner wrote of how that stands. */
+  needs?: Resources | null;
+  endpoint_report?: Record<string, unknown> | null;
+  endpoint_reported_at?: Date | null;
+  function_runtime?: string | null;
   /** The worker's seal over the result, as it lies in the row. */
   result_sha256?: Buffer | null;
   detail?: OutcomeDetail | null;
@@ -95,7 +104,9 @@ const ALONG_INDEX = `SELECT set_config(name, 'off', true)
   FROM unnest(ARRAY['enable_sort', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_seqscan']) AS name`;
 /** The traceback is for whoever reads one task; the pickled exception for clients on a link. */
 const LIGHT = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'traceback' - 'data' AS error ${FROM}`;
-const WHOLE = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'data' AS error, o.detail, o.result, o.result_sha256 ${FROM}`;
+const WHOLE = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'data' AS error, o.detail, o.result, o.result_sha256,
+  f.runtime AS function_runtime, CASE WHEN o.state IS NULL THEN f.definition -> 'resources' END AS needs,
+  CASE WHEN o.state IS NULL THEN e.report END AS endpoint_report, e.reported_at AS endpoint_reported_at ${FROM}`;
 
 export class TaskReader {
   readonly #pool: pg.Pool;
@@ -217,6 +228,12 @@ export class TaskReader {
     if (live) return live.connected;
     const { endpoint_connected_at: on, endpoint_disconnected_at: off } = row;
     return on !== null && (off === null || off < on);
+  }
+
+  /** Why an open task that has not begun waits. */
+  whyOf(row: TaskRow, state: TaskState): Why {
+    const known = { leased: state === "LEASED", connected: this.endpointConnected(row) };
+    return whyWaiting(waitFacts(this.#dispatch, row, known));
   }
 
   async #page(ownerId: string, filter: ListFilter): Promise<TaskRow[]> {

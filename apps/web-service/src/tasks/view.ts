@@ -9,6 +9,7 @@ import {
   reasonName,
   stateName,
   type TaskState,
+  type WaitCode,
 } from "@farloom/protocol";
 import { isDeeperThan } from "../http/json-depth.js";
 import type { LateRow } from "../store/late-results.js";
@@ -35,7 +36,16 @@ export interface TaskView {
   finishedAt?: string;
   cancelRequested?: true;
   /** Why an open task is not running yet. */
-  waiting?: { for: "delay" | "endpoint" | "worker"; since?: string; until?: string; message: string };
+  waiting?: {
+    for: "delay" | "endpoint" | "worker";
+    /** Of a closed list (docs/waiting.md); `message` says it in a sentence. */
+    code: WaitCode;
+    message: string;
+    since?: string;
+    until?: string;
+    /** When the batch system expects the block to begin. */
+    estimatedStart?: string;
+  };
   /** What a running function said last of how far it is (`farloom.progress`). */
   progress?: { done: number; total?: number };
   /** The decoded result of a task that succeeded, where its codec crosses languages. */
@@ -177,25 +187,26 @@ function decode(bytes: Buffer, codec: number, msgpack: boolean): { value: unknow
   return undefined;
 }
 
+/** What a delay, the endpoint and the workers each have to do with a wait: for whoever knows no codes. */
+const WAITS_FOR: Readonly<Partial<Record<WaitCode, "delay" | "endpoint">>> = {
+  delayed: "delay",
+  backoff: "delay",
+  endpoint_never_connected: "endpoint",
+  endpoint_away: "endpoint",
+  endpoint_draining: "endpoint",
+};
+
 function waitingOf(reader: TaskReader, row: TaskRow, state: TaskState): TaskView["waiting"] {
-  if (row.not_before !== null && row.not_before.getTime() > Date.now()) {
-    const until = row.not_before.toISOString();
-    return { for: "delay", until, message: `It waits for its delay or backoff until ${until}.` };
-  }
-  if (state === "STARTED") return undefined;
-  if (!reader.endpointConnected(row)) {
-    if (row.endpoint_connected_at === null) {
-      return {
-        for: "endpoint",
-        message: "The endpoint's agent has never connected. Start it: farloom endpoint start.",
-      };
-    }
-    const since = row.endpoint_disconnected_at?.toISOString();
-    return {
-      for: "endpoint",
-      ...(since === undefined ? {} : { since }),
-      message: `The endpoint's agent is away${since === undefined ? "" : ` since ${since}`}. The task is kept and goes on when it is back.`,
-    };
-  }
-  return { for: "worker", message: "It waits for a free worker on the endpoint." };
+  if (state === "STARTED" && !(row.not_before !== null && row.not_before.getTime() > Date.now()))
+    return undefined;
+  const { code, sentence, sinceMs, untilMs, estimatedStartMs } = reader.whyOf(row, state);
+  const time = (ms: number): string => new Date(ms).toISOString();
+  return {
+    for: WAITS_FOR[code] ?? "worker",
+    code,
+    message: sentence,
+    ...(sinceMs === undefined ? {} : { since: time(sinceMs) }),
+    ...(untilMs === undefined ? {} : { until: time(untilMs) }),
+    ...(estimatedStartMs === undefined ? {} : { estimatedStart: time(estimatedStartMs) }),
+  };
 }

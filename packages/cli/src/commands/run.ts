@@ -11,6 +11,7 @@ import { CliError, exitCodeOf, isUserFileError, NOT_FOUND, USAGE } from "../exit
 import type { Output } from "../output.js";
 import { ProgressBar } from "../progress.js";
 import { argumentList, collect, jsonValue, looseValue } from "../values.js";
+import { WaitNotes } from "../wait-notes.js";
 import { type DefinitionFlags, definitionOptions, specOf } from "./functions.js";
 
 interface RunFlags extends DefinitionFlags {
@@ -110,8 +111,10 @@ async function one(fn: RemoteFunction, args: unknown[], how: How & { detach: boo
     output.result({ id: handle.id }, () => handle.id);
     return 0;
   }
+  const notes = new WaitNotes(handle, output);
   try {
     const value = await handle.result();
+    notes.stop();
     const { stdout, stderr } = handle.outcome ?? {};
     // What the function printed is about the result, not the result.
     if (stdout) process.stderr.write(withNewline(stdout));
@@ -119,6 +122,7 @@ async function one(fn: RemoteFunction, args: unknown[], how: How & { detach: boo
     output.result({ id: handle.id, result: value ?? null }, () => shown(value));
     return 0;
   } catch (error) {
+    notes.stop();
     if (!output.json) output.note(`task ${handle.id}`);
     output.error(error);
     return exitCodeOf(error);

@@ -5,6 +5,7 @@ import { type Context, take, withClient } from "../context.js";
 import { CliError, exitCodeOf, USAGE } from "../exit-codes.js";
 import { ago, wholeNumber } from "../values.js";
 import { pageOf } from "./functions.js";
+import { addTaskLogs } from "./task-logs.js";
 
 interface ListFlags {
   state?: string;
@@ -14,7 +15,8 @@ interface ListFlags {
   limit: number;
 }
 
-export function addTasks(program: Command, { output, result }: Context): void {
+export function addTasks(program: Command, context: Context): void {
+  const { output, result } = context;
   const tasks = program.command("tasks").alias("task").description("what was submitted");
 
   tasks
@@ -55,6 +57,8 @@ export function addTasks(program: Command, { output, result }: Context): void {
     .action((id: string, _options: object, command: Command) =>
       withClient(command, async (farloom, signal) => show(await farloom.tasks.get(id, { signal }))),
     );
+
+  addTaskLogs(tasks, context);
 
   tasks
     .command("wait <ids...>")

@@ -219,6 +219,24 @@ export interface ProgressFrame {
   done?: number | undefined;
   total?: number | undefined;
 }
+/** Pieces of what running tasks have written, going up (P33); output.ts builds and reads it. */
+export interface OutputFrame {
+  t: "output";
+  n: number;
+  ids: Buffer;
+  attempts: Buffer;
+  /** 1 stdout, 2 stderr. */
+  streams: Buffer;
+  /** Where each begins in its stream, in bytes (u64). */
+  at: Buffer;
+  ends: Buffer;
+  data: Buffer;
+}
+/** How an endpoint stands, from its agent to the service (P32); why/report.ts reads it. */
+export interface ReportFrame {
+  t: "report";
+  report: Record<string, unknown>;
+}
 /** Of the one task that a worker runs: its function wants the task's own token (P28). */
 export interface AskFrame {
   t: "ask";
@@ -277,6 +295,8 @@ export type Frame =
   | FunctionsFrame
   | NeedFrame
   | ProgressFrame
+  | OutputFrame
+  | ReportFrame
   | AskFrame
   | GrantFrame
   | PingFrame
@@ -312,6 +332,8 @@ export const FRAMES_UP = {
     "refused",
     "returned",
     "progress",
+    "output",
+    "report",
     "need",
     "ping",
     "pong",
@@ -328,6 +350,7 @@ export const FRAMES_UP = {
     "refused",
     "returned",
     "progress",
+    "output",
     "need",
     "ask",
     "ping",

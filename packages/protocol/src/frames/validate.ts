@@ -9,11 +9,13 @@ import type {
   Frame,
   FrameKind,
   HelloFrame,
+  OutputFrame,
   ProgressFrame,
   ResultsFrame,
   TaskOptions,
   TasksFrame,
 } from "./frames.js";
+import { checkOutput } from "./output.js";
 
 type Check = (value: unknown) => boolean;
 
@@ -137,6 +139,8 @@ const SPECS: Record<FrameKind, Spec> = {
     need: { ids, kind: oneOf("started", "waiting", "progress") },
     may: { done: amount, total: amount },
   },
+  output: { need: { n: int, ids: bin, attempts: bin, streams: bin, at: bin, ends: bin, data: bin } },
+  report: { need: { report: plainMap } },
   ask: { need: { ids: id } },
   grant: {
     need: { ids: id },
@@ -182,7 +186,9 @@ export function checkFrame<K extends FrameKind>(
             ? checkHello(frame as unknown as HelloFrame)
             : kind === "progress"
               ? checkProgress(frame as unknown as ProgressFrame)
-              : undefined;
+              : kind === "output"
+                ? checkOutput(frame as unknown as OutputFrame)
+                : undefined;
   if (bad !== undefined) return invalid(`${kind}: ${bad}`);
   return { ok: true, frame: value as Extract<Frame, { t: K }> };
 }

@@ -1537,8 +1537,8 @@ class Output:
                 return super().write(data)
 
         raw = io.FileIO(fd, "w", closefd=False)
-        # Standard error by the line, as everywhere: where the process crashes, its last words are in the file.
-        return io.TextIOWrapper(Telling(raw), encoding="utf-8", errors=errors, line_buffering=fd == 2)
+        # By the line: where the process crashes, its last words are in the file, and who watches sees them as they come.
+        return io.TextIOWrapper(Telling(raw), encoding="utf-8", errors=errors, line_buffering=True)
 
     def take(self, ran_ns):
         """What the task wrote, as parts of its detail; None for nothing.
