@@ -46,6 +46,7 @@ import {
 import type { Logger } from "pino";
 import { windowFor } from "./depth.js";
 import { Dispatcher, type Upstream } from "./dispatcher.js";
+import { impossibleHere, laneOf } from "./gear/needs.js";
 import { socketPathFor, WorkerListener } from "./listener.js";
 import type { FunctionRecord, NodeTask } from "./node-task.js";
 import type { NodeManagerOptions } from "./options.js";
@@ -130,6 +131,7 @@ export class NodeManager {
       },
       idleRetireMs: options.idleRetireMs ?? DEFAULT_IDLE_RETIRE_MS,
       records: this.#records,
+      gear: options.gear,
       programOf: (laneName) => programOf(laneName, options.runtimes, env),
       up: this.#upstream(),
     });
@@ -170,11 +172,13 @@ export class NodeManager {
       software: "farloom-node",
       held: keysToColumn(held),
       whole: this.#whole,
+      ...(this.#options.capacity && { capacity: this.#options.capacity }),
     });
     for (const frame of this.#up) this.#port.send(frame);
     this.#up = [];
     this.#port.onFrame((frame) => this.#receive(frame));
-    if (this.#options.runtimes.python?.default !== undefined) this.#dispatcher.warm("python:default");
+    if (this.#options.runtimes.python?.default !== undefined)
+      this.#dispatcher.warm(laneOf("python:default", {}, this.#options.gear));
     this.#grant();
   }
 
@@ -336,12 +340,15 @@ export class NodeManager {
   #define(definition: FunctionDefinition): void {
     const digestKey = definition.digest.toString("latin1");
     if (!this.#functions.has(digestKey)) {
-      const laneName = laneNameOf(definition);
+      const { gear, capacity } = this.#options;
+      const { resources } = definition;
+      const laneName = laneOf(laneNameOf(definition), resources, gear);
       this.#functions.set(digestKey, {
         digest: definition.digest,
         digestKey,
         definition,
         laneName,
+        impossible: impossibleHere(resources, { gear, capacity }),
         costUs: undefined,
       });
       if (this.#functions.size > MAX_DEFINITIONS)

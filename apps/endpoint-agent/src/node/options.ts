@@ -1,5 +1,7 @@
 /** What a node manager is told when it is made, and the defaults of the rest. */
+import type { NodeCapacity } from "@farloom/protocol";
 import type { Logger } from "pino";
+import type { NodeGear } from "./gear/node-gear.js";
 import type { FramePort } from "./port.js";
 import type { RecycleRules } from "./worker.js";
 
@@ -23,6 +25,10 @@ export interface NodeManagerOptions {
   /** How many tasks run at the same time. */
   readonly workers: number;
   readonly runtimes: RuntimeConfig;
+  /** GPUs, cores and limits for its workers. Absent: workers get the environment as it is. */
+  readonly gear?: NodeGear;
+  /** What it says that it has. Absent: nothing, and every task may come. */
+  readonly capacity?: NodeCapacity;
   /** Time between SIGTERM and SIGKILL for a task that is stopped. Default 3,000. */
   readonly killGraceMs?: number;
   /** When a Python worker asks to be replaced by a fresh one. Default: never. */

@@ -19,6 +19,8 @@ import { type BlockParameters, readParameters } from "../blocks/parameters.js";
 import { pythonVersion } from "../python-version.js";
 import { measureCapacity } from "./capacity.js";
 import { dialAgent } from "./dial.js";
+import { readGearConfig } from "./gear/gear-config.js";
+import { NodeGear } from "./gear/node-gear.js";
 import { NodeManager } from "./node-manager.js";
 import { Uplink } from "./uplink.js";
 import { environmentAfter } from "./worker-init.js";
@@ -43,11 +45,12 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     ? await environmentAfter(parameters.workerInit, options.env)
     : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
+  const gear = await NodeGear.open(parameters.gear ?? readGearConfig({}), env);
   const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   // From here to where signals are heard nothing waits: a stop finds nothing to tidy up, or somebody who does.
   // On the node's own disk: sockets do not work on every shared file system.
   const stateDir = mkdtempSync(join(tmpdir(), "farloom-node-"));
-  const capacity = measureCapacity(parameters.workersPerNode, env);
+  const capacity = measureCapacity(parameters.workersPerNode, env, gear.capacity);
   const token = randomBytes(32).toString("base64url");
   let secret: string | undefined = parameters.secret;
   const uplink = new Uplink({
@@ -84,6 +87,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     killGraceMs: parameters.killGraceMs,
     recycle: parameters.recycle,
     env,
+    gear,
   });
   // Heard to the very end: a signal that comes while the workers are let go must not leave them behind.
   const unhook = onSignals((first) => {

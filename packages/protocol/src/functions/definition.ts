@@ -10,11 +10,20 @@ import type { Mode } from "../task/machine.js";
 export const RUNTIMES = ["python", "node", "command"] as const;
 export type Runtime = (typeof RUNTIMES)[number];
 
-/** What a call needs of a node. Absent: one core, no promise of memory, no GPU. */
+/** What a call needs of a node. Absent: one core, no promise of memory, no GPU. With `nodes`, of whole nodes (P34c). */
 export interface Resources {
+  /** Of a node; with `nodes`, of each rank. */
   cores?: number;
+  /** Of a node. */
   memoryMb?: number;
+  /** Whole ones, or a share of one: 0.25. */
   gpus?: number;
+  /** Whole nodes of one block, which the call has for itself. */
+  nodes?: number;
+  /** Processes over those nodes together; absent: `ranksPerNode` on each. */
+  ranks?: number;
+  /** Absent, without `ranks`: 1. */
+  ranksPerNode?: number;
 }
 
 /** Where and with what a function runs. */
