@@ -37,7 +37,8 @@ class Executor(concurrent.futures.Executor):
     retries       how often a failed call is tried again (then mode is at_least_once, unless you say otherwise)
     backoff_s     the wait before the first retry; doubled for each further one
     timeout_s     run time limit of one attempt
-    cores, memory_mb, gpus      what a call needs of a node
+    cores, memory_mb, gpus      what a call needs of a node; gpus may be a share of one, 0.25
+    nodes, ranks, ranks_per_node    whole nodes of one block, and the processes of a parallel program over them
     interpreter, env            the worker's Python, and environment variables of the call
     nested        True: the functions may submit calls themselves, by `farloom.Executor()` without settings; they reach
                   this endpoint and what they submit, by a token that ends with their task
@@ -58,7 +59,10 @@ class Executor(concurrent.futures.Executor):
         timeout_s: float | None = None,
         cores: int | None = None,
         memory_mb: int | None = None,
-        gpus: int | None = None,
+        gpus: float | None = None,
+        nodes: int | None = None,
+        ranks: int | None = None,
+        ranks_per_node: int | None = None,
         interpreter: str | None = None,
         env: dict[str, str] | None = None,
         nested: bool = False,
@@ -73,7 +77,14 @@ class Executor(concurrent.futures.Executor):
 
             endpoint = resolve_config().endpoint
         self._endpoint = endpoint
-        resources = {"cores": cores, "memoryMb": memory_mb, "gpus": gpus}
+        resources = {
+            "cores": cores,
+            "memoryMb": memory_mb,
+            "gpus": gpus,
+            "nodes": nodes,
+            "ranks": ranks,
+            "ranksPerNode": ranks_per_node,
+        }
         environment: dict[str, Any] = {"interpreter": interpreter, "vars": env}
         self._options: dict[str, Any] = {
             "mode": mode,

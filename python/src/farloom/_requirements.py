@@ -59,7 +59,14 @@ def environment_of(value: "str | Mapping[str, Any] | None") -> dict[str, Any]:
 
 def definition_options(told: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a definition from the keywords of `@farloom.function`."""
-    resources = {"cores": told.get("cores"), "memoryMb": memory_mb(told.get("memory")), "gpus": told.get("gpus")}
+    resources = {
+        "cores": told.get("cores"),
+        "memoryMb": memory_mb(told.get("memory")),
+        "gpus": told.get("gpus"),
+        "nodes": told.get("nodes"),
+        "ranks": told.get("ranks"),
+        "ranksPerNode": told.get("ranks_per_node"),
+    }
     backoff_s = told.get("backoff_s")
     return {
         "mode": told.get("mode"),

@@ -81,6 +81,7 @@ export class NodeManager {
   readonly #options: NodeManagerOptions;
   readonly #log: Logger;
   readonly #port: FramePort;
+  readonly #env: Readonly<Record<string, string | undefined>>;
   readonly #runDir: string;
   readonly #payloadsDir: string;
   readonly #dispatcher: Dispatcher;
@@ -119,6 +120,7 @@ export class NodeManager {
     const socketPath = socketPathFor(this.#runDir);
     this.#records = new WorkerRecords(this.#runDir);
     const env = options.env ?? process.env;
+    this.#env = env;
     this.#dispatcher = new Dispatcher({
       log: options.log,
       workers: options.workers,
@@ -400,6 +402,9 @@ export class NodeManager {
       if (given?.env) options.env = given.env;
       if (given?.cwd !== undefined) options.cwd = given.cwd;
       if (given?.nested === true) options.nested = true;
+      const { resources } = fn.definition;
+      if (given?.whole && resources.nodes !== undefined)
+        options.whole = this.#options.gear?.wholeNodes(given.whole.nodes, resources, this.#env);
       if (codec & CODEC_REFERENCE) {
         const digest = frame.args.toString("hex", start, start + 32);
         options.argsFile = join(this.#payloadsDir, digest);

@@ -20,6 +20,7 @@ import { pythonVersion } from "../python-version.js";
 import { measureCapacity } from "./capacity.js";
 import { dialAgent } from "./dial.js";
 import { readGearConfig } from "./gear/gear-config.js";
+import { withoutStepOptions } from "./gear/launcher.js";
 import { NodeGear } from "./gear/node-gear.js";
 import { NodeManager } from "./node-manager.js";
 import { Uplink } from "./uplink.js";
@@ -86,7 +87,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     runtimes: { ...(hasPython ? { python: { default: parameters.python } } : {}), command: hasPython },
     killGraceMs: parameters.killGraceMs,
     recycle: parameters.recycle,
-    env,
+    env: withoutStepOptions(env),
     gear,
   });
   // Heard to the very end: a signal that comes while the workers are let go must not leave them behind.
@@ -99,7 +100,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
   });
   try {
     await manager.start();
-    log.info({ node, ...capacity }, "node started");
+    log.info({ node, ...capacity, gear: gear.info }, "node started");
     const end = await uplink.run();
     log.info(end, "the node ends");
     if (end.why === "refused") process.stderr.write(`${end.message}\n`);

@@ -22,7 +22,7 @@ export interface TaskOptions {
   /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
   argsFile?: string;
   /** From the agent down: the whole nodes that the call has (P34c). Whatever came from above is overwritten. */
-  whole?: WholeNodesOption;
+  whole?: WholeNodesOption | undefined;
 }
 
 /** Whole nodes of a block that one call has for itself. */

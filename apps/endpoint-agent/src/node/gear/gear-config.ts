@@ -1,12 +1,14 @@
-/** What agent.toml says of GPUs, pinning and limits: top-level names, the same for the local node and those of blocks. */
+/** What agent.toml says of GPUs, pinning, limits and launchers: top-level names, the same for the local node and those of blocks. */
 import {
   flag,
+  list,
   OptionError,
   type OptionSpec,
   type OptionsOf,
   readOptions,
   whole,
 } from "../../blocks/options.js";
+import { LAUNCHER_PLACES } from "./launcher.js";
 
 const LIMITS = ["auto", "cgroup", "rlimit", "off"] as const;
 export type MemoryLimit = (typeof LIMITS)[number];
@@ -29,6 +31,16 @@ const GEAR_OPTIONS = {
     read: (value) => LIMITS.find((limit) => limit === value),
     fallback: { value: "auto" },
   } as OptionSpec<MemoryLimit>,
+  mpiLauncher: list(
+    "What stands before a program that runs over whole nodes; absent: srun in Slurm, otherwise mpiexec.",
+    "a word of the command, with {nodes}, {ranks}, {ranks_per_node}, {cores}, {hosts}",
+    (word) => {
+      const places: readonly string[] = LAUNCHER_PLACES;
+      const unknown = [...word.matchAll(/\{(\w+)\}/g)].find(([, place]) => !places.includes(place!));
+      const there = LAUNCHER_PLACES.map((place) => `{${place}}`).join(", ");
+      return unknown && `there is no ${unknown[0]}; there are ${there}`;
+    },
+  ),
 } as const;
 
 /** The options in force; `gpus` undefined: as found on the node. */
@@ -37,7 +49,7 @@ export type GearConfig = OptionsOf<typeof GEAR_OPTIONS>;
 /** Reads them from the file's top level. Throws `OptionError`. */
 export function readGearConfig(file: Readonly<Record<string, unknown>>): GearConfig {
   const given: Record<string, unknown> = {};
-  for (const name of ["gpus", "gpu_slots", "show_gpus", "pin_cores", "limit_memory"]) {
+  for (const name of ["gpus", "gpu_slots", "show_gpus", "pin_cores", "limit_memory", "mpi_launcher"]) {
     if (file[name] !== undefined) given[name] = file[name];
   }
   return readOptions(GEAR_OPTIONS, given, "agent.toml");

@@ -6,13 +6,14 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import type { GearInfo, NodeCapacity, Resources } from "@farloom/protocol";
+import type { GearInfo, NodeCapacity, Resources, WholeNodesOption } from "@farloom/protocol";
 import { gpuSlotsOf } from "../../gpu-slots.js";
 import type { WorkerProgram } from "../worker.js";
 import { WorkerCgroups } from "./cgroup.js";
 import { parseCpuList } from "./cpu-list.js";
 import type { GearConfig } from "./gear-config.js";
 import { discoverGpus, type GpuList, visibleDevices } from "./gpus.js";
+import { launcherPrefix, ranksOf } from "./launcher.js";
 import { type Gear, GearLedger, type GearNeed, NO_NEED } from "./ledger.js";
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -110,6 +111,12 @@ export class NodeGear {
     }
     const [command = program.command, ...args] = words;
     return { ...program, command, args, env };
+  }
+
+  /** What a call over whole nodes is told of them; its hosts are the agent's word. */
+  wholeNodes(hosts: readonly string[], resources: Resources, env: Environment): WholeNodesOption {
+    const prefix = launcherPrefix(this.#parts.config.mpiLauncher, { hosts, resources }, env);
+    return { nodes: [...hosts], ranks: ranksOf(resources), prefix };
   }
 
   /** Nothing of the worker is left. */
