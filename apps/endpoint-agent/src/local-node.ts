@@ -12,6 +12,7 @@ export const localNode: NodeFactory = ({ port, log, config, agentInfo, gear }) =
     runtimes: {
       ...(agentInfo.runtimes.python === undefined ? {} : { python: { default: config.python } }),
       command: agentInfo.runtimes.command !== undefined,
+      environments: config.environments,
     },
     killGraceMs: config.killGraceMs,
     recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },

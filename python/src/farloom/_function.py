@@ -137,7 +137,7 @@ class RemoteFunction(Generic[P, T]):
         return f"<farloom.function {getattr(self, '__qualname__', '?')} on {where}>"
 
 
-_NAMES = {"endpoint", "environment", "cores", "memory", "gpus", "nodes", "ranks", "ranks_per_node", "walltime", "mode", "retries", "backoff_s"}
+_NAMES = {"endpoint", "environment", "requires", "cores", "memory", "gpus", "nodes", "ranks", "ranks_per_node", "walltime", "mode", "retries", "backoff_s"}
 _NAMES |= {"modules", "ship", "client", "nested"}
 
 
@@ -148,6 +148,7 @@ def function(
     *,
     endpoint: str | None = None,
     environment: str | Mapping[str, Any] | None = None,
+    requires: str | Iterable[str] | None = None,
     cores: int | None = None,
     memory: int | str | None = None,
     gpus: float | None = None,
@@ -167,7 +168,8 @@ def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
     """Makes a function that runs here when called, and on an endpoint by `.submit` and `.map`.
 
     endpoint      name or id; default FARLOOM_ENDPOINT, then the configuration file
-    environment   the worker's Python: its name, or {"interpreter": …, "vars": {…}} with environment variables
+    environment   the endpoint's environment: its name, or {"interpreter": …, "vars": {…}} with environment variables
+    requires      packages that it imports, as pip names them (`numpy>=2`): compared before anything is submitted
     cores, memory, gpus     what one call needs of a node; memory in MiB or as `8GB`, gpus also a share: 0.25
     nodes, ranks, ranks_per_node  whole nodes of one block, and the processes of a parallel program over them
     walltime      run time limit of one call: seconds, a timedelta, or `HH:MM:SS`

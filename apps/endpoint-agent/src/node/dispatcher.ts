@@ -664,10 +664,13 @@ export class Dispatcher implements WorkerOwner {
 
   #noRuntime(task: NodeTask): ResultItem {
     const definition = task.fn!.definition;
+    const { interpreter } = definition.env;
     const what =
-      definition.runtime === "python"
-        ? `no Python interpreter named "${definition.env.interpreter ?? "default"}"`
-        : `no runtime "${definition.runtime}"`;
+      interpreter !== undefined
+        ? `no environment named ${JSON.stringify(interpreter)}, and none that functions bring themselves unless function_environments is set`
+        : definition.runtime === "python"
+          ? 'no Python interpreter named "default"'
+          : `no runtime "${definition.runtime}"`;
     return outcome(task, "FAILED", "runtime_missing", {
       error: {
         type: "RuntimeMissing",

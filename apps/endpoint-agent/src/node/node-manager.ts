@@ -134,7 +134,8 @@ export class NodeManager {
       idleRetireMs: options.idleRetireMs ?? DEFAULT_IDLE_RETIRE_MS,
       records: this.#records,
       gear: options.gear,
-      programOf: (laneName) => programOf(laneName, options.runtimes, env),
+      programOf: (laneName) =>
+        programOf(laneName, options.runtimes, { env, folders: [this.#runDir, this.#payloadsDir] }),
       up: this.#upstream(),
     });
     this.#listener = new WorkerListener({

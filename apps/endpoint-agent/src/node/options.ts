@@ -1,6 +1,7 @@
 /** What a node manager is told when it is made, and the defaults of the rest. */
 import type { NodeCapacity } from "@farloom/protocol";
 import type { Logger } from "pino";
+import type { EnvironmentsConfig } from "./environments/environment-config.js";
 import type { NodeGear } from "./gear/node-gear.js";
 import type { FramePort } from "./port.js";
 import type { RecycleRules } from "./worker.js";
@@ -11,6 +12,8 @@ export interface RuntimeConfig {
   readonly python?: Readonly<Record<string, string>>;
   /** The node binary; absent: the one that runs the agent. `false`: no Node functions. */
   readonly node?: string | false;
+  /** Environments that functions name. Absent: none but those of `python`. */
+  readonly environments?: EnvironmentsConfig;
   /** Whether command functions may run (their worker is the default Python interpreter's). Default true. */
   readonly command?: boolean;
 }

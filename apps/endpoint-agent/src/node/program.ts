@@ -84,7 +84,11 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     payloadsDir: parameters.payloadsDir,
     workers: parameters.workersPerNode,
     prefetch: parameters.prefetch,
-    runtimes: { ...(hasPython ? { python: { default: parameters.python } } : {}), command: hasPython },
+    runtimes: {
+      ...(hasPython ? { python: { default: parameters.python } } : {}),
+      command: hasPython,
+      ...(parameters.environments && { environments: parameters.environments }),
+    },
     killGraceMs: parameters.killGraceMs,
     recycle: parameters.recycle,
     env: withoutStepOptions(env),

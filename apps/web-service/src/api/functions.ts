@@ -59,6 +59,12 @@ const RegisterSchema = Strict({
       interpreter: Type.Optional(Text),
       vars: Type.Optional(Type.Record(Type.String(), Type.String())),
       python: Type.Optional(Type.String({ maxLength: 16 })),
+      requires: Type.Optional(
+        Type.Array(Type.String({ minLength: 1, maxLength: 200 }), {
+          maxItems: 256,
+          description: "Packages that the code imports, as pip names them: numpy>=2",
+        }),
+      ),
     }),
   ),
   resources: Type.Optional(

@@ -89,6 +89,8 @@ export interface PythonInfo {
   version: string;
   program: string;
   cloudpickle?: string | undefined;
+  /** Versions by name in small letters with -: distributions, and modules that are named otherwise; at most 2,000. */
+  packages?: Record<string, string> | undefined;
 }
 
 export interface AgentInfo {

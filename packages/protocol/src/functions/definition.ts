@@ -28,8 +28,13 @@ export interface Resources {
 
 /** Where and with what a function runs. */
 export interface EnvironmentSpec {
-  /** An interpreter's name or path; the agent's configuration says which it allows. Absent: the agent's default. */
+  /**
+   * The environment's name at the endpoint, or, where that allows it, a path of an interpreter, `venv:PATH`, `conda:NAME`,
+   * `module:NAME NAME`, `apptainer:IMAGE`, `podman:IMAGE`. Absent: the endpoint's default.
+   */
   interpreter?: string;
+  /** Packages that the code imports, as pip names them: `numpy>=2`. Clients compare before they submit. */
+  requires?: string[];
   /** Environment variables set for the call. */
   vars?: Record<string, string>;
   /** `3.11`: the Python minor version that pickled code needs. */
