@@ -1,8 +1,8 @@
 """Whether the endpoint's Python can run what is shipped: compared before anything is submitted.
 
 Text runs on any Python. A pickle of a function holds bytecode, which is of one Python minor, and refers to cloudpickle.
-Packages that a function says it requires must be there. What cannot be known here (an agent that has never connected, an
-environment that the function brings itself) the worker checks.
+Packages that a function says it requires must be there. What cannot be known here (an agent that has never connected,
+an environment that the function brings itself) the worker checks.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,8 @@ def check_environment(definition: "FunctionDefinition", endpoint: dict[str, Any]
         is_name = interpreter != "default" and "/" not in interpreter and ":" not in interpreter
         if is_name and any("packages" in python for python in pythons.values()):
             there = ", ".join(sorted(pythons))
-            detail = f"there is no environment {interpreter} whose Python starts; there are {there}. Name one of these, "
-            detail += f"or add [environments.{interpreter}] to agent.toml there (and start the agent again)"
+            detail = f"there is no environment {interpreter} whose Python starts; there are {there}. Name one of "
+            detail += f"these, or add [environments.{interpreter}] to agent.toml there (and start the agent again)"
             raise FarloomError("ENVIRONMENT_MISMATCH", endpoint=name, detail=detail)
         return
     lacking = _lacking(requires, known.get("packages"))

@@ -137,7 +137,8 @@ class RemoteFunction(Generic[P, T]):
         return f"<farloom.function {getattr(self, '__qualname__', '?')} on {where}>"
 
 
-_NAMES = {"endpoint", "environment", "requires", "cores", "memory", "gpus", "nodes", "ranks", "ranks_per_node", "walltime", "mode", "retries", "backoff_s"}
+_NAMES = {"endpoint", "environment", "requires", "walltime", "mode", "retries", "backoff_s"}
+_NAMES |= {"cores", "memory", "gpus", "nodes", "ranks", "ranks_per_node"}
 _NAMES |= {"modules", "ship", "client", "nested"}
 
 
