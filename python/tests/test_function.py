@@ -14,7 +14,7 @@ from fabric import Fabric
 
 import farloom
 from farloom._environment import check_environment
-from farloom._requirements import memory_mb, walltime_ms
+from farloom._requirements import memory_mb, required, walltime_ms
 from farloom.shipping import describe
 
 
@@ -53,8 +53,8 @@ def test_other_options_make_another_function(fabric: Fabric) -> None:
     with pytest.raises(farloom.FarloomError) as caught:
         shipped.cube.on("no-such-place").submit(1)
     assert caught.value.code == "ENDPOINT_NOT_FOUND"
-    with pytest.raises(TypeError, match="nodes"):
-        shipped.cube.on(nodes=3)
+    with pytest.raises(TypeError, match="racks"):
+        shipped.cube.on(racks=3)
 
 
 def test_all_calls_of_a_group_are_found_by_its_id(fabric: Fabric) -> None:
@@ -212,6 +212,52 @@ def test_a_missing_or_another_cloudpickle_is_told_with_its_cure() -> None:
             check_environment(definition, {"name": "e", "agentInfo": {"pythons": {"default": python}}})
         assert told in str(caught.value)
     check_environment(definition, {"name": "never connected"})
+
+
+def test_what_a_function_requires_is_compared_with_what_its_environment_has() -> None:
+    packages = {"numpy": "1.26.4", "sklearn": "1.5.0", "torch": "2.3.1+cu121"}
+    torch = {"version": "3.12.1", "program": "/opt/torch/bin/python", "packages": packages}
+    pythons = {"default": {"version": "3.12.1", "packages": {}}, "torch": torch}
+    endpoint = {"name": "e", "agentInfo": {"pythons": pythons}}
+
+    def check(*requires: str, interpreter: str = "torch") -> None:
+        env = {"interpreter": interpreter, **required(requires)}
+        check_environment(describe(calls.echo, {"env": env}), endpoint)
+
+    check("numpy>=1.20,<2", "torch~=2.1", "SKlearn", "numpy==1.26.*", "torch!=2.4", "numpy [extra]>=1.26.4")
+    for requires, told in (
+        ("numpy>=2", "numpy>=2, there is 1.26.4"),
+        ("torch~=1.9", "there is 2.3.1"),
+        ("xarray", "xarray, which is not there"),
+        ("numpy==1.26", "there is 1.26.4"),
+    ):
+        with pytest.raises(farloom.FarloomError) as caught:
+            check(requires)
+        assert caught.value.code == "ENVIRONMENT_MISMATCH"
+        assert told in str(caught.value)
+        assert f"/opt/torch/bin/python -m pip install '{requires}'" in str(caught.value)
+        assert "environment torch" in str(caught.value)
+    with pytest.raises(farloom.FarloomError, match=r"no environment tensor .*; there are default, torch"):
+        check(interpreter="tensor")
+    # A function's own environment, and an agent that tells of no packages: nobody knows.
+    check("xarray", interpreter="conda:mine")
+    torch.pop("packages")
+    check("xarray")
+    for bad in ("", "a b", "numpy=>2", "numpy>="):
+        with pytest.raises(farloom.FarloomError, match="no package as pip names them"):
+            required([bad])
+
+
+def test_a_missing_package_is_told_before_anything_is_submitted(fabric: Fabric) -> None:
+    @farloom.function(requires=["no-such-package-x>=1"])
+    def needs() -> int:
+        return 1
+
+    with pytest.raises(farloom.FarloomError, match="no-such-package-x>=1, which is not there") as caught:
+        needs.submit()
+    assert caught.value.code == "ENVIRONMENT_MISMATCH"
+    with farloom.Executor(requires="cloudpickle") as ex:
+        assert ex.submit(calls.echo, 2).result(30) == 2
 
 
 def test_sizes_and_times_are_read_as_people_write_them() -> None:

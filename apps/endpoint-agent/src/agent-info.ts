@@ -1,19 +1,28 @@
 /** What the agent says of itself and its machine in its hello, and in `status`. */
 import { readFileSync } from "node:fs";
 import { arch, availableParallelism, hostname, platform, release, totalmem } from "node:os";
-import type { AgentInfo, PythonInfo } from "@farloom/protocol";
+import type { AgentInfo, GearInfo } from "@farloom/protocol";
 import type { AgentConfig } from "./config.js";
-import { printed, pythonVersion } from "./python-version.js";
-
-/** With its packages, as the worker runs: what pickles of functions need there. */
-const PACKAGES_PROBE = "import importlib.metadata as m;print(m.version('cloudpickle'))";
+import { probePythons } from "./node/environments/python-probe.js";
+import { pythonVersion } from "./python-version.js";
 
 /** `farloom-endpoint-agent/<version>`. */
 export const SOFTWARE = `farloom-endpoint-agent/${ownVersion()}`;
 
-export async function readAgentInfo(config: AgentConfig, bootId: string): Promise<AgentInfo> {
+export async function readAgentInfo(
+  config: AgentConfig,
+  bootId: string,
+  gear?: GearInfo,
+): Promise<AgentInfo> {
   const runtimes: Record<string, string> = { node: process.versions.node };
-  const python = await pythonVersion(config.python);
+  const [python, probed] = await Promise.all([
+    pythonVersion(config.python),
+    probePythons(config.environments, { python: config.python, env: process.env }),
+  ]);
+  const pythons = {
+    ...(python !== undefined && { default: { version: python, program: config.python } }),
+    ...probed,
+  };
   if (python !== undefined) {
     runtimes.python = python;
     runtimes.command = "1";
@@ -24,17 +33,12 @@ export async function readAgentInfo(config: AgentConfig, bootId: string): Promis
     bootId,
     nodeVersion: process.versions.node,
     runtimes,
-    ...(python === undefined ? {} : { pythons: { default: await pythonInfo(config.python, python) } }),
+    ...(Object.keys(pythons).length > 0 && { pythons }),
     workers: config.workers,
     cores: availableParallelism(),
     memoryMb: Math.round(totalmem() / (1024 * 1024)),
+    ...(gear === undefined ? {} : { gear }),
   };
-}
-
-/** Of the interpreter that runs functions, so that a client can compare before it sends. */
-async function pythonInfo(python: string, version: string): Promise<PythonInfo> {
-  const cloudpickle = await printed(python, ["-c", PACKAGES_PROBE]);
-  return { version, program: python, ...(cloudpickle === undefined ? {} : { cloudpickle }) };
 }
 
 function ownVersion(): string {

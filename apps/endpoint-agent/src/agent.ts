@@ -15,6 +15,7 @@ import { Journal } from "./journal/journal.js";
 import type { EndReason } from "./link/connection.js";
 import { SessionTokens } from "./link/session-token.js";
 import { type LinkState, LinkSupervisor } from "./link/supervisor.js";
+import { NodeGear } from "./node/gear/node-gear.js";
 import { createPortPair, type FramePort } from "./node/port.js";
 import { LOCAL_NODE } from "./nodes/names.js";
 import { PayloadStore } from "./payloads/payload-store.js";
@@ -38,6 +39,8 @@ export type NodeFactory = (place: {
   readonly log: Logger;
   readonly config: AgentConfig;
   readonly agentInfo: AgentInfo;
+  /** What this machine's workers can be given for themselves. */
+  readonly gear: NodeGear | undefined;
 }) => AgentNode;
 
 /** What an agent tells of itself. */
@@ -89,7 +92,8 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
   const undo: (() => void | Promise<void>)[] = [() => lock.release()];
   try {
     const bootId = readBootId();
-    const agentInfo = await readAgentInfo(config, bootId);
+    const gear = config.blocks === undefined ? await NodeGear.open(config.gear, process.env) : undefined;
+    const agentInfo = await readAgentInfo(config, bootId, gear?.info);
     const tokens = new SessionTokens(serviceUrl, identity.endpointId, key);
     const store = new PayloadStore(paths.payloads, config.payloadCacheBytes);
     const transfer = new PayloadTransfer({
@@ -128,7 +132,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     if (config.blocks === undefined) {
       const [upper, lower] = createPortPair();
       engine.attachNode({ name: LOCAL_NODE }, upper);
-      node = makeNode({ port: lower, log: logger, config, agentInfo });
+      node = makeNode({ port: lower, log: logger, config, agentInfo, gear });
       await node.start();
     } else {
       const { endpointId } = identity;

@@ -9,6 +9,8 @@ import { checkFunctionPattern } from "@farloom/protocol";
 import { parse as parseToml } from "smol-toml";
 import { type BlocksConfig, readBlocksConfig } from "./blocks/blocks-config.js";
 import { normaliseServiceUrl } from "./enrolment.js";
+import { type EnvironmentsConfig, readEnvironments } from "./node/environments/environment-config.js";
+import { type GearConfig, readGearConfig } from "./node/gear/gear-config.js";
 import { statePaths } from "./state/state-dir.js";
 
 /** What may be given; everything is optional. In agent.toml the same names in snake_case. */
@@ -76,6 +78,10 @@ export interface AgentConfig {
   readonly payloadCacheBytes: number;
   /** Where nodes come from; undefined: the one node lives in the agent's process. */
   readonly blocks: BlocksConfig | undefined;
+  /** What functions may name as their environment; in agent.toml alone. */
+  readonly environments: EnvironmentsConfig;
+  /** GPUs, pinning and limits; in agent.toml alone. */
+  readonly gear: GearConfig;
 }
 
 const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"] as const;
@@ -127,6 +133,8 @@ export function resolveConfig(
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,
     blocks: readBlocksConfig(file, workers),
+    environments: readEnvironments(file),
+    gear: readGearConfig(file),
   });
 }
 

@@ -1,8 +1,9 @@
 /** The node of a local block: a node manager in the agent's own process, with this machine's runtimes. */
 import type { NodeFactory } from "./agent.js";
+import { localCapacity } from "./node/capacity.js";
 import { NodeManager } from "./node/node-manager.js";
 
-export const localNode: NodeFactory = ({ port, log, config, agentInfo }) => {
+export const localNode: NodeFactory = ({ port, log, config, agentInfo, gear }) => {
   const manager = new NodeManager({
     port,
     log,
@@ -11,10 +12,12 @@ export const localNode: NodeFactory = ({ port, log, config, agentInfo }) => {
     runtimes: {
       ...(agentInfo.runtimes.python === undefined ? {} : { python: { default: config.python } }),
       command: agentInfo.runtimes.command !== undefined,
+      environments: config.environments,
     },
     killGraceMs: config.killGraceMs,
     recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },
     env: process.env,
+    ...(gear && { gear, capacity: localCapacity(config.workers, process.env, gear.capacity) }),
   });
   return {
     start: () => manager.start(),

@@ -31,12 +31,28 @@ class TaskContext(Protocol):
     def deadline(self) -> float | None:
         """Seconds until it is stopped, by its run time limit or its deadline; None where it has neither."""
 
+    @property
+    def nodes(self) -> list[str] | None:
+        """The whole nodes that it has, as the launcher calls them, this one first; None where it asked for none."""
+
+    @property
+    def ranks(self) -> int | None:
+        """Processes that a program over those nodes is to have; None where it asked for no nodes."""
+
+    @property
+    def mpi_prefix(self) -> list[str]:
+        """The words before a program that is to run so, for subprocess.run([*prefix, program]); empty without nodes."""
+
 
 class _NoTask:
     """Stands where no task runs."""
 
     __slots__ = ()
-    id = attempt = fence = deadline = None
+    id = attempt = fence = deadline = nodes = ranks = None
+
+    @property
+    def mpi_prefix(self) -> list[str]:
+        return []
 
     def __bool__(self) -> bool:
         return False

@@ -11,6 +11,7 @@ from ._client import Client, default_client
 from ._future import Future
 from ._ids import from_uuid, to_uuid
 from ._map import MapResults, chunked
+from ._requirements import required
 from ._values import encode_pickle
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class Executor(concurrent.futures.Executor):
     retries       how often a failed call is tried again (then mode is at_least_once, unless you say otherwise)
     backoff_s     the wait before the first retry; doubled for each further one
     timeout_s     run time limit of one attempt
-    cores, memory_mb, gpus      what a call needs of a node
-    interpreter, env            the worker's Python, and environment variables of the call
+    cores, memory_mb, gpus      what a call needs of a node; gpus may be a share of one, 0.25
+    nodes, ranks, ranks_per_node    whole nodes of one block, and the processes of a parallel program over them
+    interpreter, env            the endpoint's environment by its name, and environment variables of the call
+    requires                    packages that calls import, as pip names them: compared before anything is submitted
     nested        True: the functions may submit calls themselves, by `farloom.Executor()` without settings; they reach
                   this endpoint and what they submit, by a token that ends with their task
     group         id of a task group to submit to; default a new one, `task_group_id`
@@ -58,8 +61,12 @@ class Executor(concurrent.futures.Executor):
         timeout_s: float | None = None,
         cores: int | None = None,
         memory_mb: int | None = None,
-        gpus: int | None = None,
+        gpus: float | None = None,
+        nodes: int | None = None,
+        ranks: int | None = None,
+        ranks_per_node: int | None = None,
         interpreter: str | None = None,
+        requires: str | Iterable[str] | None = None,
         env: dict[str, str] | None = None,
         nested: bool = False,
         group: str | None = None,
@@ -73,8 +80,15 @@ class Executor(concurrent.futures.Executor):
 
             endpoint = resolve_config().endpoint
         self._endpoint = endpoint
-        resources = {"cores": cores, "memoryMb": memory_mb, "gpus": gpus}
-        environment: dict[str, Any] = {"interpreter": interpreter, "vars": env}
+        resources = {
+            "cores": cores,
+            "memoryMb": memory_mb,
+            "gpus": gpus,
+            "nodes": nodes,
+            "ranks": ranks,
+            "ranksPerNode": ranks_per_node,
+        }
+        environment: dict[str, Any] = {"interpreter": interpreter, "vars": env, **required(requires)}
         self._options: dict[str, Any] = {
             "mode": mode,
             "retries": retries or None,
@@ -247,7 +261,8 @@ class Executor(concurrent.futures.Executor):
         return digest
 
     def _register(self, definition: "FunctionDefinition") -> bytes:
-        if definition.python is not None:
+        env = definition.options.get("env") or {}
+        if definition.python is not None or env.get("requires") or env.get("interpreter"):
             from ._environment import check_environment
 
             if self._info is None:

@@ -137,7 +137,8 @@ class RemoteFunction(Generic[P, T]):
         return f"<farloom.function {getattr(self, '__qualname__', '?')} on {where}>"
 
 
-_NAMES = {"endpoint", "environment", "cores", "memory", "gpus", "walltime", "mode", "retries", "backoff_s"}
+_NAMES = {"endpoint", "environment", "requires", "walltime", "mode", "retries", "backoff_s"}
+_NAMES |= {"cores", "memory", "gpus", "nodes", "ranks", "ranks_per_node"}
 _NAMES |= {"modules", "ship", "client", "nested"}
 
 
@@ -148,9 +149,13 @@ def function(
     *,
     endpoint: str | None = None,
     environment: str | Mapping[str, Any] | None = None,
+    requires: str | Iterable[str] | None = None,
     cores: int | None = None,
     memory: int | str | None = None,
-    gpus: int | None = None,
+    gpus: float | None = None,
+    nodes: int | None = None,
+    ranks: int | None = None,
+    ranks_per_node: int | None = None,
     walltime: "float | str | datetime.timedelta | None" = None,
     mode: Mode | None = None,
     retries: int = 0,
@@ -164,8 +169,10 @@ def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
     """Makes a function that runs here when called, and on an endpoint by `.submit` and `.map`.
 
     endpoint      name or id; default FARLOOM_ENDPOINT, then the configuration file
-    environment   the worker's Python: its name, or {"interpreter": …, "vars": {…}} with environment variables
-    cores, memory, gpus     what one call needs of a node; memory in MiB or as `8GB`
+    environment   the endpoint's environment: its name, or {"interpreter": …, "vars": {…}} with environment variables
+    requires      packages that it imports, as pip names them (`numpy>=2`): compared before anything is submitted
+    cores, memory, gpus     what one call needs of a node; memory in MiB or as `8GB`, gpus also a share: 0.25
+    nodes, ranks, ranks_per_node  whole nodes of one block, and the processes of a parallel program over them
     walltime      run time limit of one call: seconds, a timedelta, or `HH:MM:SS`
     mode          `at_most_once` (the default) or `at_least_once`: whether a call whose worker was lost may run again
     retries, backoff_s      how often a call that raised is tried again, and the first wait before that

@@ -3,10 +3,11 @@
 import datetime
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ._errors import FarloomError
+from ._packages import parse_requirement
 
 _UNITS = {"": 2**20, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -45,21 +46,36 @@ def walltime_ms(value: float | str | datetime.timedelta | None) -> int | None:
 
 
 def environment_of(value: "str | Mapping[str, Any] | None") -> dict[str, Any]:
-    """`env` of a definition: from the name of an interpreter, or from {interpreter, vars}."""
+    """`env` of a definition: from the name of an environment, or from {interpreter, vars, requires}."""
     if value is None:
         return {}
     if isinstance(value, str):
         return {"interpreter": value}
-    unknown = set(value) - {"interpreter", "vars"}
+    unknown = set(value) - {"interpreter", "vars", "requires"}
     if unknown:
-        detail = f"environment has {', '.join(sorted(unknown))}; it may have interpreter and vars"
+        detail = f"environment has {', '.join(sorted(unknown))}; it may have interpreter, vars and requires"
         raise FarloomError("FUNCTION_INVALID", detail=detail)
     return {name: part for name, part in value.items() if part is not None}
 
 
+def required(packages: "str | Iterable[str] | None") -> dict[str, Any]:
+    """`requires` of an environment; each must be a name, with versions perhaps, as pip takes them."""
+    listed = [packages] if isinstance(packages, str) else list(packages or ())
+    for one in listed:
+        parse_requirement(one)
+    return {"requires": listed} if listed else {}
+
+
 def definition_options(told: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a definition from the keywords of `@farloom.function`."""
-    resources = {"cores": told.get("cores"), "memoryMb": memory_mb(told.get("memory")), "gpus": told.get("gpus")}
+    resources = {
+        "cores": told.get("cores"),
+        "memoryMb": memory_mb(told.get("memory")),
+        "gpus": told.get("gpus"),
+        "nodes": told.get("nodes"),
+        "ranks": told.get("ranks"),
+        "ranksPerNode": told.get("ranks_per_node"),
+    }
     backoff_s = told.get("backoff_s")
     return {
         "mode": told.get("mode"),
@@ -67,7 +83,7 @@ def definition_options(told: Mapping[str, Any]) -> dict[str, Any]:
         "backoffMs": round(backoff_s * 1000) if backoff_s else None,
         "timeoutMs": walltime_ms(told.get("walltime")),
         "resources": {name: value for name, value in resources.items() if value is not None} or None,
-        "env": environment_of(told.get("environment")),
+        "env": environment_of(told.get("environment")) | required(told.get("requires")),
     }
 
 

@@ -2,7 +2,7 @@ import { chmodSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { measureCapacity } from "../node/capacity.js";
+import { localCapacity, measureCapacity } from "../node/capacity.js";
 import { readBlocksConfig } from "./blocks-config.js";
 import { type BlockParameters, readParameters, writeParameters } from "./parameters.js";
 
@@ -85,14 +85,16 @@ describe("a block's parameters", () => {
 });
 
 it("a node's capacity is what the batch system gave, and otherwise what the machine has", () => {
-  expect(measureCapacity(3, { SLURM_MEM_PER_NODE: "2048", SLURM_GPUS_ON_NODE: "2" })).toMatchObject({
+  const env = { SLURM_MEM_PER_NODE: "2048", SLURMD_NODENAME: "c1" };
+  expect(measureCapacity(3, env, { gpus: 2, gpuSlots: 4 })).toMatchObject({
     places: 3,
     memoryMb: 2048,
     gpus: 2,
+    gpuSlots: 4,
+    host: "c1",
   });
-  expect(measureCapacity(1, { CUDA_VISIBLE_DEVICES: "0,3" })).toMatchObject({ gpus: 2 });
-  expect(measureCapacity(1, { CUDA_VISIBLE_DEVICES: "" })).toMatchObject({ gpus: 0 });
   const machine = measureCapacity(1, {});
   expect(machine.cores).toBeGreaterThanOrEqual(1);
   expect(machine.memoryMb).toBeGreaterThan(100);
+  expect(localCapacity(4096, {}, {})).toMatchObject({ alone: true, cores: 4096 });
 });

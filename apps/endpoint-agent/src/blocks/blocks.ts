@@ -118,6 +118,8 @@ export class Blocks {
           prefetch: blocks.prefetch,
           workerInit: blocks.workerInit,
           python: config.python,
+          environments: config.environments,
+          gear: config.gear,
           killGraceMs: config.killGraceMs,
           recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },
           payloadsDir: paths.payloads,

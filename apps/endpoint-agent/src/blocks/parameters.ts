@@ -5,6 +5,8 @@
  * The agent writes it again when it comes back under another address; a node reads it anew before each dial.
  */
 import { chmodSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import type { EnvironmentsConfig } from "../node/environments/environment-config.js";
+import type { GearConfig } from "../node/gear/gear-config.js";
 
 export interface CallbackAddress {
   readonly host: string;
@@ -28,6 +30,10 @@ export interface BlockParameters {
   readonly workerInit: string;
   readonly python: string;
   readonly killGraceMs: number;
+  /** What functions may name as their environment; absent in what an older agent wrote. */
+  readonly environments?: EnvironmentsConfig;
+  /** GPUs, pinning and limits of its workers; absent in what an older agent wrote. */
+  readonly gear?: GearConfig;
   readonly recycle: { readonly tasks: number; readonly memoryKb: number };
   /** The agent's payload files, on a file system that the nodes see. */
   readonly payloadsDir: string;

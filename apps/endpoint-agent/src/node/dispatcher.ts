@@ -7,7 +7,9 @@
  *   2  At most `workers` workers hold tasks at the same time, whatever their lanes.
  *   3  A worker's death is charged to the task that ran, and to no other; what it held behind goes to the front
  *      of the queue.
- *   4  Nothing ticks while no worker holds a task.
+ *   4  A worker has what it needs for itself from its start to its end (worker-room.ts); a task goes only to one that
+ *      has what the task needs, as the lane says it.
+ *   5  Nothing ticks while no worker holds a task.
  */
 import {
   type AskFrame,
@@ -30,12 +32,15 @@ import type { Logger } from "pino";
 import { crashReport } from "./crash-report.js";
 import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, mayGoAhead, overdueMs, plannedUs } from "./depth.js";
 import { addDuration, pickResults } from "./frame-items.js";
+import { splitLane } from "./gear/needs.js";
+import type { NodeGear } from "./gear/node-gear.js";
 import { Lane, type LaneTrouble } from "./lane.js";
 import { type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
 import { OomWatch } from "./oom-watch.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
 import { isDiskFull } from "./worker-files.js";
 import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
+import { firstPlace, WorkerRoom } from "./worker-room.js";
 
 /** After this much of one task, those behind it are asked back where another worker has nothing to do. */
 const STALE_MS = 20;
@@ -82,6 +87,8 @@ export interface DispatcherOptions {
   readonly place: WorkerPlace;
   readonly idleRetireMs: number;
   readonly records: WorkerRecords;
+  /** Absent: there is none, and workers get the environment as it is. */
+  readonly gear: NodeGear | undefined;
   readonly programOf: (laneName: string) => WorkerProgram | undefined;
   readonly up: Upstream;
 }
@@ -100,12 +107,14 @@ export class Dispatcher implements WorkerOwner {
   #markTimer: NodeJS.Timeout | undefined;
   #retireTimer: NodeJS.Timeout | undefined;
   readonly #oom = new OomWatch();
+  readonly #room: WorkerRoom;
   #closing = false;
   /** Microseconds that a task takes, over all functions; undefined until one is measured. */
   typicalUs: number | undefined;
 
   constructor(options: DispatcherOptions) {
     this.#options = options;
+    this.#room = new WorkerRoom(options.gear, options.workers, this.#workers);
   }
 
   get workers(): ReadonlyMap<string, Worker> {
@@ -126,6 +135,7 @@ export class Dispatcher implements WorkerOwner {
     const worker = Worker.expect(record, { owner: this, place: this.#options.place });
     this.#workers.set(record.name, worker);
     this.#options.records.keep(record);
+    this.#room.occupy(worker.gear);
     this.#lane(record.lane)?.add(worker);
     return worker;
   }
@@ -140,6 +150,11 @@ export class Dispatcher implements WorkerOwner {
   add(tasks: readonly NodeTask[]): void {
     let troubled: ResultItem[] | undefined;
     for (const task of tasks) {
+      if (task.fn!.impossible !== undefined) {
+        troubled ??= [];
+        troubled.push(lacking(task, task.fn!.impossible));
+        continue;
+      }
       const lane = this.#lane(task.fn!.laneName);
       if (!lane) {
         troubled ??= [];
@@ -353,6 +368,7 @@ export class Dispatcher implements WorkerOwner {
   onDeath(worker: Worker, death: Death): void {
     const { log, up } = this.#options;
     this.#workers.delete(worker.name);
+    this.#room.left(worker.gear, worker.name);
     this.#owing.delete(worker);
     const items: ResultItem[] = [];
     for (const result of death.results) {
@@ -392,11 +408,17 @@ export class Dispatcher implements WorkerOwner {
     for (const worker of this.#workers.values()) if (worker.held.length > 0) active++;
     // Lanes that have nobody at work come first: a busy lane must not starve another (2).
     const lanes = [...this.#lanes.values()].filter((lane) => lane.queue.length > 0);
-    if (lanes.length > 1) lanes.sort((a, b) => a.active - b.active);
+    if (lanes.length > 1) lanes.sort((a, b) => a.active - b.active || firstPlace(a) - firstPlace(b));
+    this.#room.claim(lanes);
     for (const lane of lanes) {
       lane.want(Math.min(this.#options.workers, lane.queue.length + lane.active));
       active = this.#feedLane(lane, active);
       if (lane.queue.length > 0 && lane.active === 0 && active >= this.#options.workers) this.#makeRoom(lane);
+    }
+    if (lanes.length > 0) {
+      const hungry = lanes.filter((lane) => lane.queue.length > 0);
+      this.#room.claim(hungry);
+      if (active < this.#options.workers) this.#room.grow(hungry, this.#options.workers);
     }
     this.#scheduleTick();
     this.#scheduleRetire();
@@ -505,7 +527,7 @@ export class Dispatcher implements WorkerOwner {
 
   // ------------------------------------------------------------------ time
 
-  /** One timer, only while tasks are held (4). */
+  /** One timer, only while tasks are held (5). */
   #scheduleTick(): void {
     if (this.#tick || this.#closing) return;
     let waitMs = Number.POSITIVE_INFINITY;
@@ -587,9 +609,9 @@ export class Dispatcher implements WorkerOwner {
         for (const worker of lane.workers) {
           if (excess <= 0) return;
           if (worker.held.length > 0 || worker.phase !== "ready" || lane.queue.length > 0) continue;
+          if (worker.retired) continue;
           excess--;
-          lane.want(lane.workers.size - 1);
-          worker.retire();
+          lane.retire(worker);
         }
       }
     }, this.#options.idleRetireMs);
@@ -601,11 +623,13 @@ export class Dispatcher implements WorkerOwner {
   #lane(name: string): Lane | undefined {
     const known = this.#lanes.get(name);
     if (known) return known;
-    const program = this.#options.programOf(name);
+    const { need, program: programName } = splitLane(name);
+    const program = this.#options.programOf(programName);
     if (!program) return undefined;
     const lane = new Lane({
       name,
       program,
+      need,
       log: this.#options.log,
       startWorker: (which) => this.#start(which),
       isDiskFull: () => isDiskFull(this.#options.runDir),
@@ -615,13 +639,22 @@ export class Dispatcher implements WorkerOwner {
     return lane;
   }
 
-  #start(lane: Lane): Worker {
+  #start(lane: Lane): Worker | undefined {
     const { runDir, place, records } = this.#options;
+    const gear = this.#room.admit(lane);
+    if (gear === undefined) return undefined;
     let name: string;
     // A dead one's record is removed by its name, later: the new one's would go with it, and the next agent miss it.
     do name = `${lane.program.runtime}-${this.#nextName++}`;
     while (this.#workers.has(name) || records.has(name));
-    const worker = Worker.start(name, lane.name, runDir, lane.program, { owner: this, place });
+    let worker: Worker;
+    try {
+      const program = this.#options.gear?.fit(lane.program, gear, name) ?? lane.program;
+      worker = Worker.start(name, lane.name, runDir, program, { owner: this, place, gear });
+    } catch (error) {
+      this.#room.left(gear, name);
+      throw error;
+    }
     if (worker.record.pid > 0) {
       try {
         records.put(worker.record);
@@ -629,6 +662,7 @@ export class Dispatcher implements WorkerOwner {
         // The next agent would not find it, and take its tasks for never started: it gets none.
         worker.kill();
         worker.release();
+        this.#room.left(gear, name);
         throw error;
       }
     }
@@ -657,10 +691,13 @@ export class Dispatcher implements WorkerOwner {
 
   #noRuntime(task: NodeTask): ResultItem {
     const definition = task.fn!.definition;
+    const { interpreter } = definition.env;
     const what =
-      definition.runtime === "python"
-        ? `no Python interpreter named "${definition.env.interpreter ?? "default"}"`
-        : `no runtime "${definition.runtime}"`;
+      interpreter !== undefined
+        ? `no environment named ${JSON.stringify(interpreter)}, and none that functions bring themselves unless function_environments is set`
+        : definition.runtime === "python"
+          ? 'no Python interpreter named "default"'
+          : `no runtime "${definition.runtime}"`;
     return outcome(task, "FAILED", "runtime_missing", {
       error: {
         type: "RuntimeMissing",
@@ -722,6 +759,11 @@ export class Dispatcher implements WorkerOwner {
     const mean = sum / n + 4;
     this.typicalUs = this.typicalUs === undefined ? mean : this.typicalUs + (mean - this.typicalUs) / 4;
   }
+}
+
+/** The end of a task that this node could never run. */
+function lacking(task: NodeTask, what: string): ResultItem {
+  return outcome(task, "FAILED", "environment", { error: { type: "ResourcesMissing", message: what } });
 }
 
 const NO_LANES: ReadonlySet<string> = new Set();

@@ -5,6 +5,7 @@
  */
 import type { Logger } from "pino";
 import { Fifo } from "./fifo.js";
+import type { GearNeed } from "./gear/ledger.js";
 import type { NodeTask } from "./node-task.js";
 import type { Death, Worker, WorkerProgram } from "./worker.js";
 
@@ -25,9 +26,11 @@ export interface LaneTrouble {
 export interface LaneOptions {
   readonly name: string;
   readonly program: WorkerProgram;
+  /** What each of its workers has for itself. */
+  readonly need: GearNeed;
   readonly log: Logger;
-  /** Starts a process; the lane only decides when. */
-  readonly startWorker: (lane: Lane) => Worker;
+  /** Starts a process, or has no room for one now; the lane only decides when. */
+  readonly startWorker: (lane: Lane) => Worker | undefined;
   /** Whether the disk, and not the program, is what keeps workers from starting: then what waits goes on waiting. */
   readonly isDiskFull: () => boolean;
   /** What waits here cannot run. */
@@ -37,6 +40,7 @@ export interface LaneOptions {
 export class Lane {
   readonly name: string;
   readonly program: WorkerProgram;
+  readonly need: GearNeed;
   readonly queue = new Fifo<NodeTask>();
   readonly workers = new Set<Worker>();
   readonly #options: LaneOptions;
@@ -48,6 +52,7 @@ export class Lane {
   constructor(options: LaneOptions) {
     this.name = options.name;
     this.program = options.program;
+    this.need = options.need;
     this.#options = options;
   }
 
@@ -58,6 +63,29 @@ export class Lane {
     return n;
   }
 
+  /** Workers that were not asked to end. */
+  get usable(): number {
+    let n = 0;
+    for (const worker of this.workers) if (!worker.retired) n++;
+    return n;
+  }
+
+  get hasUsable(): boolean {
+    for (const worker of this.workers) if (!worker.retired) return true;
+    return false;
+  }
+
+  /** A start failed, and the next try has not come. */
+  get isBackingOff(): boolean {
+    return this.#retry !== undefined;
+  }
+
+  /** Asks one of its workers to end, and wants no other in its place. */
+  retire(worker: Worker): void {
+    this.#wanted = Math.max(0, this.usable - 1);
+    worker.retire();
+  }
+
   /** Sees to it that there are `wanted` workers, now or after the backoff. */
   want(wanted: number): void {
     this.#wanted = wanted;
@@ -65,6 +93,7 @@ export class Lane {
   }
 
   add(worker: Worker): void {
+    worker.lane = this;
     this.workers.add(worker);
   }
 
@@ -114,7 +143,10 @@ export class Lane {
     const most = this.#failures > 0 ? Math.min(1, this.#wanted) : this.#wanted;
     while (this.workers.size < most) {
       try {
-        this.workers.add(this.#options.startWorker(this));
+        const worker = this.#options.startWorker(this);
+        // Room comes with the end of another worker, and then the dispatcher asks again.
+        if (worker === undefined) return;
+        this.add(worker);
       } catch (error) {
         // Its folder or its record cannot be written: a full disk, mostly. Nothing that waits is to blame.
         this.#failures++;

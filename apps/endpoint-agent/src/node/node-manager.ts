@@ -46,6 +46,7 @@ import {
 import type { Logger } from "pino";
 import { windowFor } from "./depth.js";
 import { Dispatcher, type Upstream } from "./dispatcher.js";
+import { impossibleHere, laneOf } from "./gear/needs.js";
 import { socketPathFor, WorkerListener } from "./listener.js";
 import type { FunctionRecord, NodeTask } from "./node-task.js";
 import type { NodeManagerOptions } from "./options.js";
@@ -80,6 +81,7 @@ export class NodeManager {
   readonly #options: NodeManagerOptions;
   readonly #log: Logger;
   readonly #port: FramePort;
+  readonly #env: Readonly<Record<string, string | undefined>>;
   readonly #runDir: string;
   readonly #payloadsDir: string;
   readonly #dispatcher: Dispatcher;
@@ -118,6 +120,7 @@ export class NodeManager {
     const socketPath = socketPathFor(this.#runDir);
     this.#records = new WorkerRecords(this.#runDir);
     const env = options.env ?? process.env;
+    this.#env = env;
     this.#dispatcher = new Dispatcher({
       log: options.log,
       workers: options.workers,
@@ -130,7 +133,9 @@ export class NodeManager {
       },
       idleRetireMs: options.idleRetireMs ?? DEFAULT_IDLE_RETIRE_MS,
       records: this.#records,
-      programOf: (laneName) => programOf(laneName, options.runtimes, env),
+      gear: options.gear,
+      programOf: (laneName) =>
+        programOf(laneName, options.runtimes, { env, folders: [this.#runDir, this.#payloadsDir] }),
       up: this.#upstream(),
     });
     this.#listener = new WorkerListener({
@@ -170,11 +175,13 @@ export class NodeManager {
       software: "farloom-node",
       held: keysToColumn(held),
       whole: this.#whole,
+      ...(this.#options.capacity && { capacity: this.#options.capacity }),
     });
     for (const frame of this.#up) this.#port.send(frame);
     this.#up = [];
     this.#port.onFrame((frame) => this.#receive(frame));
-    if (this.#options.runtimes.python?.default !== undefined) this.#dispatcher.warm("python:default");
+    if (this.#options.runtimes.python?.default !== undefined)
+      this.#dispatcher.warm(laneOf("python:default", {}, this.#options.gear));
     this.#grant();
   }
 
@@ -336,12 +343,15 @@ export class NodeManager {
   #define(definition: FunctionDefinition): void {
     const digestKey = definition.digest.toString("latin1");
     if (!this.#functions.has(digestKey)) {
-      const laneName = laneNameOf(definition);
+      const { gear, capacity } = this.#options;
+      const { resources } = definition;
+      const laneName = laneOf(laneNameOf(definition), resources, gear);
       this.#functions.set(digestKey, {
         digest: definition.digest,
         digestKey,
         definition,
         laneName,
+        impossible: impossibleHere(resources, { gear, capacity }),
         costUs: undefined,
       });
       if (this.#functions.size > MAX_DEFINITIONS)
@@ -393,6 +403,9 @@ export class NodeManager {
       if (given?.env) options.env = given.env;
       if (given?.cwd !== undefined) options.cwd = given.cwd;
       if (given?.nested === true) options.nested = true;
+      const { resources } = fn.definition;
+      if (given?.whole && resources.nodes !== undefined)
+        options.whole = this.#options.gear?.wholeNodes(given.whole.nodes, resources, this.#env);
       if (codec & CODEC_REFERENCE) {
         const digest = frame.args.toString("hex", start, start + 32);
         options.argsFile = join(this.#payloadsDir, digest);

@@ -15,6 +15,8 @@ export interface FunctionRecord {
   readonly definition: FunctionDefinition;
   /** The lane's name, e.g. `python:default`. */
   readonly laneName: string;
+  /** Why this node can never run it; undefined where it can. */
+  readonly impossible?: string | undefined;
   /** Microseconds that one call occupies a worker; undefined until one has been seen. */
   costUs: number | undefined;
 }

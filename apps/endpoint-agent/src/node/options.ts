@@ -1,5 +1,8 @@
 /** What a node manager is told when it is made, and the defaults of the rest. */
+import type { NodeCapacity } from "@farloom/protocol";
 import type { Logger } from "pino";
+import type { EnvironmentsConfig } from "./environments/environment-config.js";
+import type { NodeGear } from "./gear/node-gear.js";
 import type { FramePort } from "./port.js";
 import type { RecycleRules } from "./worker.js";
 
@@ -9,6 +12,8 @@ export interface RuntimeConfig {
   readonly python?: Readonly<Record<string, string>>;
   /** The node binary; absent: the one that runs the agent. `false`: no Node functions. */
   readonly node?: string | false;
+  /** Environments that functions name. Absent: none but those of `python`. */
+  readonly environments?: EnvironmentsConfig;
   /** Whether command functions may run (their worker is the default Python interpreter's). Default true. */
   readonly command?: boolean;
 }
@@ -23,6 +28,10 @@ export interface NodeManagerOptions {
   /** How many tasks run at the same time. */
   readonly workers: number;
   readonly runtimes: RuntimeConfig;
+  /** GPUs, cores and limits for its workers. Absent: workers get the environment as it is. */
+  readonly gear?: NodeGear;
+  /** What it says that it has. Absent: nothing, and every task may come. */
+  readonly capacity?: NodeCapacity;
   /** Time between SIGTERM and SIGKILL for a task that is stopped. Default 3,000. */
   readonly killGraceMs?: number;
   /** When a Python worker asks to be replaced by a fresh one. Default: never. */

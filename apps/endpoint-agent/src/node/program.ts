@@ -19,6 +19,9 @@ import { type BlockParameters, readParameters } from "../blocks/parameters.js";
 import { pythonVersion } from "../python-version.js";
 import { measureCapacity } from "./capacity.js";
 import { dialAgent } from "./dial.js";
+import { readGearConfig } from "./gear/gear-config.js";
+import { withoutStepOptions } from "./gear/launcher.js";
+import { NodeGear } from "./gear/node-gear.js";
 import { NodeManager } from "./node-manager.js";
 import { Uplink } from "./uplink.js";
 import { environmentAfter } from "./worker-init.js";
@@ -43,11 +46,12 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     ? await environmentAfter(parameters.workerInit, options.env)
     : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
+  const gear = await NodeGear.open(parameters.gear ?? readGearConfig({}), env);
   const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   // From here to where signals are heard nothing waits: a stop finds nothing to tidy up, or somebody who does.
   // On the node's own disk: sockets do not work on every shared file system.
   const stateDir = mkdtempSync(join(tmpdir(), "farloom-node-"));
-  const capacity = measureCapacity(parameters.workersPerNode, env);
+  const capacity = measureCapacity(parameters.workersPerNode, env, gear.capacity);
   const token = randomBytes(32).toString("base64url");
   let secret: string | undefined = parameters.secret;
   const uplink = new Uplink({
@@ -80,10 +84,15 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     payloadsDir: parameters.payloadsDir,
     workers: parameters.workersPerNode,
     prefetch: parameters.prefetch,
-    runtimes: { ...(hasPython ? { python: { default: parameters.python } } : {}), command: hasPython },
+    runtimes: {
+      ...(hasPython ? { python: { default: parameters.python } } : {}),
+      command: hasPython,
+      ...(parameters.environments && { environments: parameters.environments }),
+    },
     killGraceMs: parameters.killGraceMs,
     recycle: parameters.recycle,
-    env,
+    env: withoutStepOptions(env),
+    gear,
   });
   // Heard to the very end: a signal that comes while the workers are let go must not leave them behind.
   const unhook = onSignals((first) => {
@@ -95,7 +104,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
   });
   try {
     await manager.start();
-    log.info({ node, ...capacity }, "node started");
+    log.info({ node, ...capacity, gear: gear.info }, "node started");
     const end = await uplink.run();
     log.info(end, "the node ends");
     if (end.why === "refused") process.stderr.write(`${end.message}\n`);

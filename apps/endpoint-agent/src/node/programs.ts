@@ -1,6 +1,10 @@
-/** Which program runs a function: its lane, by runtime and interpreter. */
+/** Which program runs a function: its lane, by runtime and environment. */
+import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { FunctionDefinition } from "@farloom/protocol";
+import { OptionError } from "../blocks/options.js";
+import { type EnvironmentConfig, parseEnvironment } from "./environments/environment-config.js";
+import { pythonStart } from "./environments/environment-program.js";
 import type { RuntimeConfig } from "./options.js";
 import type { WorkerProgram } from "./worker.js";
 
@@ -16,16 +20,24 @@ export function laneNameOf(definition: FunctionDefinition): string {
     case "node":
       return "node";
     case "command":
-      return "command";
+      return definition.env.interpreter === undefined ? "command" : `command:${definition.env.interpreter}`;
   }
+}
+
+/** Where workers run. */
+export interface ProgramPlace {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Folders of the node that workers in containers must see. */
+  readonly folders: readonly string[];
 }
 
 /** The program of a lane, or undefined where the configuration offers none. */
 export function programOf(
   laneName: string,
   runtimes: RuntimeConfig,
-  env: Readonly<Record<string, string | undefined>>,
+  place: ProgramPlace,
 ): WorkerProgram | undefined {
+  const { env } = place;
   if (laneName === "node") {
     if (runtimes.node === false) return undefined;
     return {
@@ -36,15 +48,31 @@ export function programOf(
       runtime: "node",
     };
   }
-  const interpreter = laneName === "command" ? "default" : laneName.slice("python:".length);
-  const python = Object.hasOwn(runtimes.python ?? {}, interpreter)
-    ? runtimes.python![interpreter]
-    : undefined;
-  if (laneName === "command") {
-    if (runtimes.command === false) return undefined;
-    return { command: python ?? "python3", args: [PYTHON_WORKER], env, runtime: "command" };
+  const runtime = laneName.startsWith("python:") ? "python" : "command";
+  if (runtime === "command" && runtimes.command === false) return undefined;
+  const name = laneName === "command" ? "default" : laneName.slice(`${runtime}:`.length);
+  const pythons = runtimes.python ?? {};
+  const environment = environmentOf(name, runtimes);
+  if (environment !== undefined) {
+    const folders = [...place.folders, dirname(PYTHON_WORKER)];
+    const start = pythonStart(environment, { python: pythons.default ?? "python3", env, folders });
+    const [command = "python3", ...args] = start.words;
+    return { command, args: [...args, PYTHON_WORKER], env: start.env, runtime };
   }
-  return python === undefined
-    ? undefined
-    : { command: python, args: [PYTHON_WORKER], env, runtime: "python" };
+  const python = Object.hasOwn(pythons, name) ? pythons[name] : undefined;
+  const command = laneName === "command" ? (python ?? "python3") : python;
+  return command === undefined ? undefined : { command, args: [PYTHON_WORKER], env, runtime };
+}
+
+/** By name, or by what the function itself says where that is allowed; text that means nothing is no environment. */
+function environmentOf(name: string, { environments }: RuntimeConfig): EnvironmentConfig | undefined {
+  if (environments === undefined) return undefined;
+  if (Object.hasOwn(environments.named, name)) return environments.named[name];
+  if (!environments.ofFunctions) return undefined;
+  try {
+    return parseEnvironment(name);
+  } catch (error) {
+    if (error instanceof OptionError) return undefined;
+    throw error;
+  }
 }

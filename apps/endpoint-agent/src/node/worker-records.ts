@@ -5,6 +5,7 @@
  */
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Gear } from "./gear/ledger.js";
 
 export interface WorkerRecord {
   readonly name: string;
@@ -17,6 +18,8 @@ export interface WorkerRecord {
   readonly dir: string;
   /** What FARLOOM_WORKER says in the environment of everything it starts; absent in records of older agents. */
   readonly marker?: string | undefined;
+  /** What it has for itself; absent: nothing. */
+  readonly gear?: Gear | undefined;
 }
 
 export class WorkerRecords {

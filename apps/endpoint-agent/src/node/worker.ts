@@ -37,6 +37,8 @@ import {
 } from "@farloom/protocol";
 import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
+import type { Gear } from "./gear/ledger.js";
+import type { Lane } from "./lane.js";
 import { LiveOutput } from "./live-output.js";
 import { foreignTask, type NodeTask } from "./node-task.js";
 import { killGroup, processStartTime } from "./proc.js";
@@ -128,6 +130,10 @@ export class Worker {
   readonly record: WorkerRecord;
   readonly watch: OutputWatch;
   readonly live: LiveOutput;
+  /** What it has for itself as long as anything of it is left. */
+  readonly gear: Gear;
+  /** Whose it is; undefined for one of an earlier agent that this configuration has no program for. */
+  lane: Lane | undefined;
   readonly held = new Fifo<NodeTask>();
   phase: "starting" | "ready" | "unlinked" | "leaving" | "dead" = "starting";
   heldBytes = 0;
@@ -143,6 +149,8 @@ export class Worker {
   onSettled: () => void = () => undefined;
   /** Fed nothing more until it is empty: its turn goes to another lane. */
   yielding = false;
+  /** It was asked to end. */
+  retired = false;
   /** Results received in this session: the position that marks speak of. */
   received = 0;
   session = 0;
@@ -168,6 +176,7 @@ export class Worker {
 
   private constructor(record: WorkerRecord, owner: WorkerOwner, place: WorkerPlace) {
     this.record = record;
+    this.gear = record.gear ?? NO_GEAR;
     this.#owner = owner;
     this.#place = place;
     this.watch = new OutputWatch(record.dir);
@@ -180,7 +189,7 @@ export class Worker {
     laneName: string,
     runDir: string,
     program: WorkerProgram,
-    context: { readonly owner: WorkerOwner; readonly place: WorkerPlace },
+    context: { readonly owner: WorkerOwner; readonly place: WorkerPlace; readonly gear: Gear },
   ): Worker {
     const dir = join(runDir, name);
     rmSync(dir, { recursive: true, force: true });
@@ -205,7 +214,7 @@ export class Worker {
     const pid = child.pid ?? 0;
     const startTime = pid > 0 ? (processStartTime(pid) ?? "0") : "0";
     const worker = new Worker(
-      { name, pid, startTime, secret, lane: laneName, dir, marker },
+      { name, pid, startTime, secret, lane: laneName, dir, marker, gear: context.gear },
       context.owner,
       context.place,
     );
@@ -255,6 +264,11 @@ export class Worker {
   /** Whether it may be given tasks. */
   get feedable(): boolean {
     return this.phase === "ready" && this.#stop === undefined && !this.#recalling && !this.yielding;
+  }
+
+  /** It has nothing to do, and may be asked to end. */
+  get isIdle(): boolean {
+    return this.phase === "ready" && this.held.length === 0 && !this.retired;
   }
 
   /** Started by an earlier agent: no child of this process, so nobody tells how it ends. */
@@ -385,7 +399,7 @@ export class Worker {
   /** Ends an idle or unwanted process: asks first, then insists. */
   retire(): void {
     if (this.#isGone) return;
-    this.yielding = true;
+    this.yielding = this.retired = true;
     if (this.#main && !this.#main.closed)
       this.#main.send({ t: "bye", code: "DRAINING", message: "not needed" });
     this.#later(this.#place.killGraceMs, () => this.kill());
@@ -501,7 +515,7 @@ export class Worker {
     this.received += n;
     this.headSinceMs = performance.now();
     if (this.held.length === 0) {
-      this.yielding = false;
+      this.yielding = this.retired;
       this.plannedUs = 0;
     }
     this.#owner.onResults(this, frame, tasks, strange);
@@ -644,6 +658,8 @@ export class Worker {
     void rm(this.record.dir, { recursive: true, force: true }).catch(() => undefined);
   }
 }
+
+const NO_GEAR: Gear = { gpus: [], gpuSlots: 0, slotsOf: 1, cores: [], memoryMb: 0 };
 
 function waitedUs(task: NodeTask): number {
   return Math.max(0, Math.round((task.sentMs - task.arrivedMs) * 1000));

@@ -48,6 +48,8 @@ export interface HeldTask {
   node: string | undefined;
   /** What it needs of a node; undefined: one place. Known once it is queued. */
   demand: Demand | undefined;
+  /** In state handed, over whole nodes (S9): their names and what launchers call them; without names, its whole block. */
+  whole: { readonly names: readonly string[]; readonly hosts: readonly string[] } | undefined;
   /** In state handed: why it is to be stopped. A node that was away is told again, and what comes back unstarted ends. */
   stopFor: "cancelled" | "deadline" | "unbegun" | undefined;
   /** On the monotonic clock, in milliseconds: when it was accepted, or came back into the line. */
@@ -98,7 +100,9 @@ export function toTaskItem(task: HeldTask): TaskItem & { readonly task: HeldTask
     fence: task.fence,
     seals: frame.seals,
     sealAt: SEAL_BYTES * index,
-    options: frame.opts?.[index],
+    options: task.whole
+      ? { ...frame.opts?.[index], whole: { nodes: [...task.whole.hosts] } }
+      : frame.opts?.[index],
     source: frame.args,
     start: startOf(frame.ends, index),
     end: endOf(frame.ends, index),

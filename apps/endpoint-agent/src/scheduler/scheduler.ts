@@ -12,6 +12,8 @@
  *       itself: what is younger does not pass it for ever.
  *   S7  A task that was to be stopped and comes back unstarted ends; it is not handed out again.
  *   S8  Where nothing is queued, and a node has places free while long tasks wait in another, that one is asked for them.
+ *   S9  A task over whole nodes has them for itself from when it is handed out until it ends: nodes of one block that had
+ *       nothing. It goes to the first of them. Which they are nobody remembers over a restart: then it keeps its block.
  */
 import {
   endOf,
@@ -30,6 +32,7 @@ import type { SchedulerEffect, SchedulerEvent } from "./events.js";
 import { functionOf, type HeldState, type HeldTask } from "./held-task.js";
 import { type Demand, NodeState } from "./node-state.js";
 import { TaskLine } from "./task-line.js";
+import { leastBusy, WholeNodes } from "./whole-nodes.js";
 
 export type { SchedulerEffect, SchedulerEvent } from "./events.js";
 
@@ -39,6 +42,7 @@ export class Scheduler {
   readonly #demandOf: (digest: Buffer) => Demand | undefined;
   readonly #tasks = new Map<IdKey, HeldTask>();
   readonly #nodes = new Map<string, NodeState>();
+  readonly #whole = new WholeNodes();
   readonly #plain = new TaskLine(undefined);
   /** Lines of tasks with needs, by those; one that is empty is let go. */
   readonly #needy = new Map<string, TaskLine>();
@@ -74,8 +78,17 @@ export class Scheduler {
   /** Places that the queued tasks would fill: one each, or as many as they need cores. */
   get queuedPlaces(): number {
     let places = this.#plain.queued;
-    for (const line of this.#needy.values()) places += line.queued * Math.ceil(line.demand!.cores);
+    for (const { queued, demand } of this.#needy.values()) {
+      places += queued * (demand!.nodes > 0 ? demand!.nodes * this.#placesOfNode : Math.ceil(demand!.cores));
+    }
     return places;
+  }
+
+  /** The most that a node has; 1 where none is here. */
+  get #placesOfNode(): number {
+    let most = 1;
+    for (const { capacity } of this.#nodes.values()) most = Math.max(most, capacity?.places ?? 1);
+    return most;
   }
 
   /** How many tasks the node was handed that have no outcome; what it holds while it is away does not count. */
@@ -135,6 +148,7 @@ export class Scheduler {
           if (task?.state !== "queued" && task?.state !== "waiting") continue;
           this.#set(task, "handed");
           task.node = event.node;
+          if (task.demand !== undefined && task.demand.nodes > 0) this.#keep(task, { names: [], hosts: [] });
         }
         return NONE;
       case "mistrusted":
@@ -142,6 +156,7 @@ export class Scheduler {
           if (task.state !== "queued" && task.state !== "waiting") continue;
           this.#set(task, "handed");
           task.node = event.node;
+          if (task.demand !== undefined && task.demand.nodes > 0) this.#keep(task, { names: [], hosts: [] });
         }
         return NONE;
       case "node_up":
@@ -244,6 +259,7 @@ export class Scheduler {
         needs: needs === undefined ? 0 : needs(i),
         node: undefined,
         demand: demands[frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i)],
+        whole: undefined,
         stopFor: undefined,
         queuedAtMs: atMs,
         waitedUs: 0,
@@ -266,6 +282,7 @@ export class Scheduler {
 
   #nodeUp(event: Extract<SchedulerEvent, { kind: "node_up" }>): readonly SchedulerEffect[] {
     const node = new NodeState(event.node, event.capacity);
+    node.isKept = this.#whole.keeps(event.node);
     this.#nodes.set(event.node, node);
     const missing: HeldTask[] = [];
     const effects: SchedulerEffect[] = [];
@@ -356,6 +373,10 @@ export class Scheduler {
       }
       heads.sort((a, b) => a.sinceMs - b.sinceMs);
       for (const { line } of heads) {
+        if (line.demand !== undefined && line.demand.nodes > 0) {
+          this.#dispatchWhole(line, line.demand, atMs, effects);
+          continue;
+        }
         this.#dispatchLine(line, atMs, effects);
         if (line.demand !== undefined && line.queued > 0) this.#reserveFor(line.demand);
       }
@@ -390,6 +411,33 @@ export class Scheduler {
       if (tasks.length === 0) return;
       effects.push({ do: "hand", node: best.node.name, tasks });
     }
+  }
+
+  /** S9; S6 for what finds no nodes: those that have the least to finish are kept for it. */
+  #dispatchWhole(line: TaskLine, demand: Demand, atMs: number, effects: SchedulerEffect[]): void {
+    while (line.queued > 0) {
+      const free = [...this.#nodes.values()].filter((node) => node.isFreeFor(demand));
+      const nodes = leastBusy(free, demand.nodes);
+      if (nodes === undefined) break;
+      const tasks = this.#take(line, nodes[0]!, 1, atMs);
+      if (tasks.length === 0) return;
+      const hosts = nodes.map(({ name, capacity }) => capacity?.host ?? name);
+      this.#keep(tasks[0]!, { names: nodes.map(({ name }) => name), hosts });
+      effects.push({ do: "hand", node: nodes[0]!.name, tasks });
+    }
+    if (line.queued === 0) return;
+    const able = [...this.#nodes.values()].filter((node) => !node.reserved && node.couldTake(demand));
+    for (const node of leastBusy(able, demand.nodes) ?? []) node.reserved = true;
+  }
+
+  #keep(task: HeldTask, nodes: NonNullable<HeldTask["whole"]>): void {
+    task.whole = nodes;
+    this.#whole.keep(task);
+    this.#lookWhoIsKept();
+  }
+
+  #lookWhoIsKept(): void {
+    for (const node of this.#nodes.values()) node.isKept = this.#whole.keeps(node.name);
   }
 
   #take(line: TaskLine, node: NodeState, most: number, atMs: number): HeldTask[] {
@@ -500,6 +548,11 @@ export class Scheduler {
     if (from === QUEUED) this.#lineOf(task.demand).queued--;
     if (to === QUEUED) this.#lineOf(task.demand).queued++;
     task.state = state;
+    if (task.whole !== undefined && state !== "handed") {
+      task.whole = undefined;
+      this.#whole.letGo(task);
+      this.#lookWhoIsKept();
+    }
   }
 }
 
@@ -524,8 +577,8 @@ function indexOf(state: HeldState): number {
   }
 }
 
-function lineKey({ cores, memoryMb, gpus }: Demand): string {
-  return `${cores}/${memoryMb}/${gpus}`;
+function lineKey({ cores, memoryMb, gpus, nodes }: Demand): string {
+  return `${cores}/${memoryMb}/${gpus}/${nodes}`;
 }
 
 function stopOnNode(

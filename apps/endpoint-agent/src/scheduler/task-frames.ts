@@ -36,7 +36,7 @@ function isWhole(tasks: readonly HeldTask[], from: number, frame: TasksFrame): b
   if (from + frame.n > tasks.length) return false;
   for (let i = 0; i < frame.n; i++) {
     const task = tasks[from + i]!;
-    if (task.frame !== frame || task.index !== i) return false;
+    if (task.frame !== frame || task.index !== i || task.whole !== undefined) return false;
     const said = frame.attempts === undefined ? 1 : frame.attempts.readUInt32LE(4 * i);
     if (task.attempt !== said || task.fence !== fenceOf(frame.fences, i)) return false;
   }

@@ -59,13 +59,30 @@ const RegisterSchema = Strict({
       interpreter: Type.Optional(Text),
       vars: Type.Optional(Type.Record(Type.String(), Type.String())),
       python: Type.Optional(Type.String({ maxLength: 16 })),
+      requires: Type.Optional(
+        Type.Array(Type.String({ minLength: 1, maxLength: 200 }), {
+          maxItems: 256,
+          description: "Packages that the code imports, as pip names them: numpy>=2",
+        }),
+      ),
     }),
   ),
   resources: Type.Optional(
     Strict({
       cores: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_536 })),
       memoryMb: Type.Optional(Type.Integer({ minimum: 1, maximum: 1e9 })),
-      gpus: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_536 })),
+      gpus: Type.Optional(
+        Type.Number({
+          minimum: 0,
+          maximum: 65_536,
+          description: "Whole ones, or a share of one such as 0.25",
+        }),
+      ),
+      nodes: Type.Optional(
+        Type.Integer({ minimum: 1, maximum: 65_536, description: "Whole nodes of one block" }),
+      ),
+      ranks: Type.Optional(Type.Integer({ minimum: 1, maximum: 16_777_216 })),
+      ranksPerNode: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_536 })),
     }),
   ),
   command: Type.Optional(

@@ -76,7 +76,7 @@ export function checkFunction(body: RegisterBody): FunctionInput {
       retries,
       backoffMs: body.backoffMs ?? 0,
       env: envOf(body),
-      resources: body.resources ?? {},
+      resources: resourcesOf(body),
       ...(body.command === undefined ? {} : { command: commandOf(body) }),
     },
     ...(body.argsSchema === undefined ? {} : { argsSchema: body.argsSchema }),
@@ -156,6 +156,22 @@ function envOf(body: RegisterBody): FunctionDefinition["env"] {
   if (env.python !== undefined && !/^\d+\.\d+$/.test(env.python))
     throw bad(`env.python ${quote(env.python)} is no minor version such as 3.11`);
   return env;
+}
+
+function resourcesOf(body: RegisterBody): FunctionDefinition["resources"] {
+  const resources = body.resources ?? {};
+  const { gpus = 0, nodes, ranks, ranksPerNode } = resources;
+  if (gpus > 1 && !Number.isInteger(gpus))
+    throw bad(`resources.gpus is ${gpus}; more than one GPU are whole ones`);
+  if (nodes === undefined && (ranks !== undefined || ranksPerNode !== undefined))
+    throw bad("resources.ranks and ranksPerNode go with resources.nodes");
+  if (ranks !== undefined && ranksPerNode !== undefined && ranks !== ranksPerNode * nodes!)
+    throw bad(
+      `resources.ranks is ${ranks}, and ${nodes} nodes of ${ranksPerNode} ranks have ${ranksPerNode * nodes!}`,
+    );
+  if (ranks !== undefined && ranks < nodes!)
+    throw bad(`resources.ranks is ${ranks}, less than one for each of the ${nodes} nodes`);
+  return resources;
 }
 
 function commandOf(body: RegisterBody): NonNullable<FunctionDefinition["command"]> {

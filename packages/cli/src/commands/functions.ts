@@ -15,6 +15,9 @@ export interface DefinitionFlags {
   cores?: number;
   memoryMb?: number;
   gpus?: number;
+  nodes?: number;
+  ranks?: number;
+  ranksPerNode?: number;
   env?: string[];
 }
 
@@ -29,15 +32,26 @@ export function definitionOptions(command: Command): Command {
     .option("--retries <n>", "how often a failed call is tried again", wholeNumber)
     .option("--cores <n>", "cores that a call needs", wholeNumber)
     .option("--memory-mb <n>", "memory that a call needs", wholeNumber)
-    .option("--gpus <n>", "GPUs that a call needs", wholeNumber)
+    .option("--gpus <n>", "GPUs that a call needs, or a share of one such as 0.25", Number)
+    .option("--nodes <n>", "whole nodes of one block that a call needs", wholeNumber)
+    .option("--ranks <n>", "processes of a parallel program over those nodes", wholeNumber)
+    .option("--ranks-per-node <n>", "the same, for each of them", wholeNumber)
     .option("--env <NAME=VALUE>", "environment variable of the call; may be repeated", collect(String))
     .option("--description <text>", "what it does");
 }
 
 /** A registration from the options. */
 export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
-  const { name, entry, runtime, mode, retries, description, cores, memoryMb, gpus } = flags;
-  const resources = { ...(cores && { cores }), ...(memoryMb && { memoryMb }), ...(gpus && { gpus }) };
+  const { name, entry, runtime, mode, retries, description } = flags;
+  const { cores, memoryMb, gpus, nodes, ranks, ranksPerNode } = flags;
+  const resources = {
+    ...(cores && { cores }),
+    ...(memoryMb && { memoryMb }),
+    ...(gpus && { gpus }),
+    ...(nodes && { nodes }),
+    ...(ranks && { ranks }),
+    ...(ranksPerNode && { ranksPerNode }),
+  };
   const vars = Object.fromEntries((flags.env ?? []).map(pairOf));
   return {
     file,

@@ -21,6 +21,17 @@ export interface TaskOptions {
   nested?: boolean;
   /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
   argsFile?: string;
+  /** From the agent down: the whole nodes that the call has (P34c). Whatever came from above is overwritten. */
+  whole?: WholeNodesOption | undefined;
+}
+
+/** Whole nodes of a block that one call has for itself. */
+export interface WholeNodesOption {
+  /** What the launcher calls them; the call runs on the first. */
+  nodes: string[];
+  /** Node–worker only: processes over all of them, and what stands before a program that is to run as these. */
+  ranks?: number;
+  prefix?: string[];
 }
 
 /** Columns of tasks, going down. */
@@ -78,6 +89,8 @@ export interface PythonInfo {
   version: string;
   program: string;
   cloudpickle?: string | undefined;
+  /** Versions by name in small letters with -: distributions, and modules that are named otherwise; at most 2,000. */
+  packages?: Record<string, string> | undefined;
 }
 
 export interface AgentInfo {
@@ -91,6 +104,17 @@ export interface AgentInfo {
   workers: number;
   cores: number;
   memoryMb: number;
+  /** What workers are given for themselves, where the one node is this machine. */
+  gear?: GearInfo | undefined;
+}
+
+/** The GPUs of a machine, and how far its workers are pinned and limited, as people read it. */
+export interface GearInfo {
+  gpus: { id: string; name?: string; memoryMb?: number }[];
+  gpusFrom: string;
+  gpuSlots: number;
+  cores: string;
+  memory: string;
 }
 
 /** What a node has for tasks. `places`: how many run at the same time. What is absent is not known, and not counted. */
@@ -99,6 +123,12 @@ export interface NodeCapacity {
   cores?: number | undefined;
   memoryMb?: number | undefined;
   gpus?: number | undefined;
+  /** Shares that each of its GPUs is divided into; absent: 1. */
+  gpuSlots?: number | undefined;
+  /** What a launcher of parallel programs calls it. */
+  host?: string | undefined;
+  /** There will be no other node: it answers for what it can never run. */
+  alone?: boolean | undefined;
 }
 
 export interface HelloFrame {

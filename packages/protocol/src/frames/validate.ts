@@ -40,9 +40,10 @@ const oneOf =
 
 const capacity: Check = (v) => {
   if (!plainMap(v)) return false;
-  const { places, cores, memoryMb, gpus } = v as Record<string, unknown>;
+  const { places, cores, memoryMb, gpus, gpuSlots, host } = v as Record<string, unknown>;
   const isCount = (n: unknown): boolean => n === undefined || n === null || int(n);
-  return int(places) && (places as number) >= 1 && [cores, memoryMb, gpus].every(isCount);
+  if (!int(places) || (places as number) < 1 || gpuSlots === 0) return false;
+  return [cores, memoryMb, gpus, gpuSlots].every(isCount) && (host == null || shortStr(host));
 };
 
 type Spec = {
@@ -313,6 +314,7 @@ const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   env: (v) => plainMap(v) && Object.values(v as object).every(str),
   nested: bool,
   argsFile: str,
+  whole: (v) => plainMap(v) && strings((v as Record<string, unknown>).nodes),
 };
 
 /** Why these are not task options, or undefined where they are. Unknown options pass. */

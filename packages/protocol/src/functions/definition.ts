@@ -10,17 +10,31 @@ import type { Mode } from "../task/machine.js";
 export const RUNTIMES = ["python", "node", "command"] as const;
 export type Runtime = (typeof RUNTIMES)[number];
 
-/** What a call needs of a node. Absent: one core, no promise of memory, no GPU. */
+/** What a call needs of a node. Absent: one core, no promise of memory, no GPU. With `nodes`, of whole nodes (P34c). */
 export interface Resources {
+  /** Of a node; with `nodes`, of each rank. */
   cores?: number;
+  /** Of a node. */
   memoryMb?: number;
+  /** Whole ones, or a share of one: 0.25. */
   gpus?: number;
+  /** Whole nodes of one block, which the call has for itself. */
+  nodes?: number;
+  /** Processes over those nodes together; absent: `ranksPerNode` on each. */
+  ranks?: number;
+  /** Absent, without `ranks`: 1. */
+  ranksPerNode?: number;
 }
 
 /** Where and with what a function runs. */
 export interface EnvironmentSpec {
-  /** An interpreter's name or path; the agent's configuration says which it allows. Absent: the agent's default. */
+  /**
+   * The environment's name at the endpoint, or, where that allows it, a path of an interpreter, `venv:PATH`, `conda:NAME`,
+   * `module:NAME NAME`, `apptainer:IMAGE`, `podman:IMAGE`. Absent: the endpoint's default.
+   */
   interpreter?: string;
+  /** Packages that the code imports, as pip names them: `numpy>=2`. Clients compare before they submit. */
+  requires?: string[];
   /** Environment variables set for the call. */
   vars?: Record<string, string>;
   /** `3.11`: the Python minor version that pickled code needs. */

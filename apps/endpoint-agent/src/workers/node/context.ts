@@ -25,6 +25,12 @@ export interface TaskContext {
   readonly fence: number | undefined;
   /** Seconds until it is stopped, by its run time limit or its deadline; undefined where it has neither. */
   readonly deadline: number | undefined;
+  /** The whole nodes that it has, as the launcher calls them, this one first; undefined where it asked for none. */
+  readonly nodes: readonly string[] | undefined;
+  /** Processes that a program over those nodes is to have. */
+  readonly ranks: number | undefined;
+  /** The words before a program that is to run so; empty without nodes. */
+  readonly mpiPrefix: readonly string[];
 }
 
 /** Makes `globalThis.farloom`; `current` is what runs, and since when on the monotonic clock. */
@@ -45,6 +51,15 @@ export function exposeContext(
     get deadline() {
       const running = current();
       return running && remainingSeconds(running.call, running.startedMs);
+    },
+    get nodes() {
+      return current()?.call.options?.whole?.nodes;
+    },
+    get ranks() {
+      return current()?.call.options?.whole?.ranks;
+    },
+    get mpiPrefix() {
+      return current()?.call.options?.whole?.prefix ?? [];
     },
   });
   Object.defineProperty(globalThis, "farloom", { value: Object.freeze({ task }), configurable: true });

@@ -49,6 +49,7 @@ import mmap
 import os
 import pickle
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -1145,6 +1146,29 @@ class TaskContext:
         return max(0.0, min(left)) if left else None
 
 
+    @property
+    def nodes(self):
+        """The whole nodes that it has, as the launcher calls them, this one first; None where it asked for none."""
+        whole = self._whole()
+        return None if whole is None else list(whole["nodes"])
+
+    @property
+    def ranks(self):
+        """Processes that a program over those nodes is to have; None where it asked for no nodes."""
+        whole = self._whole()
+        return None if whole is None else whole.get("ranks")
+
+    @property
+    def mpi_prefix(self):
+        """The words before a program that is to run so, for subprocess.run([*prefix, program]); empty without nodes."""
+        whole = self._whole()
+        return [] if whole is None else list(whole.get("prefix") or ())
+
+    def _whole(self):
+        task = self._worker.current
+        return None if task is None else (task.opts or {}).get("whole")
+
+
 class Progress:
     """`farloom.progress(done, total)`: tells the node manager how far the task is (P21).
 
@@ -1591,6 +1615,16 @@ def read_tail(fd, size):
     return os.pread(fd, size - start, start)
 
 
+def whole_environment(whole):
+    """What programs of a call over whole nodes find in their environment (P34c)."""
+    return {
+        "FARLOOM_NODES": ",".join(whole["nodes"]),
+        "FARLOOM_RANKS": str(whole.get("ranks") or 1),
+        # As a shell reads it.
+        "FARLOOM_MPI_PREFIX": " ".join(shlex.quote(word) for word in whole.get("prefix") or ()),
+    }
+
+
 class Surroundings:
     """Environment, working directory and measures of a task, put back after it (W5).
 
@@ -1657,6 +1691,9 @@ class Surroundings:
         if task.fn.vars:
             os.environ.update(task.fn.vars)
         if opts:
+            whole = opts.get("whole")
+            if whole:
+                os.environ.update(whole_environment(whole))
             env = opts.get("env")
             if env:
                 os.environ.update(env)
@@ -2155,7 +2192,13 @@ class CommandRunner(Runner):
     def execute(self, task, codec, raw):
         spec = task.fn.command or {}
         args, kwargs = decode_arguments(codec, raw)
-        argv = [self._fill(part, args, kwargs) for part in spec["argv"]]
+        argv = []
+        for part in spec["argv"]:
+            # Several words, or none where the call has no nodes.
+            if part == "{mpi_prefix}" and "mpi_prefix" not in kwargs:
+                argv.extend(self.context.mpi_prefix)
+            else:
+                argv.append(self._fill(part, args, kwargs))
         stdin = spec.get("stdin")
         stdin = self._fill(stdin, args, kwargs).encode("utf-8") if stdin else b""
         exit_code, signal_name = self._spawn(task, argv, stdin)
