@@ -1,7 +1,7 @@
 /** What the agent says of itself and its machine in its hello, and in `status`. */
 import { readFileSync } from "node:fs";
 import { arch, availableParallelism, hostname, platform, release, totalmem } from "node:os";
-import type { AgentInfo, PythonInfo } from "@farloom/protocol";
+import type { AgentInfo, IsolationInfo, PythonInfo } from "@farloom/protocol";
 import type { AgentConfig } from "./config.js";
 import { printed, pythonVersion } from "./python-version.js";
 
@@ -11,7 +11,11 @@ const PACKAGES_PROBE = "import importlib.metadata as m;print(m.version('cloudpic
 /** `farloom-endpoint-agent/<version>`. */
 export const SOFTWARE = `farloom-endpoint-agent/${ownVersion()}`;
 
-export async function readAgentInfo(config: AgentConfig, bootId: string): Promise<AgentInfo> {
+export async function readAgentInfo(
+  config: AgentConfig,
+  bootId: string,
+  isolation: IsolationInfo,
+): Promise<AgentInfo> {
   const runtimes: Record<string, string> = { node: process.versions.node };
   const python = await pythonVersion(config.python);
   if (python !== undefined) {
@@ -28,6 +32,7 @@ export async function readAgentInfo(config: AgentConfig, bootId: string): Promis
     workers: config.workers,
     cores: availableParallelism(),
     memoryMb: Math.round(totalmem() / (1024 * 1024)),
+    isolation,
   };
 }
 

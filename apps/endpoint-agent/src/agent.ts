@@ -11,6 +11,8 @@ import { Blocks } from "./blocks/blocks.js";
 import type { AgentConfig } from "./config.js";
 import { Engine, type EngineStatus } from "./engine.js";
 import { FunctionsCache } from "./functions-cache.js";
+import { prepareIsolation } from "./isolation/probe.js";
+import type { Sandbox } from "./isolation/sandbox.js";
 import { Journal } from "./journal/journal.js";
 import type { EndReason } from "./link/connection.js";
 import { SessionTokens } from "./link/session-token.js";
@@ -38,6 +40,8 @@ export type NodeFactory = (place: {
   readonly log: Logger;
   readonly config: AgentConfig;
   readonly agentInfo: AgentInfo;
+  /** How workers are to be started; undefined: as they are. */
+  readonly sandbox: Sandbox | undefined;
 }) => AgentNode;
 
 /** What an agent tells of itself. */
@@ -90,7 +94,8 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
   const undo: (() => void | Promise<void>)[] = [() => lock.release()];
   try {
     const bootId = readBootId();
-    const agentInfo = await readAgentInfo(config, bootId);
+    const isolation = await prepareIsolation(config.isolation, config.python);
+    const agentInfo = await readAgentInfo(config, bootId, isolation.info);
     const tokens = new SessionTokens(serviceUrl, identity.endpointId, key);
     const store = new PayloadStore(paths.payloads, config.payloadCacheBytes);
     const transfer = new PayloadTransfer({
@@ -110,7 +115,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       replay,
       bootId,
       functions,
-      allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions),
+      allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions, config.isolation.level),
       files: new TaskFiles(store, transfer),
       taskTokens,
       hasLocalNode: config.blocks === undefined,
@@ -128,7 +133,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     if (config.blocks === undefined) {
       const [upper, lower] = createPortPair();
       engine.attachNode({ name: LOCAL_NODE }, upper);
-      node = makeNode({ port: lower, log: logger, config, agentInfo });
+      node = makeNode({ port: lower, log: logger, config, agentInfo, sandbox: isolation.sandbox });
       await node.start();
     } else {
       const { endpointId } = identity;

@@ -2,7 +2,7 @@
 import type { NodeFactory } from "./agent.js";
 import { NodeManager } from "./node/node-manager.js";
 
-export const localNode: NodeFactory = ({ port, log, config, agentInfo }) => {
+export const localNode: NodeFactory = ({ port, log, config, agentInfo, sandbox }) => {
   const manager = new NodeManager({
     port,
     log,
@@ -11,7 +11,10 @@ export const localNode: NodeFactory = ({ port, log, config, agentInfo }) => {
     runtimes: {
       ...(agentInfo.runtimes.python === undefined ? {} : { python: { default: config.python } }),
       command: agentInfo.runtimes.command !== undefined,
+      // An image brings its own programs, and Node with what our worker needs is not among them.
+      ...(sandbox?.level === "container" ? { node: false as const } : {}),
     },
+    sandbox,
     killGraceMs: config.killGraceMs,
     recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },
     env: process.env,

@@ -131,6 +131,16 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
     ),
+    "ISOLATION_UNAVAILABLE": (
+        409,
+        False,
+        "The function {function} wants at least the isolation level {wanted}, and the endpoint {endpoint} runs its workers at the level {level}. Send the call to another endpoint, or have this one run at it (isolation in its agent.toml).",
+    ),
+    "ISOLATION_IMPOSSIBLE": (
+        500,
+        False,
+        "This machine cannot run workers at the isolation level {level}: {reason}. {cure}. It can do: {offers}.",
+    ),
     "SIGNATURE_INVALID": (
         401,
         False,
@@ -360,6 +370,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         503,
         True,
         "The other side is stopping. Connect again in a moment.",
+    ),
+    "NODE_REFUSED": (
+        401,
+        False,
+        "The agent does not take this node: its block is not known or has ended, its secret was used already, or it was away too long. The node ends what it runs; the agent's log has the reason.",
     ),
     "TASK_FAILED": (
         200,

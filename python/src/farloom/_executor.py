@@ -39,6 +39,8 @@ class Executor(concurrent.futures.Executor):
     timeout_s     run time limit of one attempt
     cores, memory_mb, gpus      what a call needs of a node
     interpreter, env            the worker's Python, and environment variables of the call
+    isolation, network          the least isolation that a call wants of its endpoint (`namespaces`, …), and whether it
+                  wants the network where the endpoint leaves that to functions
     nested        True: the functions may submit calls themselves, by `farloom.Executor()` without settings; they reach
                   this endpoint and what they submit, by a token that ends with their task
     group         id of a task group to submit to; default a new one, `task_group_id`
@@ -61,6 +63,8 @@ class Executor(concurrent.futures.Executor):
         gpus: int | None = None,
         interpreter: str | None = None,
         env: dict[str, str] | None = None,
+        isolation: str | None = None,
+        network: bool | None = None,
         nested: bool = False,
         group: str | None = None,
         max_workers: int | None = None,
@@ -75,6 +79,7 @@ class Executor(concurrent.futures.Executor):
         self._endpoint = endpoint
         resources = {"cores": cores, "memoryMb": memory_mb, "gpus": gpus}
         environment: dict[str, Any] = {"interpreter": interpreter, "vars": env}
+        environment |= {"isolation": isolation, "network": network}
         self._options: dict[str, Any] = {
             "mode": mode,
             "retries": retries or None,

@@ -50,9 +50,9 @@ def environment_of(value: "str | Mapping[str, Any] | None") -> dict[str, Any]:
         return {}
     if isinstance(value, str):
         return {"interpreter": value}
-    unknown = set(value) - {"interpreter", "vars"}
+    unknown = set(value) - {"interpreter", "vars", "isolation", "network"}
     if unknown:
-        detail = f"environment has {', '.join(sorted(unknown))}; it may have interpreter and vars"
+        detail = f"environment has {', '.join(sorted(unknown))}; it may have interpreter, vars, isolation and network"
         raise FarloomError("FUNCTION_INVALID", detail=detail)
     return {name: part for name, part in value.items() if part is not None}
 
@@ -61,13 +61,14 @@ def definition_options(told: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a definition from the keywords of `@farloom.function`."""
     resources = {"cores": told.get("cores"), "memoryMb": memory_mb(told.get("memory")), "gpus": told.get("gpus")}
     backoff_s = told.get("backoff_s")
+    wants = {name: told[name] for name in ("isolation", "network") if told.get(name) is not None}
     return {
         "mode": told.get("mode"),
         "retries": told.get("retries") or None,
         "backoffMs": round(backoff_s * 1000) if backoff_s else None,
         "timeoutMs": walltime_ms(told.get("walltime")),
         "resources": {name: value for name, value in resources.items() if value is not None} or None,
-        "env": environment_of(told.get("environment")),
+        "env": environment_of(told.get("environment")) | wants,
     }
 
 

@@ -118,6 +118,7 @@ export class Blocks {
           prefetch: blocks.prefetch,
           workerInit: blocks.workerInit,
           python: config.python,
+          isolation: config.isolation,
           killGraceMs: config.killGraceMs,
           recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },
           payloadsDir: paths.payloads,

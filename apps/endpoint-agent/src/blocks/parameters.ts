@@ -5,6 +5,7 @@
  * The agent writes it again when it comes back under another address; a node reads it anew before each dial.
  */
 import { chmodSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import type { IsolationConfig } from "../isolation/config.js";
 
 export interface CallbackAddress {
   readonly host: string;
@@ -27,6 +28,8 @@ export interface BlockParameters {
   /** Lines of bash that run before the workers start; empty: none. */
   readonly workerInit: string;
   readonly python: string;
+  /** How the node keeps its workers apart; a node that cannot ends. Absent in files of older agents: not at all. */
+  readonly isolation?: IsolationConfig;
   readonly killGraceMs: number;
   readonly recycle: { readonly tasks: number; readonly memoryKb: number };
   /** The agent's payload files, on a file system that the nodes see. */

@@ -27,7 +27,7 @@ import { crashReport } from "./crash-report.js";
 import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, mayGoAhead, overdueMs, plannedUs } from "./depth.js";
 import { addDuration, pickResults } from "./frame-items.js";
 import { Lane, type LaneTrouble } from "./lane.js";
-import { type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
+import { laneOf, type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
 import { OomWatch } from "./oom-watch.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
 import { isDiskFull } from "./worker-files.js";
@@ -127,7 +127,7 @@ export class Dispatcher implements WorkerOwner {
   add(tasks: readonly NodeTask[]): void {
     let troubled: ResultItem[] | undefined;
     for (const task of tasks) {
-      const lane = this.#lane(task.fn!.laneName);
+      const lane = this.#lane(laneOf(task));
       if (!lane) {
         troubled ??= [];
         troubled.push(this.#noRuntime(task));
@@ -476,9 +476,9 @@ export class Dispatcher implements WorkerOwner {
         this.tasks.delete(task.key);
         away.push(task.key);
       } else {
-        const list = again.get(task.fn.laneName);
+        const list = again.get(laneOf(task));
         if (list) list.push(task);
-        else again.set(task.fn.laneName, [task]);
+        else again.set(laneOf(task), [task]);
       }
     }
     for (const [name, list] of again) this.#lanes.get(name)!.queue.putBack(list, (task) => task.place);
@@ -531,6 +531,7 @@ export class Dispatcher implements WorkerOwner {
       )
         worker.recall();
       if (ranMs >= WATCH_MS && worker.watch.check()) this.#flooded = true;
+      if (ranMs >= WATCH_MS) worker.disk?.look(() => worker.stop(head.key, "disk_limit"), now);
       if (ranMs >= ANNOUNCE_MS && !head.announced) {
         head.announced = true;
         started.push(head.key);
@@ -664,6 +665,14 @@ export class Dispatcher implements WorkerOwner {
         message: `the task ran longer than its limit of ${task.limitMs} ms and was ended`,
       };
       return outcome(task, "TIMED_OUT", "run_time_limit", detail, runUs);
+    }
+    if (death.stopped === "disk_limit") {
+      detail.error = {
+        type: "DiskLimit",
+        message:
+          "the task's folder held more than the endpoint's isolation.limits.disk_mb, and the task was ended",
+      };
+      return outcome(task, "FAILED", "worker_died", detail, runUs);
     }
     const isOom = this.#oom.rose() && (death.signal === "SIGKILL" || worker.isAdopted);
     const how =

@@ -1,5 +1,6 @@
 /** What a node manager is told when it is made, and the defaults of the rest. */
 import type { Logger } from "pino";
+import type { Sandbox } from "../isolation/sandbox.js";
 import type { FramePort } from "./port.js";
 import type { RecycleRules } from "./worker.js";
 
@@ -25,6 +26,8 @@ export interface NodeManagerOptions {
   readonly runtimes: RuntimeConfig;
   /** Time between SIGTERM and SIGKILL for a task that is stopped. Default 3,000. */
   readonly killGraceMs?: number;
+  /** How workers are kept apart from the machine. Default: not at all. */
+  readonly sandbox?: Sandbox | undefined;
   /** When a Python worker asks to be replaced by a fresh one. Default: never. */
   readonly recycle?: RecycleRules;
   /** Environment of the workers; default: the agent's own. */

@@ -16,6 +16,8 @@ import { join } from "node:path";
 import { limits } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { type BlockParameters, readParameters } from "../blocks/parameters.js";
+import { NO_ISOLATION } from "../isolation/config.js";
+import { prepareIsolation } from "../isolation/probe.js";
 import { pythonVersion } from "../python-version.js";
 import { measureCapacity } from "./capacity.js";
 import { dialAgent } from "./dial.js";
@@ -43,6 +45,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     ? await environmentAfter(parameters.workerInit, options.env)
     : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
+  const { sandbox } = await prepareIsolation(parameters.isolation ?? NO_ISOLATION, parameters.python);
   const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   // From here to where signals are heard nothing waits: a stop finds nothing to tidy up, or somebody who does.
   // On the node's own disk: sockets do not work on every shared file system.
@@ -80,7 +83,12 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     payloadsDir: parameters.payloadsDir,
     workers: parameters.workersPerNode,
     prefetch: parameters.prefetch,
-    runtimes: { ...(hasPython ? { python: { default: parameters.python } } : {}), command: hasPython },
+    runtimes: {
+      ...(hasPython ? { python: { default: parameters.python } } : {}),
+      command: hasPython,
+      ...(sandbox?.level === "container" ? { node: false as const } : {}),
+    },
+    sandbox,
     killGraceMs: parameters.killGraceMs,
     recycle: parameters.recycle,
     env,

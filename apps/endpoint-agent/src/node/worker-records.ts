@@ -17,6 +17,8 @@ export interface WorkerRecord {
   readonly dir: string;
   /** What FARLOOM_WORKER says in the environment of everything it starts; absent in records of older agents. */
   readonly marker?: string | undefined;
+  /** The level of isolation that it was started at; absent: none. */
+  readonly level?: string | undefined;
 }
 
 export class WorkerRecords {
@@ -38,7 +40,7 @@ export class WorkerRecords {
           r !== null &&
           Number.isSafeInteger(r.pid) &&
           r.pid > 1 &&
-          [r.name, r.startTime, r.secret, r.lane, r.dir, r.marker ?? ""].every(
+          [r.name, r.startTime, r.secret, r.lane, r.dir, r.marker ?? "", r.level ?? ""].every(
             (field) => typeof field === "string",
           ),
       );

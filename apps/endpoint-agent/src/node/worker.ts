@@ -18,10 +18,12 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { rm } from "node:fs/promises";
-import { join } from "node:path";
+import { constants } from "node:os";
+import { basename, join } from "node:path";
 import {
   type AskFrame,
   buildTasks,
+  byteOf,
   columnToKeys,
   durationUsOf,
   type Frame,
@@ -32,9 +34,14 @@ import {
   limits,
   type OutcomeDetail,
   type ProgressFrame,
+  REASONS,
   type ResultItem,
   type ResultsFrame,
+  startOf,
 } from "@farloom/protocol";
+import { DiskWatch } from "../isolation/disk-watch.js";
+import { partsOfLane } from "../isolation/lanes.js";
+import { foldersOf, type Sandbox, takeReferenced } from "../isolation/sandbox.js";
 import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
 import { foreignTask, type NodeTask } from "./node-task.js";
@@ -79,7 +86,7 @@ export interface Death {
   readonly spawnError: NodeJS.ErrnoException | undefined;
 }
 
-export type StopReason = "cancelled_by_user" | "run_time_limit" | "deadline";
+export type StopReason = "cancelled_by_user" | "run_time_limit" | "deadline" | "disk_limit";
 
 export interface WorkerOwner {
   onReady(worker: Worker): void;
@@ -113,6 +120,8 @@ export interface WorkerPlace {
   readonly killGraceMs: number;
   /** When a worker asks to be replaced (Recycling in farloom_worker.py). */
   readonly recycle: RecycleRules;
+  /** How workers are started; undefined: as they are. */
+  readonly sandbox?: Sandbox | undefined;
 }
 
 /** 0: never. */
@@ -126,6 +135,8 @@ export interface RecycleRules {
 export class Worker {
   readonly record: WorkerRecord;
   readonly watch: OutputWatch;
+  /** Where its folder is bounded. */
+  readonly disk: DiskWatch | undefined;
   readonly held = new Fifo<NodeTask>();
   phase: "starting" | "ready" | "unlinked" | "leaving" | "dead" = "starting";
   heldBytes = 0;
@@ -149,6 +160,9 @@ export class Worker {
   #sentMark = 0;
   readonly #owner: WorkerOwner;
   readonly #place: WorkerPlace;
+  /** Its sandbox, where it sees other paths than this process. */
+  readonly #box: Sandbox | undefined;
+  #hasArguments = false;
   readonly #known = new Set<string>();
   #child: ChildProcess | undefined;
   #main: WorkerLink | undefined;
@@ -169,6 +183,10 @@ export class Worker {
     this.#owner = owner;
     this.#place = place;
     this.watch = new OutputWatch(record.dir);
+    const { sandbox } = place;
+    if (sandbox?.isBoxed) this.#box = sandbox;
+    if (sandbox && sandbox.config.limits.diskMb > 0)
+      this.disk = new DiskWatch(foldersOf(record.dir), sandbox.config.limits.diskMb);
   }
 
   /** Starts a process. A program that is missing is told as a death, a turn later. */
@@ -180,20 +198,30 @@ export class Worker {
     context: { readonly owner: WorkerOwner; readonly place: WorkerPlace },
   ): Worker {
     const dir = join(runDir, name);
-    rmSync(dir, { recursive: true, force: true });
+    for (const path of foldersOf(dir)) rmSync(path, { recursive: true, force: true });
     mkdirSync(join(dir, "scratch"), { recursive: true, mode: 0o700 });
     const secret = randomBytes(32).toString("base64url");
     const marker = randomBytes(16).toString("hex");
     const out = openSync(join(dir, "stdout"), "a", 0o600);
     const err = openSync(join(dir, "stderr"), "a", 0o600);
     let child: ChildProcess;
+    const { place } = context;
+    let told: Readonly<Record<string, unknown>> = {};
+    let env = program.env;
+    let { command, args } = program;
     try {
-      child = spawn(program.command, [...program.args], {
+      if (place.sandbox) {
+        place.sandbox.prepare(dir);
+        const confined = place.sandbox.confine(program, dir, partsOfLane(laneName), place);
+        ({ told, env, command, args } = confined);
+        for (const mark of confined.marks ?? []) env = { ...env, [mark]: marker };
+      }
+      child = spawn(command, [...args], {
         cwd: join(dir, "scratch"),
         // A session and process group of its own: what stops the worker stops all that its tasks started.
         detached: true,
         stdio: ["pipe", out, err],
-        env: { ...program.env, [MARKER_VARIABLE]: marker },
+        env: { ...env, [MARKER_VARIABLE]: marker },
       });
     } finally {
       closeSync(out);
@@ -202,7 +230,7 @@ export class Worker {
     const pid = child.pid ?? 0;
     const startTime = pid > 0 ? (processStartTime(pid) ?? "0") : "0";
     const worker = new Worker(
-      { name, pid, startTime, secret, lane: laneName, dir, marker },
+      { name, pid, startTime, secret, lane: laneName, dir, marker, level: place.sandbox?.level },
       context.owner,
       context.place,
     );
@@ -224,6 +252,7 @@ export class Worker {
         dir,
         payloads: context.place.payloadsDir,
         recycle: context.place.recycle,
+        ...told,
       }),
     );
     return worker;
@@ -328,6 +357,7 @@ export class Worker {
     }
     const now = performance.now();
     if (this.held.length === 0) this.headSinceMs = now;
+    if (this.#box) for (const task of tasks) this.#lend(task, this.#box);
     for (const task of tasks) {
       // What remains of its time, as of now (P27).
       if (task.deadlineAtMs !== undefined)
@@ -347,6 +377,36 @@ export class Worker {
     this.#recalledFor = undefined;
     if (this.owedMark > this.#sentMark) frames.push(this.#mark());
     this.#main!.send(...frames);
+  }
+
+  /** Arguments in a file: where the worker can read them. What cannot be lent it says that it lacks. */
+  #lend(task: NodeTask, box: Sandbox): void {
+    const file = task.options?.argsFile;
+    if (file === undefined) return;
+    this.#hasArguments = true;
+    try {
+      const argsFile = box.lendArguments(join(this.#place.payloadsDir, basename(file)), this.record.dir);
+      task.options = { ...task.options, argsFile };
+    } catch {
+      task.options = { ...task.options, argsFile: file };
+    }
+  }
+
+  /** What a boxed worker's results refer to, and the arguments that nobody reads any more. */
+  #takeFiles(frame: ResultsFrame, tasks: readonly (NodeTask | undefined)[], box: Sandbox): void {
+    const { payloadsDir } = this.#place;
+    for (let i = 0; i < frame.n; i++) {
+      const codec = byteOf(frame.codecs, i);
+      takeReferenced(codec, frame.data, startOf(frame.ends, i), { dir: this.record.dir, payloadsDir });
+      const file = tasks[i]?.options?.argsFile;
+      // It cannot remove what it found to be damaged itself, so that another try fetches it anew.
+      if (file !== undefined && byteOf(frame.reasons, i) === REASONS.payload_corrupt)
+        rmSync(join(payloadsDir, basename(file)), { force: true });
+    }
+    if (this.#hasArguments && this.held.length === 0) {
+      this.#hasArguments = false;
+      box.takeBackArguments(this.record.dir);
+    }
   }
 
   /** Sends the mark that is owed, if one is. */
@@ -495,6 +555,7 @@ export class Worker {
       if (task.fn && frame.runUs) learn(task.fn, durationUsOf(frame.runUs, i));
       if (this.#stop?.key === key && !this.#stop.signalled) this.#stop = undefined;
     }
+    if (this.#box) this.#takeFiles(frame, tasks, this.#box);
     this.received += n;
     this.headSinceMs = performance.now();
     if (this.held.length === 0) {
@@ -580,7 +641,7 @@ export class Worker {
   }
 
   #exited(code: number | null, signal: string | null): void {
-    this.#exit = { code, signal };
+    this.#exit = this.#box && signal === null ? exitInside(code) : { code, signal };
     if (!this.#main) {
       this.#die();
       return;
@@ -616,6 +677,9 @@ export class Worker {
     const leftover = readLeftover(this.record.dir);
     const results: ResultItem[] = [];
     for (const result of leftover.results) {
+      const { codec, source, start } = result;
+      if (this.#box)
+        takeReferenced(codec, source, start, { dir: this.record.dir, payloadsDir: this.#place.payloadsDir });
       // One that has been answered long since may be here again for another attempt.
       const task = this.#takeHeld(result.key, result.attempt);
       if (task) results.push({ ...result, queueUs: result.queueUs + waitedUs(task) });
@@ -638,10 +702,18 @@ export class Worker {
       spawnError: this.#spawnError,
     };
     this.#owner.onDeath(this, death);
-    void rm(this.record.dir, { recursive: true, force: true }).catch(() => undefined);
+    for (const path of foldersOf(this.record.dir))
+      void rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
 }
 
 function waitedUs(task: NodeTask): number {
   return Math.max(0, Math.round((task.sentMs - task.arrivedMs) * 1000));
+}
+
+/** A sandbox ends with 128 and the number of the signal that ended the worker in it. */
+function exitInside(code: number | null): { code: number | null; signal: string | null } {
+  const names = Object.entries(constants.signals);
+  const signal = code === null ? undefined : names.find(([, number]) => 128 + number === code)?.[0];
+  return signal === undefined ? { code, signal: null } : { code: null, signal };
 }

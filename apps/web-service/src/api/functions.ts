@@ -1,5 +1,11 @@
 /** Registering, finding and removing functions. */
-import { FarloomError, RUNTIMES, type Runtime } from "@farloom/protocol";
+import {
+  FarloomError,
+  ISOLATION_LEVELS,
+  type IsolationLevel,
+  RUNTIMES,
+  type Runtime,
+} from "@farloom/protocol";
 import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
@@ -59,6 +65,18 @@ const RegisterSchema = Strict({
       interpreter: Type.Optional(Text),
       vars: Type.Optional(Type.Record(Type.String(), Type.String())),
       python: Type.Optional(Type.String({ maxLength: 16 })),
+      isolation: Type.Optional(
+        Type.Unsafe<IsolationLevel>({
+          type: "string",
+          enum: [...ISOLATION_LEVELS],
+          description: "The least isolation that a call wants of its endpoint",
+        }),
+      ),
+      network: Type.Optional(
+        Type.Boolean({
+          description: "A call wants the network, where the endpoint leaves that to functions",
+        }),
+      ),
     }),
   ),
   resources: Type.Optional(

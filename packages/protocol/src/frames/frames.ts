@@ -3,6 +3,7 @@
  * each must look like; `columns.ts` builds and reads the two batches. Validated at the edge, trusted inside.
  */
 import type { FunctionDefinition } from "../functions/definition.js";
+import type { IsolationInfo } from "../functions/isolation.js";
 import type { OutcomeDetail } from "../task/outcome.js";
 
 /** Sparse overrides of one task. Times in milliseconds. */
@@ -19,6 +20,8 @@ export interface TaskOptions {
   env?: Record<string, string>;
   /** The function may submit tasks itself, by a token of the task's own (P28). */
   nested?: boolean;
+  /** Service–agent and below: whose task it is, where that is not the endpoint's owner (P36b). */
+  submitter?: string;
   /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
   argsFile?: string;
 }
@@ -91,6 +94,8 @@ export interface AgentInfo {
   workers: number;
   cores: number;
   memoryMb: number;
+  /** How its workers are kept apart; absent: not at all (P36). */
+  isolation?: IsolationInfo | undefined;
 }
 
 /** What a node has for tasks. `places`: how many run at the same time. What is absent is not known, and not counted. */

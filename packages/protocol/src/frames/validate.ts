@@ -306,6 +306,7 @@ const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   cwd: str,
   env: (v) => plainMap(v) && Object.values(v as object).every(str),
   nested: bool,
+  submitter: shortStr,
   argsFile: str,
 };
 
