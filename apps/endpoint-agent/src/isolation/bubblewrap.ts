@@ -69,6 +69,8 @@ export function bubblewrapArgs(view: View): string[] {
   args.push("--proc", "/proc", "--dev", "/dev");
   args.push("--bind", `${own.worker}/scratch`, "/tmp", "--dir", "/var", "--symlink", "/tmp", "/var/tmp");
   args.push(...systemMounts(view.network));
+  for (const path of parentsOf([...view.readOnly, ...view.bind, INSIDE.worker]))
+    args.push("--perms", "0755", "--dir", path);
   for (const path of view.readOnly) args.push("--ro-bind-try", path, path);
   for (const path of view.bind) args.push("--bind-try", path, path);
   args.push("--bind", own.worker, INSIDE.worker, "--ro-bind", own.args, INSIDE.args);
@@ -99,6 +101,17 @@ function systemMounts(network: boolean): string[] {
   for (const name of gpus) args.push("--dev-bind-try", `/dev/${name}`, `/dev/${name}`);
   if (gpus.length > 0) args.push("--ro-bind", "/sys", "/sys");
   return args;
+}
+
+/** The folders on the way to mounts, the higher first: bubblewrap would make them for its own user alone. */
+function parentsOf(paths: readonly string[]): string[] {
+  const parents = new Set<string>();
+  for (const path of paths) {
+    for (let dir = dirname(path); dir !== "/"; dir = dirname(dir)) {
+      if (!isSystemPath(dir) && dir !== "/tmp") parents.add(dir);
+    }
+  }
+  return [...parents].sort();
 }
 
 /** Whether the system's own mounts show a path already. */

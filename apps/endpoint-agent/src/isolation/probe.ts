@@ -20,8 +20,12 @@ import { type Means, Sandbox } from "./sandbox.js";
 
 /** A container may have to be unpacked first. */
 const TRY_MS = 60_000;
-/** Where a Python's files are: its own, and those of the Python that a virtual environment was made from. */
-const PREFIXES_PROBE = "import sys;print('\\n'.join({sys.prefix,sys.base_prefix,sys.exec_prefix}))";
+/**
+ * Which program a Python is in truth (what PATH finds may be a script that chooses one), and where its files are: its own,
+ * and those of the Python that a virtual environment was made from.
+ */
+const PYTHON_PROBE =
+  "import sys;print('\\n'.join([sys.executable,sys.prefix,sys.base_prefix,sys.exec_prefix]))";
 
 /** What the levels came to on this machine. */
 export interface Prepared {
@@ -80,10 +84,12 @@ class Trials {
   }
 
   async means(level: IsolationLevel): Promise<Means> {
+    const [executable, ...prefixes] = (await printed(this.#python, ["-c", PYTHON_PROBE]))?.split("\n") ?? [];
     return {
+      python: executable ? { configured: this.#python, executable } : undefined,
       userNamespace: level === "namespaces",
       disableUserNamespaces: this.#disableUserNamespaces,
-      installations: level === "container" ? [] : await installations(this.#python),
+      installations: level === "container" ? [] : installations(prefixes),
       becomes: level === "user" ? userOf(this.#config.user ?? "") : undefined,
     };
   }
@@ -234,8 +240,7 @@ function userOf(user: string): { readonly uid: number; readonly gid: number } | 
 }
 
 /** The folders that workers need and that the system's mounts do not show: of Python, of Node, and ours. */
-async function installations(python: string): Promise<readonly string[]> {
-  const prefixes = (await printed(python, ["-c", PREFIXES_PROBE]))?.split("\n") ?? [];
+function installations(prefixes: readonly string[]): readonly string[] {
   const own = fileURLToPath(new URL("../../", import.meta.url));
   const folders = [...prefixes, installationOf(process.execPath), own, ...packagesFor(own)];
   const real = folders.map((path) => path.replace(/(?<=.)\/$/, ""));

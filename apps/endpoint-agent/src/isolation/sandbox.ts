@@ -34,6 +34,8 @@ const CONTAINER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 /** What the machine was found to have, by trying (probe.ts). */
 export interface Means {
+  /** The interpreter that the configuration names, and the program that it is. */
+  readonly python: { readonly configured: string; readonly executable: string } | undefined;
   readonly userNamespace: boolean;
   readonly disableUserNamespaces: boolean;
   /** Folders that interpreters and our own programs lie in, where the system's mounts do not show them. */
@@ -116,7 +118,9 @@ export class Sandbox {
   confine(program: WorkerProgram, dir: string, wants: Wants, places: AgentPlaces): Confined {
     const { config } = this;
     const env = allowedEnvironment(program.env, config.env);
-    const limited = [...limitArgs(config.limits), program.command, ...program.args];
+    const { python } = this.#means;
+    const command = python?.configured === program.command ? python.executable : program.command;
+    const limited = [...limitArgs(config.limits), command, ...program.args];
     if (!this.isBoxed) {
       const scratch = join(dir, "scratch");
       return {
@@ -145,14 +149,14 @@ export class Sandbox {
       const [script] = program.args.slice(-1) as [string];
       const variables = [...Object.keys(boxed), MARKER_VARIABLE];
       const view = { network: wants.network, own, program: dirname(script), variables };
-      const [command, ...args] = containerCommand(config, view);
+      const [runner, ...args] = containerCommand(config, view);
       args.push("python3", `${INSIDE.program}/${basename(script)}`);
       const handed = containerVariables(config.runner, boxed);
       // The runner itself needs to find its helpers and its user's files; Podman hands on what it has itself.
       const around =
         config.runner === "podman" ? {} : { PATH: env.PATH ?? "", HOME: program.env.HOME ?? "/" };
       const marks = Object.keys(containerVariables(config.runner, { [MARKER_VARIABLE]: "" }));
-      return { ...program, command, args, env: { ...handed, ...around }, told, marks };
+      return { ...program, command: runner, args, env: { ...handed, ...around }, told, marks };
     }
     const { userNamespace, disableUserNamespaces, installations, becomes } = this.#means;
     const view = {
