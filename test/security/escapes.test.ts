@@ -23,7 +23,7 @@ const ALL_MS = 180_000;
 /** Whether the kernel, or this machine, stops them anyway is a matter of its settings: it may be better than the table. */
 const BY_MACHINE = new Set([
   "ptrace a sibling",
-  "read a siblings memory",
+  "read a sibling's memory",
   "dump core",
   "open a raw device",
   "ask the metadata address",
@@ -32,8 +32,8 @@ const BY_MACHINE = new Set([
 const NAMES = [...ATTEMPTS_CODE.matchAll(/^@escape\ndef (\w+)/gm)].map((match) => match[1]!);
 /** By argv; a path of the endpoint's comes as an argument. */
 const COMMANDS: Readonly<Record<string, { argv: string[]; outputs?: string[] }>> = {
-  "cat the agents key (command)": { argv: ["cat", "{0}"] },
-  "give a link to the agents key as its output (command)": {
+  "cat the agent's key (command)": { argv: ["cat", "{0}"] },
+  "give a link to the agent's key as its output (command)": {
     argv: ["ln", "-s", "{0}", "out"],
     outputs: ["out"],
   },
@@ -51,7 +51,12 @@ let attempt: string;
 const commands = new Map<string, string>();
 
 function titleOf(name: string): string {
-  return name.replaceAll("_", " ");
+  return name
+    .replaceAll("_", " ")
+    .replaceAll(
+      /\b(agent|task|user|worker|sibling)s (?=key|folder|home|memory|environment|secret|control)/g,
+      "$1's ",
+    );
 }
 
 describe.skipIf(reason !== undefined)(`escapes${reason === undefined ? "" : ` (skipped: ${reason})`}`, () => {

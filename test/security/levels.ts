@@ -26,6 +26,10 @@ const TASK_UID = 61_004;
 /** Small, so that what passes them harms nothing. Python's own address space is part of the memory. */
 const LIMITS = "limits = { processes = 110, file_mb = 16, memory_mb = 384, disk_mb = 32 }";
 
+/** Listens until its standard input ends. */
+const ABSTRACT_SERVER =
+  "import socket,sys\ns=socket.socket(socket.AF_UNIX); s.bind('\\0'+sys.argv[1]); s.listen(16)\nprint('here',flush=True); sys.stdin.read()";
+
 /** Why these tests cannot run here, or undefined where they can. */
 export function whyNot(): string | undefined {
   if (process.getuid?.() !== 0) return "needs root, to run agents as users of their own";
@@ -55,7 +59,8 @@ export class Levels {
   readonly places = new Map<Level, Place>();
   readonly #dir: string;
   readonly #agents: ChildProcess[] = [];
-  readonly #servers: Server[] = [];
+  #server: Server | undefined;
+  #abstract: ChildProcess | undefined;
 
   private constructor(fabric: Fabric, service: ServiceProcess, mallory: RestClient) {
     this.fabric = fabric;
@@ -111,12 +116,14 @@ export class Levels {
   async #start(): Promise<void> {
     const munge = join(this.#dir, "munge.socket.2");
     const abstract = `farloom-security-${randomBytes(6).toString("hex")}`;
-    for (const path of [munge, `\0${abstract}`]) {
-      const server = createServer((socket) => socket.destroy());
-      await new Promise<void>((resolve, reject) => server.once("error", reject).listen(path, resolve));
-      this.#servers.push(server);
-    }
+    this.#server = createServer((socket) => socket.destroy());
+    await new Promise<void>((resolve, reject) => this.#server!.once("error", reject).listen(munge, resolve));
     chmodSync(munge, 0o777);
+    // Node has no abstract sockets.
+    this.#abstract = spawn("python3", ["-c", ABSTRACT_SERVER, abstract], {
+      stdio: ["pipe", "pipe", "inherit"],
+    });
+    await new Promise((resolve) => this.#abstract!.stdout!.once("data", resolve));
     await Promise.all(
       LEVELS.map(async (level) => {
         const place = {
@@ -191,7 +198,8 @@ export class Levels {
         clearTimeout(late);
       }),
     );
-    for (const server of this.#servers) server.close();
+    this.#server?.close();
+    this.#abstract?.stdin?.end();
     rmSync(this.#dir, { recursive: true, force: true });
   }
 }
