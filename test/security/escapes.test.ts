@@ -125,6 +125,13 @@ describe.skipIf(reason !== undefined)(`escapes${reason === undefined ? "" : ` (s
       expect(await levels.run(levels.mallory, "limits", wanting, [])).toMatchObject({
         code: "ISOLATION_UNAVAILABLE",
       });
+      // Where the service does not know what the agent has, the agent answers by itself.
+      await levels.fabric.database.pool.query("UPDATE endpoint SET agent_info = NULL WHERE name = 'limits'");
+      expect(await levels.run(levels.mallory, "limits", wanting, [])).toMatchObject({
+        state: "FAILED",
+        reason: "not_authorised",
+        error: { type: "ISOLATION_UNAVAILABLE" },
+      });
       expect(await levels.run(levels.mallory, "namespaces", wanting, [])).toMatchObject({
         state: "SUCCEEDED",
       });

@@ -69,7 +69,8 @@ export function readIsolationConfig(
 ): IsolationConfig {
   const given = file.isolation ?? {};
   const table = new Table(typeof given === "string" ? { level: given } : given);
-  const level = chosen?.value ?? table.take("level") ?? "none";
+  const own = table.take("level");
+  const level = chosen?.value ?? own ?? "none";
   if (!isIsolationLevel(level)) {
     const from = chosen?.from ?? "isolation in agent.toml";
     throw new Error(`${from} is '${String(level)}', not one of ${ISOLATION_LEVELS.join(", ")}`);
