@@ -1,6 +1,6 @@
 // Three kinds of tests: `unit` stands beside its source, or simulates a world of it, and needs nothing; `integration` and `e2e` share one real
 // PostgreSQL, started for the run (test/support/postgres-setup.ts), with a database for each file that asks for one.
-// Besides, `faults` breaks a fabric of its own, and `slurm` a cluster of its own (test/support/slurm).
+// So does `security`, which tries to get out of tasks. Besides, `faults` breaks a fabric of its own, and `slurm` a cluster of its own (test/support/slurm).
 // Packages are imported as their users do, from `dist`: build before testing (`npm test` does).
 import { defineConfig } from "vitest/config";
 
@@ -40,6 +40,7 @@ export default defineConfig({
         },
       },
       { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },
+      { extends: true, test: { ...withPostgres, name: "security", include: ["test/security/**/*.test.ts"] } },
       {
         extends: true,
         // `npm run bench:slurm`: no part of the tests.

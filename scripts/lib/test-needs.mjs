@@ -31,6 +31,12 @@ const NEEDS = [
     tests: "the tests of blocks on Slurm",
   },
   {
+    name: "bubblewrap",
+    isThere: () => isOnPath("bwrap"),
+    debian: ["bubblewrap"],
+    tests: "the tests of isolation in namespaces",
+  },
+  {
     name: "sshd",
     isThere: () => ["ssh", "sshd"].every(isDaemonThere),
     debian: ["openssh-client", "openssh-server"],

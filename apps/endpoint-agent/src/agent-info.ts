@@ -1,7 +1,7 @@
 /** What the agent says of itself and its machine in its hello, and in `status`. */
 import { readFileSync } from "node:fs";
 import { arch, availableParallelism, hostname, platform, release, totalmem } from "node:os";
-import type { AgentInfo, GearInfo } from "@farloom/protocol";
+import type { AgentInfo, GearInfo, IsolationInfo } from "@farloom/protocol";
 import type { AgentConfig } from "./config.js";
 import { probePythons } from "./node/environments/python-probe.js";
 import { pythonVersion } from "./python-version.js";
@@ -12,6 +12,7 @@ export const SOFTWARE = `farloom-endpoint-agent/${ownVersion()}`;
 export async function readAgentInfo(
   config: AgentConfig,
   bootId: string,
+  isolation: IsolationInfo,
   gear?: GearInfo,
 ): Promise<AgentInfo> {
   const runtimes: Record<string, string> = { node: process.versions.node };
@@ -38,6 +39,7 @@ export async function readAgentInfo(
     cores: availableParallelism(),
     memoryMb: Math.round(totalmem() / (1024 * 1024)),
     ...(gear === undefined ? {} : { gear }),
+    isolation,
   };
 }
 

@@ -11,6 +11,8 @@ import { Blocks } from "./blocks/blocks.js";
 import type { AgentConfig } from "./config.js";
 import { Engine, type EngineStatus } from "./engine.js";
 import { FunctionsCache } from "./functions-cache.js";
+import { prepareIsolation } from "./isolation/probe.js";
+import type { Sandbox } from "./isolation/sandbox.js";
 import { Journal } from "./journal/journal.js";
 import type { EndReason } from "./link/connection.js";
 import { SessionTokens } from "./link/session-token.js";
@@ -41,6 +43,8 @@ export type NodeFactory = (place: {
   readonly agentInfo: AgentInfo;
   /** What this machine's workers can be given for themselves. */
   readonly gear: NodeGear | undefined;
+  /** How workers are to be started; undefined: as they are. */
+  readonly sandbox: Sandbox | undefined;
 }) => AgentNode;
 
 /** What an agent tells of itself. */
@@ -92,8 +96,9 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
   const undo: (() => void | Promise<void>)[] = [() => lock.release()];
   try {
     const bootId = readBootId();
+    const isolation = await prepareIsolation(config.isolation, config.python);
     const gear = config.blocks === undefined ? await NodeGear.open(config.gear, process.env) : undefined;
-    const agentInfo = await readAgentInfo(config, bootId, gear?.info);
+    const agentInfo = await readAgentInfo(config, bootId, isolation.info, gear?.info);
     const tokens = new SessionTokens(serviceUrl, identity.endpointId, key);
     const store = new PayloadStore(paths.payloads, config.payloadCacheBytes);
     const transfer = new PayloadTransfer({
@@ -113,7 +118,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       replay,
       bootId,
       functions,
-      allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions),
+      allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions, config.isolation.level),
       files: new TaskFiles(store, transfer),
       taskTokens,
       hasLocalNode: config.blocks === undefined,
@@ -132,7 +137,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     if (config.blocks === undefined) {
       const [upper, lower] = createPortPair();
       engine.attachNode({ name: LOCAL_NODE }, upper);
-      node = makeNode({ port: lower, log: logger, config, agentInfo, gear });
+      node = makeNode({ port: lower, log: logger, config, agentInfo, gear, sandbox: isolation.sandbox });
       await node.start();
     } else {
       const { endpointId } = identity;

@@ -9,6 +9,7 @@ import { checkFunctionPattern } from "@farloom/protocol";
 import { parse as parseToml } from "smol-toml";
 import { type BlocksConfig, readBlocksConfig } from "./blocks/blocks-config.js";
 import { normaliseServiceUrl } from "./enrolment.js";
+import { type IsolationConfig, readIsolationConfig } from "./isolation/config.js";
 import { type EnvironmentsConfig, readEnvironments } from "./node/environments/environment-config.js";
 import { type GearConfig, readGearConfig } from "./node/gear/gear-config.js";
 import { statePaths } from "./state/state-dir.js";
@@ -54,6 +55,11 @@ export interface AgentOptions {
    * FARLOOM_AGENT_ALLOW_FUNCTIONS, with commas; default: all.
    */
   readonly allowFunctions?: readonly string[] | undefined;
+  /**
+   * How workers are kept apart: none, limits, namespaces, container or user. Environment FARLOOM_AGENT_ISOLATION; in
+   * agent.toml perhaps a table (isolation/config.ts); default none.
+   */
+  readonly isolation?: string | undefined;
   /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
   readonly payloadCacheMb?: number | undefined;
 }
@@ -74,6 +80,7 @@ export interface AgentConfig {
   readonly recycleTasks: number;
   readonly recycleMemoryMb: number;
   readonly allowFunctions: readonly string[];
+  readonly isolation: IsolationConfig;
   readonly windowBytes: number;
   readonly payloadCacheBytes: number;
   /** Where nodes come from; undefined: the one node lives in the agent's process. */
@@ -102,11 +109,15 @@ export function resolveConfig(
     expandHome(options.stateDir ?? nonEmpty(env.FARLOOM_AGENT_STATE_DIR) ?? "~/.farloom/agent"),
   );
   const file = readConfigFile(statePaths(stateDir).configFile);
-  const pick = (option: keyof AgentOptions, variable: string): Picked | undefined => {
+  const chosen = (option: keyof AgentOptions, variable: string): Picked | undefined => {
     const given = options[option];
     if (given !== undefined) return { value: given, from: `option ${option}` };
     const set = nonEmpty(env[variable]);
-    if (set !== undefined) return { value: set, from: variable };
+    return set === undefined ? undefined : { value: set, from: variable };
+  };
+  const pick = (option: keyof AgentOptions, variable: string): Picked | undefined => {
+    const picked = chosen(option, variable);
+    if (picked !== undefined) return picked;
     const name = option.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
     return file[name] === undefined ? undefined : { value: file[name], from: `${name} in agent.toml` };
   };
@@ -129,6 +140,7 @@ export function resolveConfig(
     recycleTasks: integer(pick("recycleTasks", "FARLOOM_AGENT_RECYCLE_TASKS"), 0, 0, 1 << 30),
     recycleMemoryMb: integer(pick("recycleMemoryMb", "FARLOOM_AGENT_RECYCLE_MEMORY_MB"), restMb, 0, 1 << 24),
     allowFunctions: functionPatterns(pick("allowFunctions", "FARLOOM_AGENT_ALLOW_FUNCTIONS")),
+    isolation: readIsolationConfig(file, chosen("isolation", "FARLOOM_AGENT_ISOLATION")),
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,

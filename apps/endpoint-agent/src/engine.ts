@@ -150,7 +150,8 @@ export class Engine implements LinkUser {
       cache: options.functions,
       toService: (frame) => this.#service.stage(frame),
       toNode: (node, frame) => this.#nodes.stage(node, frame),
-      onReady: (task) => this.#apply({ kind: "ready", task }),
+      // Only its definition says what isolation it wants.
+      onReady: (task) => this.#refuse(task) || this.#apply({ kind: "ready", task }),
       log: options.log,
     });
     this.#scheduler = new Scheduler((digest) => this.#functions.demandOf(digest));
@@ -358,8 +359,8 @@ export class Engine implements LinkUser {
   }
 
   /** E5: what was handed down under another list, and has come back unbegun, is asked about before it goes again. */
-  #refuseQueued(): void {
-    if (!this.#options.allowed.isListed) return;
+  #refuseQueued(isFirst = false): void {
+    if (!isFirst && !this.#options.allowed.mayRefuse) return;
     for (const task of [...this.#scheduler.tasks()]) if (task.state === "queued") this.#refuse(task);
   }
 
@@ -464,7 +465,7 @@ export class Engine implements LinkUser {
   #ofNode(event: SchedulerEvent): void {
     this.#apply(event);
     if (event.kind === "node_returned" || event.kind === "node_up" || event.kind === "node_lost")
-      this.#refuseQueued();
+      this.#refuseQueued(event.kind === "node_up");
   }
 
   #takeProgress(frame: Extract<Frame, { t: "progress" }>): void {

@@ -3,7 +3,7 @@ import type { NodeFactory } from "./agent.js";
 import { localCapacity } from "./node/capacity.js";
 import { NodeManager } from "./node/node-manager.js";
 
-export const localNode: NodeFactory = ({ port, log, config, agentInfo, gear }) => {
+export const localNode: NodeFactory = ({ port, log, config, agentInfo, gear, sandbox }) => {
   const manager = new NodeManager({
     port,
     log,
@@ -13,7 +13,10 @@ export const localNode: NodeFactory = ({ port, log, config, agentInfo, gear }) =
       ...(agentInfo.runtimes.python === undefined ? {} : { python: { default: config.python } }),
       command: agentInfo.runtimes.command !== undefined,
       environments: config.environments,
+      // An image brings its own programs, and Node with what our worker needs is not among them.
+      ...(sandbox?.level === "container" ? { node: false as const } : {}),
     },
+    sandbox,
     killGraceMs: config.killGraceMs,
     recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },
     env: process.env,

@@ -44,6 +44,8 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
                         [FARLOOM_AGENT_RECYCLE_MEMORY_MB]  half of the machine's memory, divided among the workers
   --allow-function REF  runs this function alone, by id, owner/name or owner/name@version, with * for any letters; may be
                         repeated [FARLOOM_AGENT_ALLOW_FUNCTIONS, with commas]  all functions
+  --isolation LEVEL     how workers are kept apart: none, limits, namespaces, container or user; a table in agent.toml has
+                        the rest [FARLOOM_AGENT_ISOLATION]  none
   --stop-workers        a stop ends the workers and what they run
 Options of enroll
   --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it
@@ -64,6 +66,7 @@ const OPTIONS = {
   "recycle-tasks": { type: "string" },
   "recycle-memory-mb": { type: "string" },
   "allow-function": { type: "string", multiple: true },
+  isolation: { type: "string" },
   "stop-workers": { type: "boolean" },
   parameters: { type: "string" },
   help: { type: "boolean", short: "h" },
@@ -113,6 +116,7 @@ function optionsOf(values: Values): AgentOptions {
     recycleTasks: numberOf(values["recycle-tasks"]),
     recycleMemoryMb: numberOf(values["recycle-memory-mb"]),
     allowFunctions: values["allow-function"],
+    isolation: values.isolation,
     stopWorkers: values["stop-workers"],
   };
 }

@@ -34,6 +34,8 @@ export type {
   Runtime,
 } from "./functions/definition.js";
 export { canonicalJson, checkDefinition, functionDigest, RUNTIMES } from "./functions/definition.js";
+export type { IsolationInfo, IsolationLevel, NetworkPolicy } from "./functions/isolation.js";
+export { ISOLATION_LEVELS, isIsolationLevel, isolationSuffices } from "./functions/isolation.js";
 export type { FunctionMatcher, NamedFunction } from "./functions/pattern.js";
 export {
   checkFunctionPattern,

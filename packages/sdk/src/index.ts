@@ -1,5 +1,5 @@
 /** The TypeScript client of Farloom. Start with `Farloom`. */
-export type { ErrorCode, Reason, Runtime, TaskState } from "@farloom/protocol";
+export type { ErrorCode, IsolationLevel, Reason, Runtime, TaskState } from "@farloom/protocol";
 export { FarloomError } from "@farloom/protocol";
 export { Farloom } from "./client.js";
 export {

@@ -4,7 +4,7 @@
  */
 import { readFile } from "node:fs/promises";
 import { basename, extname } from "node:path";
-import { FarloomError, type Runtime } from "@farloom/protocol";
+import { FarloomError, type IsolationLevel, type Runtime } from "@farloom/protocol";
 import type { FunctionSpec } from "./resources.js";
 
 // biome-ignore lint/suspicious/noExplicitAny: any function may be given; its types pass through `register`.
@@ -16,6 +16,10 @@ export type RegisterSpec = Omit<FunctionSpec, "name" | "runtime"> & {
   readonly name?: string;
   /** Default: by the file's extension; `node` for a JavaScript function, `command` where there is a command. */
   readonly runtime?: Runtime;
+  /** The least isolation that a call wants of its endpoint: `env.isolation`. */
+  readonly isolation?: IsolationLevel;
+  /** A call wants the network, where its endpoint leaves that to functions: `env.network`. */
+  readonly network?: boolean;
   /** Path of a file with the code. */
   readonly file?: string;
   /** A JavaScript function that uses nothing from outside itself: its text is what runs. */
@@ -30,7 +34,9 @@ const RUNTIME_OF_EXTENSION: Readonly<Record<string, Runtime>> = {
 
 /** The registration's body. */
 export async function functionSpec(spec: RegisterSpec): Promise<FunctionSpec> {
-  const { file, fn, ...given } = spec;
+  const { file, fn, isolation, network, ...said } = spec;
+  const wants = { ...(isolation && { isolation }), ...(network !== undefined && { network }) };
+  const given = Object.keys(wants).length > 0 ? { ...said, env: { ...said.env, ...wants } } : said;
   if (fn !== undefined) return ofJavaScript(fn, given);
   const code = file === undefined ? given.code : await readFile(file, "utf8");
   const runtime = given.runtime ?? runtimeOf(file, given);

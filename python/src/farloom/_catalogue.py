@@ -131,6 +131,16 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
     ),
+    "ISOLATION_UNAVAILABLE": (
+        409,
+        False,
+        "The function {function} wants at least the isolation level {wanted}, and the endpoint {endpoint} runs its workers at the level {level}. Send the call to another endpoint, or have this one run at it (isolation in its agent.toml).",
+    ),
+    "ISOLATION_IMPOSSIBLE": (
+        500,
+        False,
+        "This machine cannot run workers at the isolation level {level}: {reason}. {cure}. It can do: {offers}.",
+    ),
     "SIGNATURE_INVALID": (
         401,
         False,

@@ -42,6 +42,8 @@ class Executor(concurrent.futures.Executor):
     nodes, ranks, ranks_per_node    whole nodes of one block, and the processes of a parallel program over them
     interpreter, env            the endpoint's environment by its name, and environment variables of the call
     requires                    packages that calls import, as pip names them: compared before anything is submitted
+    isolation, network          the least isolation that a call wants of its endpoint (`namespaces`, …), and whether it
+                  wants the network where the endpoint leaves that to functions
     nested        True: the functions may submit calls themselves, by `farloom.Executor()` without settings; they reach
                   this endpoint and what they submit, by a token that ends with their task
     group         id of a task group to submit to; default a new one, `task_group_id`
@@ -68,6 +70,8 @@ class Executor(concurrent.futures.Executor):
         interpreter: str | None = None,
         requires: str | Iterable[str] | None = None,
         env: dict[str, str] | None = None,
+        isolation: str | None = None,
+        network: bool | None = None,
         nested: bool = False,
         group: str | None = None,
         max_workers: int | None = None,
@@ -89,6 +93,7 @@ class Executor(concurrent.futures.Executor):
             "ranksPerNode": ranks_per_node,
         }
         environment: dict[str, Any] = {"interpreter": interpreter, "vars": env, **required(requires)}
+        environment |= {"isolation": isolation, "network": network}
         self._options: dict[str, Any] = {
             "mode": mode,
             "retries": retries or None,

@@ -139,7 +139,7 @@ class RemoteFunction(Generic[P, T]):
 
 _NAMES = {"endpoint", "environment", "requires", "walltime", "mode", "retries", "backoff_s"}
 _NAMES |= {"cores", "memory", "gpus", "nodes", "ranks", "ranks_per_node"}
-_NAMES |= {"modules", "ship", "client", "nested"}
+_NAMES |= {"modules", "ship", "client", "nested", "isolation", "network"}
 
 
 @overload
@@ -163,6 +163,8 @@ def function(
     modules: Modules = (),
     ship: Ship = "auto",
     nested: bool = False,
+    isolation: str | None = None,
+    network: bool | None = None,
     client: "Client | None" = None,
 ) -> Callable[[Callable[P, T]], RemoteFunction[P, T]]: ...
 def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
@@ -179,6 +181,8 @@ def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
     modules       modules or packages of your project that travel with it, as text
     ship          `source` (text) or `pickle` (cloudpickle) where it must be one of them; default: text where possible
     nested        True: a call may submit calls itself, by `farloom.Executor()` without settings; `Executor` says more
+    isolation     the least isolation that a call wants of its endpoint: `limits`, `namespaces`, `container` or `user`
+    network       True: a call wants the network, where its endpoint leaves that to functions
     client        a Client of your own
     """
     unknown = set(told) - _NAMES

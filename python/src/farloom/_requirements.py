@@ -51,9 +51,10 @@ def environment_of(value: "str | Mapping[str, Any] | None") -> dict[str, Any]:
         return {}
     if isinstance(value, str):
         return {"interpreter": value}
-    unknown = set(value) - {"interpreter", "vars", "requires"}
+    unknown = set(value) - {"interpreter", "vars", "requires", "isolation", "network"}
     if unknown:
-        detail = f"environment has {', '.join(sorted(unknown))}; it may have interpreter, vars and requires"
+        known = "interpreter, vars, requires, isolation and network"
+        detail = f"environment has {', '.join(sorted(unknown))}; it may have {known}"
         raise FarloomError("FUNCTION_INVALID", detail=detail)
     return {name: part for name, part in value.items() if part is not None}
 
@@ -77,13 +78,14 @@ def definition_options(told: Mapping[str, Any]) -> dict[str, Any]:
         "ranksPerNode": told.get("ranks_per_node"),
     }
     backoff_s = told.get("backoff_s")
+    wants = {name: told[name] for name in ("isolation", "network") if told.get(name) is not None}
     return {
         "mode": told.get("mode"),
         "retries": told.get("retries") or None,
         "backoffMs": round(backoff_s * 1000) if backoff_s else None,
         "timeoutMs": walltime_ms(told.get("walltime")),
         "resources": {name: value for name, value in resources.items() if value is not None} or None,
-        "env": environment_of(told.get("environment")) | required(told.get("requires")),
+        "env": environment_of(told.get("environment")) | required(told.get("requires")) | wants,
     }
 
 

@@ -120,6 +120,7 @@ export class Blocks {
           python: config.python,
           environments: config.environments,
           gear: config.gear,
+          isolation: config.isolation,
           killGraceMs: config.killGraceMs,
           recycle: { tasks: config.recycleTasks, memoryKb: config.recycleMemoryMb * 1024 },
           payloadsDir: paths.payloads,

@@ -5,6 +5,7 @@
  * The agent writes it again when it comes back under another address; a node reads it anew before each dial.
  */
 import { chmodSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import type { IsolationConfig } from "../isolation/config.js";
 import type { EnvironmentsConfig } from "../node/environments/environment-config.js";
 import type { GearConfig } from "../node/gear/gear-config.js";
 
@@ -29,6 +30,8 @@ export interface BlockParameters {
   /** Lines of bash that run before the workers start; empty: none. */
   readonly workerInit: string;
   readonly python: string;
+  /** How the node keeps its workers apart; a node that cannot ends. Absent in files of older agents: not at all. */
+  readonly isolation?: IsolationConfig;
   readonly killGraceMs: number;
   /** What functions may name as their environment; absent in what an older agent wrote. */
   readonly environments?: EnvironmentsConfig;

@@ -29,13 +29,14 @@ import {
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
+import { partsOfLane } from "../isolation/lanes.js";
 import { crashReport } from "./crash-report.js";
 import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, mayGoAhead, overdueMs, plannedUs } from "./depth.js";
 import { addDuration, pickResults } from "./frame-items.js";
 import { splitLane } from "./gear/needs.js";
 import type { NodeGear } from "./gear/node-gear.js";
 import { Lane, type LaneTrouble } from "./lane.js";
-import { type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
+import { laneOf, type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
 import { OomWatch } from "./oom-watch.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
 import { isDiskFull } from "./worker-files.js";
@@ -155,7 +156,7 @@ export class Dispatcher implements WorkerOwner {
         troubled.push(lacking(task, task.fn!.impossible));
         continue;
       }
-      const lane = this.#lane(task.fn!.laneName);
+      const lane = this.#lane(laneOf(task));
       if (!lane) {
         troubled ??= [];
         troubled.push(this.#noRuntime(task));
@@ -511,9 +512,9 @@ export class Dispatcher implements WorkerOwner {
         this.tasks.delete(task.key);
         away.push(task.key);
       } else {
-        const list = again.get(task.fn.laneName);
+        const list = again.get(laneOf(task));
         if (list) list.push(task);
-        else again.set(task.fn.laneName, [task]);
+        else again.set(laneOf(task), [task]);
       }
     }
     for (const [name, list] of again) this.#lanes.get(name)!.queue.putBack(list, (task) => task.place);
@@ -571,6 +572,7 @@ export class Dispatcher implements WorkerOwner {
       )
         worker.recall();
       if (ranMs >= WATCH_MS && worker.watch.check()) this.#flooded = true;
+      if (ranMs >= WATCH_MS) worker.disk?.look(() => worker.stop(head.key, "disk_limit"), now);
       if (ranMs >= ANNOUNCE_MS && !head.announced) {
         head.announced = true;
         started.push(head.key);
@@ -623,7 +625,7 @@ export class Dispatcher implements WorkerOwner {
   #lane(name: string): Lane | undefined {
     const known = this.#lanes.get(name);
     if (known) return known;
-    const { need, program: programName } = splitLane(name);
+    const { need, program: programName } = splitLane(partsOfLane(name).program);
     const program = this.#options.programOf(programName);
     if (!program) return undefined;
     const lane = new Lane({
@@ -728,6 +730,14 @@ export class Dispatcher implements WorkerOwner {
         message: `the task ran longer than its limit of ${task.limitMs} ms and was ended`,
       };
       return outcome(task, "TIMED_OUT", "run_time_limit", detail, runUs);
+    }
+    if (death.stopped === "disk_limit") {
+      detail.error = {
+        type: "DiskLimit",
+        message:
+          "the task's folder held more than the endpoint's isolation.limits.disk_mb, and the task was ended",
+      };
+      return outcome(task, "FAILED", "worker_died", detail, runUs);
     }
     const isOom = this.#oom.rose() && (death.signal === "SIGKILL" || worker.isAdopted);
     const how =

@@ -32,6 +32,9 @@ export function socketPathFor(runDir: string): string {
 
 export interface ListenerOptions {
   readonly path: string;
+  /** Another name of the socket, which workers in boxes see; undefined where there are none. */
+  readonly door?: string | undefined;
+  readonly openDoor?: (path: string, door: string) => void;
   /** The secret of the worker of that name, where there is one. */
   readonly secretOf: (worker: string) => string | undefined;
   readonly onWorker: (hello: HelloFrame, link: WorkerLink) => void;
@@ -57,6 +60,7 @@ export class WorkerListener {
         resolve();
       });
     });
+    if (this.#options.door !== undefined) this.#options.openDoor?.(this.#options.path, this.#options.door);
   }
 
   /** Stops listening; the links are their workers' business. */

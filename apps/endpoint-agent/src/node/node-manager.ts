@@ -20,6 +20,7 @@
  */
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   batchLength,
   buildResults,
@@ -44,6 +45,9 @@ import {
   u32Of,
 } from "@farloom/protocol";
 import type { Logger } from "pino";
+import { withoutSecrets } from "../isolation/clean-environment.js";
+import { boxedLane, hasNetwork } from "../isolation/lanes.js";
+import { foldersOf, type Sandbox, takeReferenced } from "../isolation/sandbox.js";
 import { windowFor } from "./depth.js";
 import { Dispatcher, type Upstream } from "./dispatcher.js";
 import { impossibleHere, laneOf } from "./gear/needs.js";
@@ -51,7 +55,7 @@ import { socketPathFor, WorkerListener } from "./listener.js";
 import type { FunctionRecord, NodeTask } from "./node-task.js";
 import type { NodeManagerOptions } from "./options.js";
 import type { FramePort } from "./port.js";
-import { processStartTime } from "./proc.js";
+import { killGroup, processStartTime } from "./proc.js";
 import { laneNameOf, programOf } from "./programs.js";
 import { clearRemains } from "./remains.js";
 import type { Worker } from "./worker.js";
@@ -119,7 +123,8 @@ export class NodeManager {
     mkdirSync(this.#payloadsDir, { recursive: true, mode: 0o700 });
     const socketPath = socketPathFor(this.#runDir);
     this.#records = new WorkerRecords(this.#runDir);
-    const env = options.env ?? process.env;
+    // What holds a secret is no worker's business; a sandbox lets through less still.
+    const env = withoutSecrets(options.env ?? process.env);
     this.#env = env;
     this.#dispatcher = new Dispatcher({
       log: options.log,
@@ -130,6 +135,7 @@ export class NodeManager {
         payloadsDir: this.#payloadsDir,
         killGraceMs: options.killGraceMs ?? DEFAULT_KILL_GRACE_MS,
         recycle: options.recycle ?? { tasks: 0, memoryKb: 0 },
+        sandbox: options.sandbox,
       },
       idleRetireMs: options.idleRetireMs ?? DEFAULT_IDLE_RETIRE_MS,
       records: this.#records,
@@ -140,6 +146,8 @@ export class NodeManager {
     });
     this.#listener = new WorkerListener({
       path: socketPath,
+      door: this.#box?.makeDoor(this.#runDir),
+      openDoor: (path, door) => this.#box?.openDoor(path, door),
       secretOf: (name) => this.#dispatcher.secretOf(name),
       onWorker: (hello, link) => {
         this.#dispatcher.workers.get(hello.worker!)?.attach(hello, link);
@@ -147,6 +155,12 @@ export class NodeManager {
       },
       onRefused: (reason) => this.#log.warn({ reason }, "a connection to the worker socket was refused"),
     });
+  }
+
+  /** The sandbox whose workers see other paths than this process; undefined where they see the same. */
+  get #box(): Sandbox | undefined {
+    const { sandbox } = this.#options;
+    return sandbox?.isBoxed ? sandbox : undefined;
   }
 
   /** Process ids of the workers there are, by name. */
@@ -180,8 +194,10 @@ export class NodeManager {
     for (const frame of this.#up) this.#port.send(frame);
     this.#up = [];
     this.#port.onFrame((frame) => this.#receive(frame));
-    if (this.#options.runtimes.python?.default !== undefined)
-      this.#dispatcher.warm(laneOf("python:default", {}, this.#options.gear));
+    if (this.#options.runtimes.python?.default !== undefined) {
+      const warm = laneOf("python:default", {}, this.#options.gear);
+      this.#dispatcher.warm(this.#box ? boxedLane(warm, this.#box.config.network === true) : warm);
+    }
     this.#grant();
   }
 
@@ -241,8 +257,11 @@ export class NodeManager {
         this.#whole = false;
         continue;
       }
-      if (processStartTime(record.pid) === record.startTime) expected.push(this.#dispatcher.adopt(record));
-      else buried.push(this.#bury(record));
+      const isAlive = processStartTime(record.pid) === record.startTime;
+      const isOfLevel = (record.level ?? "none") === (this.#options.sandbox?.level ?? "none");
+      if (isAlive && isOfLevel) expected.push(this.#dispatcher.adopt(record));
+      // A worker of another level would run tasks under rules that are not in force any more.
+      else buried.push((isAlive ? endNow(record) : Promise.resolve()).then(() => this.#bury(record)));
     }
     await Promise.all(buried);
     if (expected.length === 0) return;
@@ -294,14 +313,25 @@ export class NodeManager {
     this.#whole = false;
     this.#records.keep(record);
     const { results } = readLeftover(record.dir);
+    for (const { codec, source, start } of results) this.#takeFile(record, codec, source, start);
     if (results.length > 0) this.#sendOutcomes(results);
-    for (const frame of readKept(record.dir)) this.#sendResults(frame, undefined);
+    for (const frame of readKept(record.dir)) {
+      for (let i = 0; i < frame.n; i++)
+        this.#takeFile(record, byteOf(frame.codecs, i), frame.data, startOf(frame.ends, i));
+      this.#sendResults(frame, undefined);
+    }
     this.#ended.push({ name: record.name, upto: this.#sentResults });
     const { pid, startTime, marker = "" } = record;
     const isCleared = await clearRemains({ pid, startTime, marker }, () => 0);
     if (!isCleared)
       this.#log.warn({ worker: record.name, pid }, "not everything that it started could be ended");
-    rmSync(record.dir, { recursive: true, force: true });
+    for (const path of foldersOf(record.dir)) rmSync(path, { recursive: true, force: true });
+  }
+
+  /** What a boxed worker's result refers to lies in a folder of the worker's own. */
+  #takeFile({ dir, level = "none" }: WorkerRecord, codec: number, data: Buffer, start: number): void {
+    if (level !== "none" && level !== "limits")
+      takeReferenced(codec, data, start, { dir, payloadsDir: this.#payloadsDir });
   }
 
   // ------------------------------------------------------------------ from the agent
@@ -414,6 +444,9 @@ export class NodeManager {
     return {
       key,
       fn,
+      boxedLane:
+        this.#box &&
+        boxedLane(fn.laneName, hasNetwork(this.#box.config.network, fn.definition), given?.submitter),
       source: frame.args,
       start,
       end: endOf(frame.ends, i),
@@ -528,4 +561,14 @@ export class NodeManager {
     this.#grantedBytes = Math.max(bytes, this.#grantedBytes);
     this.#port.send({ t: "credit", tasks: this.#grantedTasks, bytes: this.#grantedBytes });
   }
+}
+
+/** Between looks whether a process that was killed is gone, and how often it is looked. */
+const END_LOOK_MS = 20;
+const END_LOOKS = 100;
+
+/** Ends a worker at once, and waits until it is gone: what it leaves is read once it writes no more. */
+async function endNow({ pid, startTime }: WorkerRecord): Promise<void> {
+  killGroup(pid, "SIGKILL");
+  for (let i = 0; i < END_LOOKS && processStartTime(pid) === startTime; i++) await sleep(END_LOOK_MS);
 }

@@ -25,6 +25,8 @@ export interface FunctionRecord {
 export interface NodeTask extends TaskItem {
   /** Undefined for a task that a re-adopted worker holds: its definition stayed with the old agent. */
   readonly fn: FunctionRecord | undefined;
+  /** Where workers are boxed: the lane of its function and its submitter; undefined: its function's. */
+  readonly boxedLane: string | undefined;
   readonly arrivedMs: number;
   /** Its place in the order in which tasks came; what was taken back from a worker goes there again. */
   place: number;
@@ -52,11 +54,17 @@ export interface NodeTask extends TaskItem {
 
 const EMPTY = Buffer.alloc(0);
 
+/** The lane that the task waits in. */
+export function laneOf(task: NodeTask): string {
+  return task.boxedLane ?? task.fn!.laneName;
+}
+
 /** A task that only its id is known of. */
 export function foreignTask(key: IdKey, limitMs: number): NodeTask {
   return {
     key,
     fn: undefined,
+    boxedLane: undefined,
     source: EMPTY,
     start: 0,
     end: 0,

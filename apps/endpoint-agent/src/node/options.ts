@@ -1,6 +1,7 @@
 /** What a node manager is told when it is made, and the defaults of the rest. */
 import type { NodeCapacity } from "@farloom/protocol";
 import type { Logger } from "pino";
+import type { Sandbox } from "../isolation/sandbox.js";
 import type { EnvironmentsConfig } from "./environments/environment-config.js";
 import type { NodeGear } from "./gear/node-gear.js";
 import type { FramePort } from "./port.js";
@@ -34,6 +35,8 @@ export interface NodeManagerOptions {
   readonly capacity?: NodeCapacity;
   /** Time between SIGTERM and SIGKILL for a task that is stopped. Default 3,000. */
   readonly killGraceMs?: number;
+  /** How workers are kept apart from the machine. Default: not at all. */
+  readonly sandbox?: Sandbox | undefined;
   /** When a Python worker asks to be replaced by a fresh one. Default: never. */
   readonly recycle?: RecycleRules;
   /** Environment of the workers; default: the agent's own. */

@@ -16,6 +16,8 @@ import { join } from "node:path";
 import { limits } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { type BlockParameters, readParameters } from "../blocks/parameters.js";
+import { NO_ISOLATION } from "../isolation/config.js";
+import { prepareIsolation } from "../isolation/probe.js";
 import { pythonVersion } from "../python-version.js";
 import { measureCapacity } from "./capacity.js";
 import { dialAgent } from "./dial.js";
@@ -46,6 +48,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     ? await environmentAfter(parameters.workerInit, options.env)
     : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
+  const { sandbox } = await prepareIsolation(parameters.isolation ?? NO_ISOLATION, parameters.python);
   const gear = await NodeGear.open(parameters.gear ?? readGearConfig({}), env);
   const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   // From here to where signals are heard nothing waits: a stop finds nothing to tidy up, or somebody who does.
@@ -88,7 +91,9 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
       ...(hasPython ? { python: { default: parameters.python } } : {}),
       command: hasPython,
       ...(parameters.environments && { environments: parameters.environments }),
+      ...(sandbox?.level === "container" ? { node: false as const } : {}),
     },
+    sandbox,
     killGraceMs: parameters.killGraceMs,
     recycle: parameters.recycle,
     env: withoutStepOptions(env),

@@ -12,13 +12,13 @@
  */
 import {
   closeSync,
+  constants,
   fstatSync,
+  ftruncateSync,
   openSync,
   readFileSync,
   readSync,
   rmSync,
-  statSync,
-  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -58,12 +58,7 @@ const CUSTODY_BYTES = 8 + SEAL_BYTES;
 
 /** Reads the results file. A file that is missing or torn tells only what can be trusted of it. */
 export function readLeftover(dir: string): Leftover {
-  let bytes: Buffer;
-  try {
-    bytes = readFileSync(join(dir, "results"));
-  } catch {
-    return { running: undefined, results: [] };
-  }
+  const bytes = readPlain(join(dir, "results")) ?? NOTHING;
   if (bytes.length < HEAD_BYTES) return { running: undefined, results: [] };
   const running = bytes[4] === 1 ? keyAt(bytes, 8) : undefined;
   const custodyBytes = bytes[5] === 1 ? CUSTODY_BYTES : 0;
@@ -128,12 +123,8 @@ export function readRunning(dir: string): IdKey | undefined {
 
 /** Results that the worker could hand to nobody while it lived. */
 export function readKept(dir: string): ResultsFrame[] {
-  let bytes: Buffer;
-  try {
-    bytes = readFileSync(join(dir, "kept"));
-  } catch {
-    return [];
-  }
+  const bytes = readPlain(join(dir, "kept"));
+  if (bytes === undefined) return [];
   const frames: ResultsFrame[] = [];
   const chunks = new LengthPrefixReader().push(bytes);
   if ("bad" in chunks) return [];
@@ -145,6 +136,36 @@ export function readKept(dir: string): ResultsFrame[] {
 }
 
 const RESULTS = new Set(["results"] as const);
+const NOTHING = Buffer.alloc(0);
+/** Results without a mark, of 64 KiB at most each, are bounded by credit; a sparse file of a task's making is not. */
+const MAX_LEFT_BYTES = 512 * 1024 * 1024;
+
+/**
+ * Opens a file in a worker's folder as a stranger's: a link that a task put in its place would show, or cut, a file of
+ * the agent's, and a FIFO would hang it. Undefined where there is no plain file.
+ */
+function openPlain(path: string, flags = constants.O_RDONLY): number | undefined {
+  try {
+    const fd = openSync(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    if (fstatSync(fd).isFile()) return fd;
+    closeSync(fd);
+  } catch {
+    // Not there, or a link.
+  }
+  return undefined;
+}
+
+function readPlain(path: string): Buffer | undefined {
+  const fd = openPlain(path);
+  if (fd === undefined) return undefined;
+  try {
+    return fstatSync(fd).size > MAX_LEFT_BYTES ? undefined : readFileSync(fd);
+  } catch {
+    return undefined;
+  } finally {
+    closeSync(fd);
+  }
+}
 
 /** Less free space than a worker needs to start counts as none. */
 const LEAST_FREE_BYTES = 4 * 1024 * 1024;
@@ -186,22 +207,23 @@ export class OutputWatch {
     let flooded = false;
     for (const name of STREAMS) {
       const path = join(this.#dir, name);
-      let sizeBytes: number;
+      const fd = openPlain(path, constants.O_RDWR);
+      if (fd === undefined) continue;
+      let tail: ReturnType<typeof tailOf>;
       try {
-        sizeBytes = statSync(path).size;
+        if (fstatSync(fd).size <= FLOOD_BYTES) continue;
+        flooded = true;
+        tail = tailOf(fd);
+        if (tail === undefined) continue;
+        ftruncateSync(fd, 0);
       } catch {
         continue;
+      } finally {
+        closeSync(fd);
       }
-      if (sizeBytes <= FLOOD_BYTES) continue;
-      flooded = true;
-      const tail = readTail(path);
-      try {
-        truncateSync(path, 0);
-      } catch {
-        continue;
-      }
+      const { sizeBytes } = tail;
       const before = this.#cuts[name]?.bytes ?? 0;
-      this.#cuts[name] = { bytes: before + sizeBytes, tail: tail?.bytes ?? Buffer.alloc(0) };
+      this.#cuts[name] = { bytes: before + sizeBytes, tail: tail.bytes };
       this.#cut = true;
       this.#record();
     }
@@ -268,17 +290,22 @@ export class OutputWatch {
 }
 
 function readTail(path: string): { bytes: Buffer; sizeBytes: number } | undefined {
+  const fd = openPlain(path);
+  if (fd === undefined) return undefined;
   try {
-    const fd = openSync(path, "r");
-    try {
-      const sizeBytes = fstatSync(fd).size;
-      const start = Math.max(0, sizeBytes - limits.MAX_OUTPUT_TAIL_BYTES);
-      const bytes = Buffer.alloc(sizeBytes - start);
-      const read = readSync(fd, bytes, 0, bytes.length, start);
-      return { bytes: bytes.subarray(0, read), sizeBytes };
-    } finally {
-      closeSync(fd);
-    }
+    return tailOf(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function tailOf(fd: number): { bytes: Buffer; sizeBytes: number } | undefined {
+  try {
+    const sizeBytes = fstatSync(fd).size;
+    const start = Math.max(0, sizeBytes - limits.MAX_OUTPUT_TAIL_BYTES);
+    const bytes = Buffer.alloc(sizeBytes - start);
+    const read = readSync(fd, bytes, 0, bytes.length, start);
+    return { bytes: bytes.subarray(0, read), sizeBytes };
   } catch {
     return undefined;
   }

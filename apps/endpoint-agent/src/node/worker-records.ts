@@ -20,6 +20,8 @@ export interface WorkerRecord {
   readonly marker?: string | undefined;
   /** What it has for itself; absent: nothing. */
   readonly gear?: Gear | undefined;
+  /** The level of isolation that it was started at; absent: none. */
+  readonly level?: string | undefined;
 }
 
 export class WorkerRecords {
@@ -41,7 +43,7 @@ export class WorkerRecords {
           r !== null &&
           Number.isSafeInteger(r.pid) &&
           r.pid > 1 &&
-          [r.name, r.startTime, r.secret, r.lane, r.dir, r.marker ?? ""].every(
+          [r.name, r.startTime, r.secret, r.lane, r.dir, r.marker ?? "", r.level ?? ""].every(
             (field) => typeof field === "string",
           ),
       );

@@ -18,10 +18,12 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { rm } from "node:fs/promises";
-import { join } from "node:path";
+import { constants } from "node:os";
+import { basename, join } from "node:path";
 import {
   type AskFrame,
   buildTasks,
+  byteOf,
   columnToKeys,
   durationUsOf,
   type Frame,
@@ -32,9 +34,14 @@ import {
   limits,
   type OutcomeDetail,
   type ProgressFrame,
+  REASONS,
   type ResultItem,
   type ResultsFrame,
+  startOf,
 } from "@farloom/protocol";
+import { DiskWatch } from "../isolation/disk-watch.js";
+import { partsOfLane } from "../isolation/lanes.js";
+import { foldersOf, type Sandbox, takeReferenced } from "../isolation/sandbox.js";
 import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
 import type { Gear } from "./gear/ledger.js";
@@ -82,7 +89,7 @@ export interface Death {
   readonly spawnError: NodeJS.ErrnoException | undefined;
 }
 
-export type StopReason = "cancelled_by_user" | "run_time_limit" | "deadline";
+export type StopReason = "cancelled_by_user" | "run_time_limit" | "deadline" | "disk_limit";
 
 export interface WorkerOwner {
   onReady(worker: Worker): void;
@@ -107,6 +114,8 @@ export interface WorkerProgram {
   readonly command: string;
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** Words ahead of the command, outside of a sandbox: what pins and limits the worker and all that it starts. */
+  readonly around?: readonly string[];
   readonly runtime: "python" | "node" | "command";
 }
 
@@ -116,6 +125,8 @@ export interface WorkerPlace {
   readonly killGraceMs: number;
   /** When a worker asks to be replaced (Recycling in farloom_worker.py). */
   readonly recycle: RecycleRules;
+  /** How workers are started; undefined: as they are. */
+  readonly sandbox?: Sandbox | undefined;
 }
 
 /** 0: never. */
@@ -134,6 +145,8 @@ export class Worker {
   readonly gear: Gear;
   /** Whose it is; undefined for one of an earlier agent that this configuration has no program for. */
   lane: Lane | undefined;
+  /** Where its folder is bounded. */
+  readonly disk: DiskWatch | undefined;
   readonly held = new Fifo<NodeTask>();
   phase: "starting" | "ready" | "unlinked" | "leaving" | "dead" = "starting";
   heldBytes = 0;
@@ -159,6 +172,9 @@ export class Worker {
   #sentMark = 0;
   readonly #owner: WorkerOwner;
   readonly #place: WorkerPlace;
+  /** Its sandbox, where it sees other paths than this process. */
+  readonly #box: Sandbox | undefined;
+  #hasArguments = false;
   readonly #known = new Set<string>();
   #child: ChildProcess | undefined;
   #main: WorkerLink | undefined;
@@ -181,6 +197,10 @@ export class Worker {
     this.#place = place;
     this.watch = new OutputWatch(record.dir);
     this.live = new LiveOutput(record.dir, this.watch);
+    const { sandbox } = place;
+    if (sandbox?.isBoxed) this.#box = sandbox;
+    if (sandbox && sandbox.config.limits.diskMb > 0)
+      this.disk = new DiskWatch(foldersOf(record.dir), sandbox.config.limits.diskMb);
   }
 
   /** Starts a process. A program that is missing is told as a death, a turn later. */
@@ -192,20 +212,31 @@ export class Worker {
     context: { readonly owner: WorkerOwner; readonly place: WorkerPlace; readonly gear: Gear },
   ): Worker {
     const dir = join(runDir, name);
-    rmSync(dir, { recursive: true, force: true });
+    for (const path of foldersOf(dir)) rmSync(path, { recursive: true, force: true });
     mkdirSync(join(dir, "scratch"), { recursive: true, mode: 0o700 });
     const secret = randomBytes(32).toString("base64url");
     const marker = randomBytes(16).toString("hex");
     const out = openSync(join(dir, "stdout"), "a", 0o600);
     const err = openSync(join(dir, "stderr"), "a", 0o600);
     let child: ChildProcess;
+    const { place } = context;
+    let told: Readonly<Record<string, unknown>> = {};
+    let env = program.env;
+    let { command, args } = program;
     try {
-      child = spawn(program.command, [...program.args], {
+      if (place.sandbox) {
+        place.sandbox.prepare(dir);
+        const confined = place.sandbox.confine(program, dir, partsOfLane(laneName), place);
+        ({ told, env, command, args } = confined);
+        for (const mark of confined.marks ?? []) env = { ...env, [mark]: marker };
+      }
+      const [first = command, ...words] = [...(program.around ?? []), command, ...args];
+      child = spawn(first, words, {
         cwd: join(dir, "scratch"),
         // A session and process group of its own: what stops the worker stops all that its tasks started.
         detached: true,
         stdio: ["pipe", out, err],
-        env: { ...program.env, [MARKER_VARIABLE]: marker },
+        env: { ...env, [MARKER_VARIABLE]: marker },
       });
     } finally {
       closeSync(out);
@@ -214,7 +245,17 @@ export class Worker {
     const pid = child.pid ?? 0;
     const startTime = pid > 0 ? (processStartTime(pid) ?? "0") : "0";
     const worker = new Worker(
-      { name, pid, startTime, secret, lane: laneName, dir, marker, gear: context.gear },
+      {
+        name,
+        pid,
+        startTime,
+        secret,
+        lane: laneName,
+        dir,
+        marker,
+        level: place.sandbox?.level,
+        gear: context.gear,
+      },
       context.owner,
       context.place,
     );
@@ -236,6 +277,7 @@ export class Worker {
         dir,
         payloads: context.place.payloadsDir,
         recycle: context.place.recycle,
+        ...told,
       }),
     );
     return worker;
@@ -345,6 +387,7 @@ export class Worker {
     }
     const now = performance.now();
     if (this.held.length === 0) this.headSinceMs = now;
+    if (this.#box) for (const task of tasks) this.#lend(task, this.#box);
     for (const task of tasks) {
       // What remains of its time, as of now (P27).
       if (task.deadlineAtMs !== undefined)
@@ -364,6 +407,36 @@ export class Worker {
     this.#recalledFor = undefined;
     if (this.owedMark > this.#sentMark) frames.push(this.#mark());
     this.#main!.send(...frames);
+  }
+
+  /** Arguments in a file: where the worker can read them. What cannot be lent it says that it lacks. */
+  #lend(task: NodeTask, box: Sandbox): void {
+    const file = task.options?.argsFile;
+    if (file === undefined) return;
+    this.#hasArguments = true;
+    try {
+      const argsFile = box.lendArguments(join(this.#place.payloadsDir, basename(file)), this.record.dir);
+      task.options = { ...task.options, argsFile };
+    } catch {
+      task.options = { ...task.options, argsFile: file };
+    }
+  }
+
+  /** What a boxed worker's results refer to, and the arguments that nobody reads any more. */
+  #takeFiles(frame: ResultsFrame, tasks: readonly (NodeTask | undefined)[], box: Sandbox): void {
+    const { payloadsDir } = this.#place;
+    for (let i = 0; i < frame.n; i++) {
+      const codec = byteOf(frame.codecs, i);
+      takeReferenced(codec, frame.data, startOf(frame.ends, i), { dir: this.record.dir, payloadsDir });
+      const file = tasks[i]?.options?.argsFile;
+      // It cannot remove what it found to be damaged itself, so that another try fetches it anew.
+      if (file !== undefined && byteOf(frame.reasons, i) === REASONS.payload_corrupt)
+        rmSync(join(payloadsDir, basename(file)), { force: true });
+    }
+    if (this.#hasArguments && this.held.length === 0) {
+      this.#hasArguments = false;
+      box.takeBackArguments(this.record.dir);
+    }
   }
 
   /** Sends the mark that is owed, if one is. */
@@ -512,6 +585,7 @@ export class Worker {
       if (task.fn && frame.runUs) learn(task.fn, durationUsOf(frame.runUs, i));
       if (this.#stop?.key === key && !this.#stop.signalled) this.#stop = undefined;
     }
+    if (this.#box) this.#takeFiles(frame, tasks, this.#box);
     this.received += n;
     this.headSinceMs = performance.now();
     if (this.held.length === 0) {
@@ -597,7 +671,7 @@ export class Worker {
   }
 
   #exited(code: number | null, signal: string | null): void {
-    this.#exit = { code, signal };
+    this.#exit = this.#box && signal === null ? exitInside(code) : { code, signal };
     if (!this.#main) {
       this.#die();
       return;
@@ -633,6 +707,9 @@ export class Worker {
     const leftover = readLeftover(this.record.dir);
     const results: ResultItem[] = [];
     for (const result of leftover.results) {
+      const { codec, source, start } = result;
+      if (this.#box)
+        takeReferenced(codec, source, start, { dir: this.record.dir, payloadsDir: this.#place.payloadsDir });
       // One that has been answered long since may be here again for another attempt.
       const task = this.#takeHeld(result.key, result.attempt);
       if (task) results.push({ ...result, queueUs: result.queueUs + waitedUs(task) });
@@ -655,7 +732,8 @@ export class Worker {
       spawnError: this.#spawnError,
     };
     this.#owner.onDeath(this, death);
-    void rm(this.record.dir, { recursive: true, force: true }).catch(() => undefined);
+    for (const path of foldersOf(this.record.dir))
+      void rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
 }
 
@@ -663,4 +741,11 @@ const NO_GEAR: Gear = { gpus: [], gpuSlots: 0, slotsOf: 1, cores: [], memoryMb: 
 
 function waitedUs(task: NodeTask): number {
   return Math.max(0, Math.round((task.sentMs - task.arrivedMs) * 1000));
+}
+
+/** A sandbox ends with 128 and the number of the signal that ended the worker in it. */
+function exitInside(code: number | null): { code: number | null; signal: string | null } {
+  const names = Object.entries(constants.signals);
+  const signal = code === null ? undefined : names.find(([, number]) => 128 + number === code)?.[0];
+  return signal === undefined ? { code, signal: null } : { code: null, signal };
 }

@@ -1,5 +1,11 @@
 /** Registering, finding and removing functions. */
-import { FarloomError, RUNTIMES, type Runtime } from "@farloom/protocol";
+import {
+  FarloomError,
+  ISOLATION_LEVELS,
+  type IsolationLevel,
+  RUNTIMES,
+  type Runtime,
+} from "@farloom/protocol";
 import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
@@ -63,6 +69,18 @@ const RegisterSchema = Strict({
         Type.Array(Type.String({ minLength: 1, maxLength: 200 }), {
           maxItems: 256,
           description: "Packages that the code imports, as pip names them: numpy>=2",
+        }),
+      ),
+      isolation: Type.Optional(
+        Type.Unsafe<IsolationLevel>({
+          type: "string",
+          enum: [...ISOLATION_LEVELS],
+          description: "The least isolation that a call wants of its endpoint",
+        }),
+      ),
+      network: Type.Optional(
+        Type.Boolean({
+          description: "A call wants the network, where the endpoint leaves that to functions",
         }),
       ),
     }),

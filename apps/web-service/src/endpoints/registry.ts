@@ -17,11 +17,13 @@ import {
 } from "@farloom/protocol";
 import type pg from "pg";
 import { v7 as uuidv7 } from "uuid";
+import type { FunctionRecord } from "../functions/registry.js";
 import type { Endpoint, PrismaClient } from "../generated/prisma/client.js";
 import type { Principal } from "../identity/principal.js";
 import { LEVEL_SQL, LEVELS, type Level } from "../sharing/levels.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
 import { LruMap } from "../support/lru-map.js";
+import { requireIsolation } from "./isolation.js";
 
 /** Endpoint and person, together. */
 const CACHE_PAIRS = 100_000;
@@ -129,6 +131,11 @@ export class EndpointRegistry {
           };
     this.#grants.set(personKey + endpointKey, { grant, generation });
     return grant;
+  }
+
+  /** @throws FarloomError ISOLATION_UNAVAILABLE where a function wants more isolation than the endpoint has */
+  requireIsolation(endpoint: EndpointRecord, fns: readonly FunctionRecord[]): Promise<void> {
+    return requireIsolation(this.#pool, endpoint, fns);
   }
 
   /** @throws FarloomError ENDPOINT_EXISTS */

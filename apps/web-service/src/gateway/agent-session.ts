@@ -23,6 +23,7 @@ import {
   Inbox,
   keyAt,
   keysToColumn,
+  keyToUuid,
   limits,
   type Mark,
   misplaced,
@@ -71,10 +72,13 @@ export interface AgentSessionDeps {
 
 type AgentFrame = Extract<Frame, { t: typeof FRAMES_UP.service extends Set<infer K> ? K : never }>;
 
+type AgentItem = TaskItem & { readonly fn: TaskEntry["fn"] };
+
 export class AgentSession implements AgentLease {
   readonly endpointId: string;
   readonly #endpointKey: IdKey;
   readonly #ownerId: string;
+  readonly #ownerKey: IdKey;
   readonly #deps: AgentSessionDeps;
   readonly #socket: FrameSocket<AgentFrame["t"]>;
   readonly #log: Logger;
@@ -100,6 +104,7 @@ export class AgentSession implements AgentLease {
     this.endpointId = who.endpointId;
     this.#endpointKey = uuidToKey(who.endpointId)!;
     this.#ownerId = who.ownerId;
+    this.#ownerKey = uuidToKey(who.ownerId)!;
     this.#deps = deps;
     this.#log = deps.log.child({ endpoint: who.endpointId });
     this.#socket = new FrameSocket({
@@ -138,9 +143,10 @@ export class AgentSession implements AgentLease {
     this.#sendFunctions(entries);
     for (const entry of entries) entry.fence = fenceFor(this.epoch, entry.attempt);
     // The wire carries what remains of a limit, as no clock of another machine is trusted.
-    const items: (TaskItem & { readonly fn: TaskEntry["fn"] })[] = entries.some((entry) => entry.isLimited)
+    const now: AgentItem[] = entries.some((entry) => entry.isLimited)
       ? entries.map((entry) => entry.itemNow(performance.now()))
       : entries;
+    const items = this.#withSubmitters(now, entries);
     let bytes = 0;
     for (let from = 0; from < entries.length; ) {
       const n = batchLength(entries.length, from, (i) => entries[i]!.sizeBytes);
@@ -153,6 +159,22 @@ export class AgentSession implements AgentLease {
     for (const entry of entries) this.#sent.push(entry);
     this.#credit.use(entries.length, bytes);
     crashPoint("service.dispatch.after-send");
+  }
+
+  /** P36b: whose each task is, where it is not the owner's; a client says nothing of that. */
+  #withSubmitters(items: AgentItem[], entries: readonly TaskEntry[]): AgentItem[] {
+    const isPlain = ({ ownerKey, options }: TaskEntry): boolean =>
+      ownerKey === this.#ownerKey && options?.submitter === undefined;
+    if (entries.every(isPlain)) return items;
+    return items.map((item, i) => {
+      const entry = entries[i]!;
+      if (isPlain(entry)) return item;
+      const { key, source, start, end, seals, sealAt, codec, attempt, fence, fn } = item;
+      const { submitter: _, ...rest } = item.options ?? {};
+      const options =
+        entry.ownerKey === this.#ownerKey ? rest : { ...rest, submitter: keyToUuid(entry.ownerKey) };
+      return { key, source, start, end, seals, sealAt, codec, attempt, fence, fn, options };
+    });
   }
 
   sendCancel(keys: IdKey[], why?: "unbegun"): void {

@@ -97,6 +97,7 @@ function addRemote(endpoint: Command, { output }: Context): void {
             ["host", host],
             ["runtimes", runtimes],
             ["workers", workers],
+            ["isolation", isolationText(item)],
             ["queued", item.queued],
             ["with the agent", item.leased],
             ["connected", item.connectedAt && ago(item.connectedAt)],
@@ -184,6 +185,7 @@ interface StartFlags extends LocalFlags {
   workers?: number;
   python?: string;
   allowFunction?: string[];
+  isolation?: string;
 }
 
 function addLocal(endpoint: Command, { output, result }: Context): void {
@@ -222,6 +224,10 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
       "run this function alone, by id, owner/name or owner/name@version, with * for any letters; may be repeated",
       collect(String),
     )
+    .option(
+      "--isolation <level>",
+      "how workers are kept apart: none, limits, namespaces, container or user (default: as agent.toml says)",
+    )
     .action(async (flags: StartFlags) => {
       const stateDir = agentStateDir(flags.stateDir);
       await checkStartable(stateDir);
@@ -232,6 +238,7 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
         stateDir,
         ...(flags.workers === undefined ? [] : ["--workers", String(flags.workers)]),
         ...(flags.python === undefined ? [] : ["--python", flags.python]),
+        ...(flags.isolation === undefined ? [] : ["--isolation", flags.isolation]),
         ...(flags.allowFunction ?? []).flatMap((ref) => ["--allow-function", ref]),
       ];
       result.code = flags.foreground ? await foreground(args) : await background(args, stateDir, output);
@@ -403,6 +410,20 @@ function infoOf(item: EndpointInfo): { host: string; runtimes: string; workers: 
     runtimes: runtimes.join(", "),
     workers: info.workers === undefined ? "" : String(info.workers),
   };
+}
+
+/** The level that it runs at, and the others that its machine could do. */
+export function isolationText(item: EndpointInfo): string | undefined {
+  const { isolation } = (item.agentInfo ?? {}) as {
+    isolation?: { level: string; offers?: string[]; network?: boolean | string };
+  };
+  if (isolation === undefined) return item.agentInfo ? "none" : undefined;
+  const { level, offers = [], network } = isolation;
+  const others = offers.filter((one) => one !== level);
+  const net =
+    network === true ? "network" : network === "functions" ? "network where asked for" : "no network";
+  const isBoxed = level !== "none" && level !== "limits";
+  return `${level}${isBoxed ? `, ${net}` : ""}${others.length > 0 ? ` (it can do ${others.join(", ")})` : ""}`;
 }
 
 /** Commands have no version that would say anything. */

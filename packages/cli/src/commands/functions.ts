@@ -1,6 +1,7 @@
 /** `farloom functions`: what is registered. */
+import { ISOLATION_LEVELS, type IsolationLevel } from "@farloom/protocol";
 import type { FunctionInfo, RegisterSpec } from "@farloom/sdk";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { type Context, take, withClient } from "../context.js";
 import { ago, collect, durationMs, wholeNumber } from "../values.js";
 
@@ -19,6 +20,8 @@ export interface DefinitionFlags {
   ranks?: number;
   ranksPerNode?: number;
   env?: string[];
+  isolation?: IsolationLevel;
+  network?: boolean;
 }
 
 /** The options that say what a function is, for `register` and `run`. */
@@ -37,6 +40,12 @@ export function definitionOptions(command: Command): Command {
     .option("--ranks <n>", "processes of a parallel program over those nodes", wholeNumber)
     .option("--ranks-per-node <n>", "the same, for each of them", wholeNumber)
     .option("--env <NAME=VALUE>", "environment variable of the call; may be repeated", collect(String))
+    .addOption(
+      new Option("--isolation <level>", "the least isolation that a call wants of its endpoint").choices(
+        ISOLATION_LEVELS,
+      ),
+    )
+    .option("--network", "a call wants the network, where its endpoint leaves that to functions")
     .option("--description <text>", "what it does");
 }
 
@@ -64,6 +73,8 @@ export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
     ...(description && { description }),
     ...(Object.keys(resources).length > 0 && { resources }),
     ...(flags.env && { env: { vars } }),
+    ...(flags.isolation && { isolation: flags.isolation }),
+    ...(flags.network && { network: true }),
   };
 }
 

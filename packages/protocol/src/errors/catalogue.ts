@@ -104,6 +104,16 @@ export const ERRORS = {
     false,
     "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
   ),
+  ISOLATION_UNAVAILABLE: entry(
+    409,
+    false,
+    "The function {function} wants at least the isolation level {wanted}, and the endpoint {endpoint} runs its workers at the level {level}. Send the call to another endpoint, or have this one run at it (isolation in its agent.toml).",
+  ),
+  ISOLATION_IMPOSSIBLE: entry(
+    500,
+    false,
+    "This machine cannot run workers at the isolation level {level}: {reason}. {cure}. It can do: {offers}.",
+  ),
   SIGNATURE_INVALID: entry(401, false, "The signature over the challenge does not match the endpoint's key."),
   CHALLENGE_INVALID: entry(
     401,

@@ -3,6 +3,7 @@
  * each must look like; `columns.ts` builds and reads the two batches. Validated at the edge, trusted inside.
  */
 import type { FunctionDefinition } from "../functions/definition.js";
+import type { IsolationInfo } from "../functions/isolation.js";
 import type { OutcomeDetail } from "../task/outcome.js";
 
 /** Sparse overrides of one task. Times in milliseconds. */
@@ -19,6 +20,8 @@ export interface TaskOptions {
   env?: Record<string, string>;
   /** The function may submit tasks itself, by a token of the task's own (P28). */
   nested?: boolean;
+  /** Service–agent and below: whose task it is, where that is not the endpoint's owner (P36b). */
+  submitter?: string;
   /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
   argsFile?: string;
   /** From the agent down: the whole nodes that the call has (P34c). Whatever came from above is overwritten. */
@@ -106,6 +109,8 @@ export interface AgentInfo {
   memoryMb: number;
   /** What workers are given for themselves, where the one node is this machine. */
   gear?: GearInfo | undefined;
+  /** How its workers are kept apart; absent: not at all (P36). */
+  isolation?: IsolationInfo | undefined;
 }
 
 /** The GPUs of a machine, and how far its workers are pinned and limited, as people read it. */

@@ -313,6 +313,7 @@ const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   cwd: str,
   env: (v) => plainMap(v) && Object.values(v as object).every(str),
   nested: bool,
+  submitter: shortStr,
   argsFile: str,
   whole: (v) => plainMap(v) && strings((v as Record<string, unknown>).nodes),
 };

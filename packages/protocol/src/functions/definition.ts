@@ -6,6 +6,7 @@
 import { createHash } from "node:crypto";
 import { MAX_CODE_BYTES } from "../limits.js";
 import type { Mode } from "../task/machine.js";
+import type { IsolationLevel } from "./isolation.js";
 
 export const RUNTIMES = ["python", "node", "command"] as const;
 export type Runtime = (typeof RUNTIMES)[number];
@@ -39,6 +40,10 @@ export interface EnvironmentSpec {
   vars?: Record<string, string>;
   /** `3.11`: the Python minor version that pickled code needs. */
   python?: string;
+  /** The least isolation that a call wants of its endpoint (P36). Absent: none. */
+  isolation?: IsolationLevel;
+  /** A call wants the network, where its endpoint's isolation leaves that to functions. */
+  network?: boolean;
 }
 
 /** For runtime `command`: what to run. `{0}`, `{name}` in `argv` and `stdin` are replaced by arguments. */

@@ -98,19 +98,18 @@ export class NodeGear {
     const { config, list, limiter } = this.#parts;
     const isShown = gear.gpus.length === 0 && config.showGpus;
     const env = isShown ? program.env : { ...program.env, ...visibleDevices(gear.gpus, list.vendor) };
-    let words = [program.command, ...program.args];
-    if (gear.cores.length > 0) words = ["taskset", "-c", gear.cores.join(","), ...words];
+    let around: string[] = [];
+    if (gear.cores.length > 0) around = ["taskset", "-c", gear.cores.join(",")];
     if (gear.memoryMb > 0 && limiter !== undefined) {
       if (limiter.by === "cgroup") {
         const procs = limiter.cgroups.make(worker, gear.memoryMb);
-        words = ["sh", "-c", 'echo 0 >"$0" && exec "$@"', procs, ...words];
+        around = ["sh", "-c", 'echo 0 >"$0" && exec "$@"', procs, ...around];
       } else if (program.runtime !== "node" && gear.gpus.length === 0) {
         // Node and CUDA reserve addresses far beyond what they use: a limit of those would only break them.
-        words = ["prlimit", `--as=${gear.memoryMb * 1024 ** 2}`, ...words];
+        around = ["prlimit", `--as=${gear.memoryMb * 1024 ** 2}`, ...around];
       }
     }
-    const [command = program.command, ...args] = words;
-    return { ...program, command, args, env };
+    return { ...program, env, around };
   }
 
   /** What a call over whole nodes is told of them; its hosts are the agent's word. */

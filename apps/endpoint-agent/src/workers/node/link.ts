@@ -29,6 +29,8 @@ export interface WorkerConfig {
   readonly runtime: string;
   readonly dir: string;
   readonly payloads: string;
+  /** How what a task leaves running is ended before the next; absent: it is not. */
+  readonly clear?: "namespace" | "descendants";
 }
 
 /** What the worker holds, for its hello. */

@@ -33,6 +33,7 @@ import {
   u32Of,
   writeSeal,
 } from "@farloom/protocol";
+import { clearProcesses } from "./clearing.js";
 import { type Call, exposeContext } from "./context.js";
 import { corrupt, Failure, userFailure } from "./failure.js";
 import { FunctionLoader } from "./functions.js";
@@ -46,6 +47,9 @@ import { decodeArguments, encodeResult } from "./values.js";
 const MAX_KNOWN = 256;
 /** Frames are looked at between tasks after this much time. */
 const YIELD_AFTER_MS = 1;
+
+/** Shorter tasks cannot have started a process. */
+const CLEAR_AFTER_US = 200;
 
 interface Task extends Call {
   readonly definition: FunctionDefinition | undefined;
@@ -204,6 +208,8 @@ class NodeWorker {
       data = EMPTY;
     }
     const measures = this.#around.measure();
+    if (this.#config.clear && measures.runUs >= CLEAR_AFTER_US)
+      await clearProcesses(this.#config.clear, leaveProcess);
     const written = this.#around.leave(measures.runUs);
     let seals: Buffer | undefined;
     if (!failure) {

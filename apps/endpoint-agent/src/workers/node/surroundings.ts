@@ -30,6 +30,8 @@ export interface Measures {
 
 export class Surroundings {
   readonly #scratch: string;
+  /** Where the sandbox shows other folders below it, their names stand here from the start. */
+  readonly #kept: ReadonlySet<string>;
   readonly #base: Readonly<Record<string, string | undefined>>;
   readonly #readers: readonly [number, number];
   #peakKb = process.resourceUsage().maxRSS;
@@ -41,6 +43,7 @@ export class Surroundings {
   constructor(dir: string) {
     this.#scratch = join(dir, "scratch");
     mkdirSync(this.#scratch, { recursive: true });
+    this.#kept = new Set(readdirSync(this.#scratch));
     process.chdir(this.#scratch);
     this.#base = { ...process.env };
     this.#readers = [openSync(join(dir, "stdout"), "r"), openSync(join(dir, "stderr"), "r")];
@@ -96,6 +99,7 @@ export class Surroundings {
     process.chdir(this.#scratch);
     if (runUs >= MEASURE_AFTER_US) {
       for (const name of readdirSync(this.#scratch)) {
+        if (this.#kept.has(name)) continue;
         rmSync(join(this.#scratch, name), { recursive: true, force: true });
       }
     }
