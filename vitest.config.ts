@@ -1,6 +1,7 @@
 // Three kinds of tests: `unit` stands beside its source, or simulates a world of it, and needs nothing; `integration` and `e2e` share one real
 // PostgreSQL, started for the run (test/support/postgres-setup.ts), with a database for each file that asks for one.
-// Besides, `faults` breaks a fabric of its own, and `slurm` a cluster of its own (test/support/slurm).
+// Besides, `faults` breaks a fabric of its own, and `slurm` a cluster of its own (test/support/slurm); `binary` is no part of
+// `npm test`.
 // Packages are imported as their users do, from `dist`: build before testing (`npm test` does).
 import { defineConfig } from "vitest/config";
 
@@ -40,6 +41,16 @@ export default defineConfig({
         },
       },
       { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },
+      {
+        extends: true,
+        // The single file: 100 MB to build, and a file system of its own to run in. `npm run test:binary`.
+        test: {
+          name: "binary",
+          include: ["test/binary/**/*.test.ts"],
+          testTimeout: 300_000,
+          hookTimeout: 600_000,
+        },
+      },
       {
         extends: true,
         // A real cluster, which takes its time to notice things: its shortest clocks count seconds.

@@ -15,6 +15,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
+import { createRequire } from "node:module";
 import { type AddressInfo, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -25,8 +26,11 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { ConnectProxy } from "../support/connect-proxy.js";
 import { FakeService } from "../support/fake-service.js";
 
+/** The agent's own program: `farloom endpoint` hands on to it, which a test of its own shows. */
+const MAIN = createRequire(import.meta.url).resolve("@farloom/endpoint-agent/main");
 const FARLOOM = fileURLToPath(new URL("../../packages/cli/bin/farloom.js", import.meta.url));
-const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
+/** Without what a person's own PATH has besides: each Python on it is asked for its version. */
+const PATH = "/usr/bin:/bin:/usr/sbin:/sbin";
 const has = (program: string): boolean =>
   spawnSync("sh", ["-c", `command -v ${program}`], { env: { PATH } }).status === 0;
 const canHaveCron = process.getuid?.() === 0 && ["cron", "crontab", "unshare"].every(has);
@@ -52,7 +56,7 @@ beforeEach(async () => {
   };
 });
 afterEach(async () => {
-  await farloom("uninstall", "--within", "1s");
+  if (existsSync(stateDir)) await farloom("uninstall", "--within", "1s");
   for (const step of cleanup.splice(0).reverse()) await step();
   await service.close();
   rmSync(home, { recursive: true, force: true });
@@ -64,8 +68,10 @@ interface Ran {
   readonly stderr: string;
 }
 
-function farloom(...args: string[]): Promise<Ran> {
-  return run([FARLOOM, "endpoint", ...args]);
+/** `farloom endpoint …`, as the agent's program takes it. */
+function farloom(command: string, ...args: string[]): Promise<Ran> {
+  if (command === "enroll") return run([MAIN, "setup", ...args]);
+  return run([MAIN, command, ...args, ...(command === "status" ? ["--text"] : [])]);
 }
 
 function run(args: readonly string[]): Promise<Ran> {
@@ -108,6 +114,28 @@ async function connectedAgain(connections: number): Promise<void> {
   );
 }
 
+it("farloom endpoint hands on to the agent's program: options, output and exit code", async () => {
+  env.FARLOOM_ENROLMENT_CODE = "good-code";
+  const endpoint = (...args: string[]): Promise<Ran> => run([FARLOOM, "endpoint", ...args]);
+  const made = await endpoint(
+    "enroll",
+    "--service",
+    service.url,
+    "--survive",
+    "none",
+    "--no-checks",
+    "--json",
+  );
+  expect(made.code).toBe(0);
+  expect(json(made)).toMatchObject({ name: "cluster", stateDir, checks: [], survive: { method: "none" } });
+  expect(
+    (await endpoint("configure", "--template", "slurm", "--set", "account=lab", "--set", "workers=2")).code,
+  ).toBe(0);
+  expect(readFileSync(join(stateDir, "agent.toml"), "utf8")).toContain('account = "lab"');
+  expect(await endpoint("configure", "--template", "slurm")).toMatchObject({ code: 7, stdout: "" });
+  expect((await endpoint("logs", "--json")).code).toBe(3);
+}, 120_000);
+
 describe("farloom endpoint", () => {
   it("checks, enrols and starts through a proxy that lets nothing but port 443 out, and works through it", async () => {
     const tls = await tlsInFrontOf(service.port);
@@ -115,10 +143,9 @@ describe("farloom endpoint", () => {
     cleanup.push(() => proxy.close());
     service.publicUrl = "https://service.farloom.test";
     env.NODE_EXTRA_CA_CERTS = tls.certFile;
-    expect(await enroll("none", service.publicUrl)).toMatchObject({
-      code: 5,
-      stdout: /✗ service: .*cannot be reached directly[\s\S]*nothing was changed/,
-    });
+    const without = await enroll("none", service.publicUrl);
+    expect(without.code).toBe(5);
+    expect(without.stdout).toMatch(/✗ service: .*cannot be reached directly[\s\S]*nothing was changed/);
     env.HTTPS_PROXY = proxy.url.replace("http://", "ann:hunter2@");
     const { code, stdout, stderr } = await enroll("none", service.publicUrl);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
@@ -127,14 +154,17 @@ describe("farloom endpoint", () => {
     );
     expect(stdout).toMatch(/✓ link: WebSockets pass\n✓ clock: agrees/);
     expect(stdout).not.toContain("hunter2");
-    expect(await farloom("start")).toMatchObject({ code: 0, stdout: /Endpoint cluster is connected/ });
+    expect(await farloom("start")).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/Endpoint cluster is connected/),
+    });
     await service.until(() => service.roomTasks > 0, "credit", 20_000);
     const [key] = service.sendTasks([{}]);
     await service.until(() => service.results.length === 1, "the result", 30_000);
     expect(service.resultOf(key!)).toMatchObject({ state: TERMINAL_STATES.SUCCEEDED });
     // Nothing went past the proxy, and through it went nothing but tunnels.
     expect(new Set(proxy.asked)).toEqual(new Set(["service.farloom.test:443"]));
-  });
+  }, 120_000);
 
   it.skipIf(!has("tmux"))(
     "in tmux comes back after kill -9, stays stopped when stopped, and leaves no trace (skipped: needs tmux)",
@@ -142,7 +172,7 @@ describe("farloom endpoint", () => {
       const enrolled = await enroll("tmux");
       expect(enrolled).toMatchObject({
         code: 0,
-        stdout: /kept by a tmux session.*no reboot[\s\S]*It is connected/,
+        stdout: expect.stringMatching(/kept by a tmux session.*no reboot[\s\S]*It is connected/),
       });
       const first = await status();
       expect(first).toMatchObject({ running: true, survive: "tmux", latencyMs: expect.any(Number) });
@@ -152,7 +182,10 @@ describe("farloom endpoint", () => {
       process.kill(first.status!.pid, "SIGKILL");
       await connectedAgain(service.hellos.length);
       expect((await status()).status!.pid).not.toBe(first.status!.pid);
-      expect(await farloom("start")).toMatchObject({ code: 7, stderr: /runs already: process \d+/ });
+      expect(await farloom("start")).toMatchObject({
+        code: 7,
+        stderr: expect.stringMatching(/runs already: process \d+/),
+      });
 
       const again = json<{ restarted: boolean; pid: number }>(await farloom("restart", "--json"));
       expect(again).toMatchObject({ restarted: true, connected: true });
@@ -165,7 +198,7 @@ describe("farloom endpoint", () => {
       await farloom("start");
       expect(await farloom("uninstall")).toMatchObject({
         code: 0,
-        stdout: /stopped\.\nIt is taken out of tmux\./,
+        stdout: expect.stringMatching(/stopped\.\nIt is taken out of tmux\./),
       });
       expect(existsSync(launcher)).toBe(false);
       expect(spawnSync("tmux", ["ls"], { env }).status).not.toBe(0);
@@ -186,18 +219,18 @@ describe("farloom endpoint", () => {
       mount --make-rprivate /
       mount -t tmpfs crontabs /var/spool/cron/crontabs
       mount -t tmpfs run /run
-      "$NODE" "$FARLOOM" endpoint enroll --survive cron --no-checks --json || exit 1
+      "$NODE" "$MAIN" setup --survive cron --no-checks --json || exit 1
       crontab -l >"$HOME/crontab"
-      "$NODE" "$FARLOOM" endpoint stop --json
+      "$NODE" "$MAIN" stop --json
       rm "$HOME/.farloom/agent/stopped"
       cron -f &
       while ! [ -e "$HOME/done" ]; do sleep 0.2; done
-      "$NODE" "$FARLOOM" endpoint uninstall --json
+      "$NODE" "$MAIN" uninstall --json
       kill $!
       crontab -l >"$HOME/crontab.after" 2>&1 || true
     `;
       const child = spawn("unshare", ["--mount", "sh", "-c", script], {
-        env: { ...env, NODE: process.execPath, FARLOOM },
+        env: { ...env, NODE: process.execPath, MAIN },
         stdio: ["ignore", "pipe", "inherit"],
       });
       const ended = new Promise((resolve) => child.once("close", resolve));
@@ -226,15 +259,24 @@ describe("farloom endpoint", () => {
     mkdirSync(stateDir, { recursive: true });
     chmodSync(stateDir, 0o755);
     const failed = await enroll("none");
-    expect(failed).toMatchObject({ code: 1, stdout: /✗ permissions: .*mode 755\n {4}→ .*chmod 700/ });
+    expect(failed).toMatchObject({
+      code: 1,
+      stdout: expect.stringMatching(/✗ permissions: .*mode 755\n {4}→ .*chmod 700/),
+    });
     expect(service.publicKey).toBeUndefined();
     chmodSync(stateDir, 0o700);
     expect((await enroll("none")).code).toBe(0);
-    expect(await enroll("none")).toMatchObject({ code: 7, stderr: /enrolled already, as endpoint cluster/ });
-    expect(await farloom("logs")).toMatchObject({ code: 3, stderr: /there is no log/ });
+    expect(await enroll("none")).toMatchObject({
+      code: 7,
+      stderr: expect.stringMatching(/enrolled already, as endpoint cluster/),
+    });
+    expect(await farloom("logs")).toMatchObject({
+      code: 3,
+      stderr: expect.stringMatching(/there is no log/),
+    });
     expect(await farloom("stop", "--within", "soon")).toMatchObject({
       code: 2,
-      stderr: /--within takes a time/,
+      stderr: expect.stringMatching(/--within takes a time/),
     });
     const bad = await farloom(
       "enroll",
@@ -253,7 +295,7 @@ describe("farloom endpoint", () => {
       4,
       { error: { message: expect.stringContaining("unknown") } },
     ]);
-  });
+  }, 120_000);
 
   it("doctor names a cure for each thing that is wrong, and bugreport holds it all but no secret", async () => {
     await enroll("none");
@@ -273,13 +315,13 @@ describe("farloom endpoint", () => {
     const checks = JSON.parse(stdout) as { name: string; state: string; detail: string; cure?: string }[];
     const of = (name: string) => checks.find((one) => one.name === name);
     expect(code).toBe(1);
-    expect(of("identity")).toMatchObject({ state: "ok", detail: /cluster of ada/ });
+    expect(of("identity")).toMatchObject({ state: "ok", detail: expect.stringMatching(/cluster of ada/) });
     expect(of("configuration")).toMatchObject({
       state: "failed",
-      detail: /walltime/,
-      cure: /configure --force/,
+      detail: expect.stringMatching(/walltime/),
+      cure: expect.stringMatching(/configure --force/),
     });
-    expect(of("journal")).toMatchObject({ state: "warning", detail: /damaged/ });
+    expect(of("journal")).toMatchObject({ state: "warning", detail: expect.stringMatching(/damaged/) });
     expect(of("agent")).toMatchObject({ state: "failed", cure: "farloom endpoint start" });
     expect(of("survival")).toMatchObject({ state: "warning" });
     for (const check of checks.filter((one) => one.state === "failed"))
@@ -306,7 +348,7 @@ describe("farloom endpoint", () => {
       "0b6a3f0e",
     ])
       expect(text).toContain(part);
-  });
+  }, 120_000);
 });
 
 /** TLS on a port of its own, under a certificate that nobody knows but by its file. */
