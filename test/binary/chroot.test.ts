@@ -2,23 +2,25 @@
  * The single file on a host that has nothing but a libc, a shell and a Python: a Debian made by mmdebstrap, entered by
  * chroot. The service is a fake one outside, on the loopback interface that both share.
  */
-import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { execFile, execFileSync, spawn, spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { TERMINAL_STATES } from "@farloom/protocol";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { defineFunction, FakeService } from "../support/fake-service.js";
 
 const REPOSITORY = fileURLToPath(new URL("../..", import.meta.url));
 /** Made once: a minute, and 200 MB. */
-const ROOT = join(REPOSITORY, "node_modules/.cache/agent-binary/root");
+const ROOT = join(REPOSITORY, "node_modules/.cache/agent-binary/bookworm");
 const BINARY = join(REPOSITORY, `dist/farloom-endpoint-agent-${process.platform}-${process.arch}`);
 const has = (program: string): boolean => spawnSync("sh", ["-c", `command -v ${program}`]).status === 0;
 const isPossible = process.getuid?.() === 0 && ["mmdebstrap", "chroot", "unshare"].every(has);
 
 describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs mmdebstrap and root)", () => {
   let service: FakeService;
+  let running: (() => Promise<void>) | undefined;
 
   beforeAll(async () => {
     execFileSync(process.execPath, [join(REPOSITORY, "scripts/agent-binary/build.mjs")], {
@@ -28,7 +30,7 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
       const aside = `${ROOT}.new`;
       rmSync(aside, { recursive: true, force: true });
       mkdirSync(join(ROOT, ".."), { recursive: true });
-      execFileSync("mmdebstrap", ["--variant=minbase", "--include=python3-minimal", "bookworm", aside], {
+      execFileSync("mmdebstrap", ["--variant=minbase", "--include=python3", "bookworm", aside], {
         stdio: "inherit",
       });
       renameSync(aside, ROOT);
@@ -37,7 +39,10 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
     rmSync(join(ROOT, "root/.farloom"), { recursive: true, force: true });
     service = await FakeService.start();
   });
-  afterAll(() => service?.close());
+  afterAll(async () => {
+    await running?.();
+    await service?.close();
+  });
 
   /** A shell in there, with a /proc and a /dev. */
   const inside = (script: string): readonly [string, string[]] => [
@@ -52,17 +57,18 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
       `mount -t proc proc ${ROOT}/proc && mount --rbind /dev ${ROOT}/dev && exec chroot ${ROOT} /usr/bin/env -i HOME=/root PATH=/usr/local/bin:/usr/bin:/bin CODE=good-code URL=${service.url} sh -c '${script}'`,
     ],
   ];
-  const said = (script: string): string => execFileSync(...inside(script), { encoding: "utf8" });
+  const said = async (script: string): Promise<string> =>
+    (await promisify(execFile)(...inside(script), { encoding: "utf8" })).stdout;
 
-  it("says its version where there is no Node", () => {
-    expect(said("command -v node || farloom-endpoint-agent --version")).toMatch(
+  it("says its version where there is no Node", async () => {
+    expect(await said("command -v node || farloom-endpoint-agent --version")).toMatch(
       /^farloom-endpoint-agent\/\d+\.\d+\.\d+\n$/,
     );
-    expect(said("farloom-endpoint-agent --help")).toContain("farloom-endpoint-agent setup");
+    expect(await said("farloom-endpoint-agent --help")).toContain("farloom-endpoint-agent setup");
   });
 
   it("checks, enrols, and runs functions in Python and JavaScript, with its workers unpacked into its state folder", async () => {
-    const told = said(
+    const told = await said(
       'FARLOOM_ENROLMENT_CODE=$CODE farloom-endpoint-agent setup --service "$URL" --survive none',
     );
     expect(told).toMatch(/✓ program: .* in one file\n✓ service: /);
@@ -71,6 +77,11 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
       stdio: ["ignore", "ignore", "inherit"],
     });
     const ended = new Promise((resolve) => agent.once("exit", resolve));
+    running = async () => {
+      // unshare ends all of its processes with itself.
+      agent.kill("SIGKILL");
+      await ended;
+    };
     await service.until(
       () => service.connected && service.roomTasks > 0,
       "the agent is connected, with credit",
@@ -98,8 +109,6 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
         expected,
       ]);
     }
-    agent.kill("SIGKILL");
-    await ended;
     expect(readFileSync(join(ROOT, "root/.farloom/agent/identity.json"), "utf8")).toContain("cluster");
   });
 });

@@ -132,6 +132,8 @@ function safeIdentity(paths: Place["paths"]) {
 /** `-` is standard input. On a command line a code is seen by every user of the machine, so it is good once and soon void. */
 function codeOf(place: Place, code: string | undefined): string | undefined {
   const given = code === "-" ? readFileSync(0, "utf8") : (code ?? place.env.FARLOOM_ENROLMENT_CODE);
+  // What is started from here has no use for it.
+  delete process.env.FARLOOM_ENROLMENT_CODE;
   return given?.trim() || undefined;
 }
 
