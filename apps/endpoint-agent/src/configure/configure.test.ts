@@ -130,6 +130,14 @@ describe("configure", () => {
     expect(text).not.toContain("worker_init");
   });
 
+  it("gives way to a provider that an option or the environment names", () => {
+    expect(resolveConfig({ stateDir, provider: "process" }, {}).blocks?.provider).toBe("process");
+    expect(resolveConfig({ stateDir }, { FARLOOM_AGENT_PROVIDER: "slurm" }).blocks?.provider).toBe("slurm");
+    expect(
+      resolveConfig({ stateDir, provider: "local" }, { FARLOOM_AGENT_PROVIDER: "slurm" }).blocks,
+    ).toBeUndefined();
+  });
+
   it("takes pairs, and says what is none", () => {
     expect(readPairs(["a=b=c", "d="])).toEqual({ a: "b=c", d: "" });
     expect(() => readPairs(["account"])).toThrow("--set takes NAME=VALUE, not 'account'");

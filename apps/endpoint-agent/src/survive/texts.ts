@@ -82,7 +82,7 @@ case "$1" in
       serve
       code=$?
       case $code in 0 | 2 | 4 | 5) exit $code ;; esac
-      sleep 10
+      sleep 5
     done ;;
   *)
     exec ${words} "$@" --state-dir "$state" ;;
