@@ -1,6 +1,7 @@
 // Three kinds of tests: `unit` stands beside its source, or simulates a world of it, and needs nothing; `integration` and `e2e` share one real
 // PostgreSQL, started for the run (test/support/postgres-setup.ts), with a database for each file that asks for one.
-// So does `security`, which tries to get out of tasks. Besides, `faults` breaks a fabric of its own, and `slurm` a cluster of its own (test/support/slurm).
+// So does `security`, which tries to get out of tasks. Besides, `faults` breaks a fabric of its own, and `slurm` a cluster of its own
+// (test/support/slurm); `binary` and `bench-slurm` are no part of `npm test`.
 // Packages are imported as their users do, from `dist`: build before testing (`npm test` does).
 import { defineConfig } from "vitest/config";
 
@@ -45,6 +46,16 @@ export default defineConfig({
         extends: true,
         // `npm run bench:slurm`: no part of the tests.
         test: { ...withPostgres, name: "bench-slurm", include: ["bench/slurm/**/*.test.ts"] },
+      },
+      {
+        extends: true,
+        // The single file: 100 MB to build, and a file system of its own to run in. `npm run test:binary`.
+        test: {
+          name: "binary",
+          include: ["test/binary/**/*.test.ts"],
+          testTimeout: 300_000,
+          hookTimeout: 600_000,
+        },
       },
       {
         extends: true,

@@ -43,6 +43,12 @@ const NEEDS = [
     tests: "the tests of blocks through ssh",
   },
   {
+    name: "cron and tmux",
+    isThere: () => ["cron", "crontab", "tmux"].every(isDaemonThere),
+    debian: ["cron", "tmux"],
+    tests: "the tests of agents that come back",
+  },
+  {
     name: "cloudpickle",
     isThere: () => outputOf("python3", ["-c", "import cloudpickle; print(1)"], testEnv()) !== undefined,
     bring: () => makeVenv(VENV, `cloudpickle==${CLOUDPICKLE}`),

@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { BATCH_SCRIPT } from "../../apps/endpoint-agent/src/blocks/slurm/sbatch-arguments.js";
+import { checkSlurm, type SlurmPartition } from "../../apps/endpoint-agent/src/checks/programs.js";
 import {
   becomes,
   blockRequest,
@@ -49,6 +50,19 @@ describe.skipIf(slurmMissing !== undefined)(`blocks on a Slurm of four nodes${ti
       .toEqual([]);
     await slurm.cancel([id]);
     expect((await slurm.status([id]))[0]!.state).toBe("ended");
+  });
+
+  it("the checks before an enrolment tell of its partitions, and their limits", async () => {
+    const check = await checkSlurm(cluster.env);
+    const { partitions } = check.facts as { partitions: SlurmPartition[] };
+    expect(check).toMatchObject({ name: "Slurm", state: "ok" });
+    expect(partitions.map(({ name, timeLimit }) => [name, timeLimit])).toEqual([
+      ["main", "1:00:00"],
+      ["short", "1:00"],
+      ["scavenge", "1:00:00"],
+    ]);
+    expect(partitions[0]).toMatchObject({ isDefault: true, isUp: true, nodes: 4, coresPerNode: "4" });
+    expect(check.detail).toContain("main (default): 4 nodes of 4 cores, at most 1:00:00; short: ");
   });
 
   it("a block that waits tells Slurm's reason and when it is expected to begin, and what will never do", async () => {

@@ -88,6 +88,8 @@ export class FakeService {
   /** Refuses links with this, where set. */
   refuse: { code: string; message: string; retryAfterMs?: number } | undefined;
   def = defineFunction();
+  /** What agents call it, where something stands before it. */
+  publicUrl: string | undefined;
   publicKey: Buffer | undefined;
   readonly #server: Server;
   readonly #wss = new WebSocketServer({
@@ -223,6 +225,7 @@ export class FakeService {
       res.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
     };
     const path = req.url ?? "";
+    if (path === "/health/ready") return json(200, { ready: true });
     if (path === "/v1/endpoints/enroll") {
       const { code, publicKey } = JSON.parse(body.toString()) as { code: string; publicKey: string };
       if (code !== "good-code") {
@@ -240,7 +243,7 @@ export class FakeService {
     }
     if (path === `/v1/endpoints/${this.endpointId}/session`) {
       const { nonce, signature } = JSON.parse(body.toString()) as { nonce: string; signature: string };
-      const text = `farloom-agent-v1\n${new URL(this.url).host}\n${this.endpointId}\n${nonce}`;
+      const text = `farloom-agent-v1\n${new URL(this.publicUrl ?? this.url).host}\n${this.endpointId}\n${nonce}`;
       const key = createPublicKey({
         key: { kty: "OKP", crv: "Ed25519", x: this.publicKey!.toString("base64url") },
         format: "jwk",

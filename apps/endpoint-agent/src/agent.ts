@@ -2,6 +2,7 @@
  * One running agent: takes its state folder, puts the parts together, and takes them apart again in the order
  * that loses nothing.
  */
+import { isSea } from "node:sea";
 import { fileURLToPath } from "node:url";
 import type { AgentInfo } from "@farloom/protocol";
 import { type Logger, pino } from "pino";
@@ -76,12 +77,10 @@ export interface Agent extends AsyncDisposable {
   status(): AgentStatus;
 }
 
-/** Program and arguments of a node of a block; the path of its parameters follows. */
-const NODE_COMMAND = [
-  process.execPath,
-  fileURLToPath(new URL("./node/main.js", import.meta.url)),
-  "--parameters",
-];
+/** Program and arguments of a node of a block; the path of its parameters follows. In the single file all is one program. */
+const NODE_COMMAND = isSea()
+  ? [process.execPath, "node", "--parameters"]
+  : [process.execPath, fileURLToPath(new URL("./node/main.js", import.meta.url)), "--parameters"];
 
 /**
  * Starts the agent of `config.stateDir`, over the given node or, where the configuration says so, over blocks. It

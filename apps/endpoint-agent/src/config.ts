@@ -8,6 +8,7 @@ import { isAbsolute, join, resolve } from "node:path";
 import { checkFunctionPattern } from "@farloom/protocol";
 import { parse as parseToml } from "smol-toml";
 import { type BlocksConfig, readBlocksConfig } from "./blocks/blocks-config.js";
+import { checkProvider } from "./blocks/providers.js";
 import { normaliseServiceUrl } from "./enrolment.js";
 import { type IsolationConfig, readIsolationConfig } from "./isolation/config.js";
 import { type EnvironmentsConfig, readEnvironments } from "./node/environments/environment-config.js";
@@ -22,6 +23,8 @@ export interface AgentOptions {
   readonly serviceUrl?: string | undefined;
   /** Worker processes. Environment FARLOOM_AGENT_WORKERS; default: the cores of this machine. */
   readonly workers?: number | undefined;
+  /** Where nodes come from: local, process, slurm, ssh. Environment FARLOOM_AGENT_PROVIDER; default local. */
+  readonly provider?: string | undefined;
   /** The Python interpreter of workers. Environment FARLOOM_AGENT_PYTHON; default python3. */
   readonly python?: string | undefined;
   /** Environment FARLOOM_LOG_LEVEL; default info. */
@@ -62,6 +65,8 @@ export interface AgentOptions {
   readonly isolation?: string | undefined;
   /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
   readonly payloadCacheMb?: number | undefined;
+  /** Instead of what stands in agent.toml. */
+  readonly file?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** The configuration in force. */
@@ -105,10 +110,8 @@ export function resolveConfig(
   options: AgentOptions = {},
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): AgentConfig {
-  const stateDir = resolve(
-    expandHome(options.stateDir ?? nonEmpty(env.FARLOOM_AGENT_STATE_DIR) ?? "~/.farloom/agent"),
-  );
-  const file = readConfigFile(statePaths(stateDir).configFile);
+  const stateDir = stateDirOf(options.stateDir, env);
+  const file = options.file ?? readConfigFile(statePaths(stateDir).configFile);
   const chosen = (option: keyof AgentOptions, variable: string): Picked | undefined => {
     const given = options[option];
     if (given !== undefined) return { value: given, from: `option ${option}` };
@@ -144,10 +147,28 @@ export function resolveConfig(
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,
-    blocks: readBlocksConfig(file, workers),
+    blocks: readBlocksConfig(
+      { ...file, provider: pick("provider", "FARLOOM_AGENT_PROVIDER")?.value },
+      workers,
+    ),
     environments: readEnvironments(file),
     gear: readGearConfig(file),
   });
+}
+
+/** The state folder that counts: the option, FARLOOM_AGENT_STATE_DIR, or ~/.farloom/agent. */
+export function stateDirOf(
+  option: string | undefined,
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): string {
+  return resolve(expandHome(option ?? nonEmpty(env.FARLOOM_AGENT_STATE_DIR) ?? "~/.farloom/agent"));
+}
+
+/** Whether the agent could start with this as its agent.toml, its provider's options included. Throws what is wrong. */
+export function checkConfigFile(file: Readonly<Record<string, unknown>>, stateDir: string): AgentConfig {
+  const config = resolveConfig({ stateDir, file }, {});
+  if (config.blocks !== undefined) checkProvider(config.blocks.provider, config.blocks.providerOptions);
+  return config;
 }
 
 interface Picked {
@@ -194,7 +215,8 @@ function logLevel(picked: Picked | undefined): LogLevel {
   return level;
 }
 
-function readConfigFile(path: string): Record<string, unknown> {
+/** agent.toml as it stands, or nothing where there is none. Throws where it cannot be read, or is no TOML. */
+export function readConfigFile(path: string): Record<string, unknown> {
   let text: string;
   try {
     text = readFileSync(path, "utf8");

@@ -4,6 +4,7 @@
  */
 import { type ClientRequest, request as httpRequest, type IncomingMessage } from "node:http";
 import { request as httpsRequest } from "node:https";
+import { proxyAgentOf } from "./proxy.js";
 
 /** A JSON answer of the service is small; more than this is not one. */
 const MAX_JSON_BYTES = 256 * 1024;
@@ -43,11 +44,13 @@ export async function http(url: URL, options: HttpOptions): Promise<IncomingMess
   const headers: Record<string, string> = { ...options.headers };
   if (body) headers["content-length"] = String(Buffer.isBuffer(body) ? body.length : body.sizeBytes);
   const send = url.protocol === "https:" ? httpsRequest : httpRequest;
+  const agent = proxyAgentOf(url);
   let request: ClientRequest | undefined;
   const answered = new Promise<IncomingMessage>((resolve, reject) => {
     request = send(url, {
       method: options.method,
       headers,
+      ...(agent ? { agent } : {}),
       ...(options.signal ? { signal: options.signal } : {}),
       timeout: options.idleTimeoutMs ?? 15_000,
     });

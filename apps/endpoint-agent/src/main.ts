@@ -11,6 +11,7 @@ import { parseArgs } from "node:util";
 import { type Logger, pino } from "pino";
 import pretty from "pino-pretty";
 import { SOFTWARE } from "./agent-info.js";
+import { stateDirOf } from "./config.js";
 import {
   type Agent,
   type AgentConfig,
@@ -21,18 +22,24 @@ import {
   startAgent,
 } from "./index.js";
 import { runNode } from "./node/program.js";
+import { takeDrainRequest } from "./state/drain-request.js";
+import { statePaths } from "./state/state-dir.js";
 
 const USAGE = `Runs tasks on this machine for a Farloom service.
 
-  farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]
+  farloom-endpoint-agent setup  --service URL --code CODE    checks this machine, enrols it, and keeps the agent running
+  farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]      enrols it, no more
   farloom-endpoint-agent run    [--state-dir DIR] [options]
   farloom-endpoint-agent status [--state-dir DIR]
   farloom-endpoint-agent node   --parameters FILE      on a node of a block; started by the agent's provider
+
+  farloom-endpoint-agent start|stop|restart|drain|logs|doctor|bugreport|configure|uninstall     see below
 
 Options of run (environment variable in brackets; all may stand in agent.toml of the state folder)
   --state-dir DIR       where everything durable lies [FARLOOM_AGENT_STATE_DIR]  ~/.farloom/agent
   --service URL         instead of the service that it enrolled with [FARLOOM_SERVICE_URL]
   --workers N           worker processes [FARLOOM_AGENT_WORKERS]  the cores of this machine
+  --provider NAME       where nodes come from: local, process, slurm, ssh [FARLOOM_AGENT_PROVIDER]  local
   --python PATH         interpreter of Python workers [FARLOOM_AGENT_PYTHON]  python3
   --log-level LEVEL     fatal, error, warn, info, debug, trace or silent [FARLOOM_LOG_LEVEL]  info
   --drain-ms MS         how long a stop waits for running tasks [FARLOOM_AGENT_DRAIN_MS]  9000
@@ -47,8 +54,21 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
   --isolation LEVEL     how workers are kept apart: none, limits, namespaces, container or user; a table in agent.toml has
                         the rest [FARLOOM_AGENT_ISOLATION]  none
   --stop-workers        a stop ends the workers and what they run
-Options of enroll
-  --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it
+Options of enroll and setup
+  --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it; setup also
+                        takes it from FARLOOM_ENROLMENT_CODE
+Options of setup
+  --survive HOW         what brings the agent back: auto, systemd, cron, tmux or none  auto: the best there is
+  --no-checks           enrols without a look at the machine
+Options of the other commands
+  --json                results as JSON
+  --within TIME         stop, restart, drain, uninstall: how long what runs may go on, such as 90s, 10m, 2h
+  --lines N, --follow   logs: the last N lines (50), and what comes
+  --output FILE         bugreport: where the .tar.gz goes
+  --template NAME, --set NAME=VALUE, --list, --force       configure: writes agent.toml from a template
+  --purge               uninstall: deletes the state folder as well
+  --watch               start: silent; nothing where the agent runs, or was stopped on purpose
+Their exit codes: 0 done; 1 failed, or a check did; 2 wrong usage; 3 not there; 4 refused; 5 service unreachable; 7 conflict
 `;
 
 const OPTIONS = {
@@ -69,6 +89,22 @@ const OPTIONS = {
   isolation: { type: "string" },
   "stop-workers": { type: "boolean" },
   parameters: { type: "string" },
+  provider: { type: "string" },
+  json: { type: "boolean" },
+  text: { type: "boolean" },
+  survive: { type: "string" },
+  "no-checks": { type: "boolean" },
+  within: { type: "string" },
+  purge: { type: "boolean" },
+  lines: { type: "string", short: "n" },
+  follow: { type: "boolean", short: "f" },
+  output: { type: "string", short: "o" },
+  template: { type: "string" },
+  list: { type: "boolean" },
+  force: { type: "boolean" },
+  set: { type: "string", multiple: true },
+  watch: { type: "boolean" },
+  version: { type: "boolean", short: "V" },
   help: { type: "boolean", short: "h" },
 } as const;
 
@@ -87,6 +123,7 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   const { values, positionals } = parsed;
   if (values.help) return print(USAGE);
+  if (values.version) return print(`${SOFTWARE}\n`);
   const [command = "run", ...rest] = positionals;
   if (rest.length > 0) return usage(`unexpected argument ${rest[0]}`);
   switch (command) {
@@ -95,19 +132,49 @@ async function main(argv: readonly string[]): Promise<number> {
     case "run":
       return runAgentProcess(resolveConfig(optionsOf(values)));
     case "status":
+      if (values.text) return runForPerson(command, values);
       return runStatus(resolveConfig(optionsOf(values)));
     case "node":
       return runNodeProcess(values);
     default:
-      return usage(`no command ${command}`);
+      return runForPerson(command, values);
   }
 }
+
+/** The commands that have an output for people. Loaded only for them: `run` and `node` start without. */
+async function runForPerson(command: string, values: Values): Promise<number> {
+  const { COMMANDS, runCommand } = await import("./commands/commands.js");
+  if (!Object.hasOwn(COMMANDS, command)) return usage(`no command ${command}`);
+  const { "code-file": codeFile, "no-checks": skipChecks, ...flags } = values;
+  return runCommand(command, {
+    ...flags,
+    json: flags.json ?? false,
+    code: codeFile === "-" ? "-" : codeFile === undefined ? flags.code : readFileSync(codeFile, "utf8"),
+    skipChecks,
+    stateDir: stateDirOf(values["state-dir"]),
+    runArgs: RUN_FLAGS.flatMap((flag) =>
+      [values[flag] ?? []].flat().flatMap((value) => [`--${flag}`, String(value)]),
+    ),
+  });
+}
+
+/** What `start` hands on to the agent that it starts. */
+const RUN_FLAGS = [
+  "workers",
+  "provider",
+  "python",
+  "log-level",
+  "reclaim-ms",
+  "allow-function",
+  "isolation",
+] as const;
 
 function optionsOf(values: Values): AgentOptions {
   return {
     stateDir: values["state-dir"],
     serviceUrl: values.service,
     workers: numberOf(values.workers),
+    provider: values.provider,
     python: values.python,
     logLevel: values["log-level"],
     drainMs: numberOf(values["drain-ms"]),
@@ -178,7 +245,8 @@ async function runAgentProcess(config: AgentConfig): Promise<number> {
     const onSignal = (signal: NodeJS.Signals): void => {
       signals++;
       log.info({ signal }, signals === 1 ? "draining" : "stopping");
-      if (agent) (signals === 1 ? agent.drain() : agent.close()).then(resolve, reject);
+      const withinMs = takeDrainRequest(statePaths(config.stateDir)) ?? config.drainMs;
+      if (agent) (signals === 1 ? agent.drain(withinMs) : agent.close()).then(resolve, reject);
       else process.exit(1);
     };
     process.on("SIGTERM", onSignal);

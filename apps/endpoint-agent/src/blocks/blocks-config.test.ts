@@ -29,6 +29,21 @@ describe("the table [blocks]", () => {
   });
 
   it.each([
+    ["00:30:00", 1_800_000],
+    ["1-12:00:30", 129_630_000],
+    ["100:00:00", 360_000_000],
+    [90, 90_000],
+    [0, undefined],
+  ])("reads walltime %j as batch systems write it, or in seconds", (walltime, walltimeMs) => {
+    expect(readBlocksConfig({ provider: "x", blocks: { walltime } }, 1)?.walltimeMs).toBe(walltimeMs);
+  });
+
+  it.each([
+    [{ walltime: "30:00" }, /walltime .* is '30:00', not a time such as "00:30:00"/],
+    [{ walltime: "00:60:00" }, /walltime/],
+    [{ walltime: "31-00:00:00" }, /30 days/],
+    [{ walltime: -1 }, /walltime/],
+    [{ walltime: "00:30:00", walltime_seconds: 60 }, /both walltime and walltime_seconds/],
     [{ max_blocks: 0 }, /max_blocks .* is '0', not a whole number from 1 to 1024/],
     [{ min_blocks: 2 }, /min_blocks .* from 0 to 1/],
     [{ idle_seconds: "soon" }, /idle_seconds .* is 'soon'/],

@@ -4,6 +4,8 @@
  * process, and nothing here counts.
  */
 
+import { secondsOf } from "./options.js";
+
 /** What `[blocks]` says, with its defaults. Times in milliseconds. */
 export interface BlocksConfig {
   readonly provider: string;
@@ -42,6 +44,7 @@ export interface BlocksConfig {
 
 const SECOND = 1_000;
 const DAY_S = 86_400;
+const MOST_WALLTIME_S = 30 * DAY_S;
 /** Longer scripts belong in a file that the lines name. */
 const MAX_INIT_CHARS = 64 * 1024;
 
@@ -85,7 +88,8 @@ export function readBlocksConfig(
   const workersPerNode = number("workers_per_node", workers, 1, 1024);
   const maxBlocks = number("max_blocks", 1, 1, 1024);
   const minBlocks = number("min_blocks", 0, 0, maxBlocks);
-  const walltimeMs = number("walltime_seconds", 0, 0, 30 * DAY_S) * SECOND;
+  const walltimeMs = walltimeOf(given, number("walltime_seconds", 0, 0, MOST_WALLTIME_S)) * SECOND;
+  known.add("walltime");
   const config: BlocksConfig = {
     provider,
     providerOptions: tableOf(file, provider),
@@ -115,6 +119,22 @@ export function readBlocksConfig(
       );
   }
   return Object.freeze(config);
+}
+
+/** `walltime`, in seconds or as `HH:MM:SS`; where it is absent, `walltime_seconds`. */
+function walltimeOf(
+  { walltime, walltime_seconds }: Readonly<Record<string, unknown>>,
+  seconds: number,
+): number {
+  if (walltime === undefined) return seconds;
+  if (walltime_seconds !== undefined)
+    throw new Error("[blocks] in agent.toml has both walltime and walltime_seconds: one of them, please");
+  const read = secondsOf(walltime);
+  if (read === undefined || read > MOST_WALLTIME_S)
+    throw new Error(
+      `walltime in [blocks] of agent.toml is '${String(walltime)}', not a time such as "00:30:00", "1-00:00:00", or seconds, of at most 30 days`,
+    );
+  return read;
 }
 
 function tableOf(file: Readonly<Record<string, unknown>>, name: string): Readonly<Record<string, unknown>> {

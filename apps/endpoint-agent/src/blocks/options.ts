@@ -162,6 +162,18 @@ export function list(
   };
 }
 
+/**
+ * A time limit in seconds: a number of them, or as batch systems write it, `[D-]HH:MM:SS`. Undefined for anything else:
+ * `30:00` is minutes to Slurm and hours to others.
+ */
+export function secondsOf(value: unknown): number | undefined {
+  if (typeof value === "number") return Number.isInteger(value) && value >= 0 ? value : undefined;
+  const parts = /^(?:(\d{1,3})-)?(\d{1,4}):([0-5]\d):([0-5]\d)$/.exec(typeof value === "string" ? value : "");
+  if (parts === null) return undefined;
+  const [days = 0, hours = 0, minutes = 0, seconds = 0] = parts.slice(1).map((part) => Number(part ?? 0));
+  return ((days * 24 + hours) * 60 + minutes) * 60 + seconds;
+}
+
 /** An amount of memory, in MB. A bare number counts GB, as Parsl's `mem_per_node` does. Absent: undefined. */
 export function memory(help: string): OptionSpec<number | undefined> {
   return {

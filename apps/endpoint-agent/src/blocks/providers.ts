@@ -43,12 +43,21 @@ export const PROVIDERS: Readonly<Record<string, Entry>> = {
   ssh: entry(SSH_OPTIONS, (options, { logDir }) => new SshProvider({ options, logDir })),
 };
 
+/** Throws `OptionError` for a name that there is not, and for options that are wrong; makes nothing. */
+export function checkProvider(name: string, options: Readonly<Record<string, unknown>>): void {
+  readOptions(entryOf(name).options, options, `[${name}] in agent.toml`);
+}
+
 /** The provider of that name. Throws `OptionError` for a name that there is not, and for options that are wrong. */
 export function makeProvider(name: string, place: ProviderPlace): Provider {
+  return entryOf(name).make(place, `[${name}] in agent.toml`);
+}
+
+function entryOf(name: string): Entry {
   const known = Object.hasOwn(PROVIDERS, name) ? PROVIDERS[name] : undefined;
   if (known === undefined) {
     const names = ["local", ...Object.keys(PROVIDERS)].join(", ");
     throw new OptionError(`provider in agent.toml is '${name}'; there are ${names}`);
   }
-  return known.make(place, `[${name}] in agent.toml`);
+  return known;
 }

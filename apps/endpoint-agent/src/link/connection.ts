@@ -18,6 +18,7 @@ import {
   type WelcomeFrame,
 } from "@farloom/protocol";
 import WebSocket from "ws";
+import { proxyAgentOf } from "../proxy.js";
 
 /** What the agent may receive from the service. */
 export type DownFrame = Extract<
@@ -78,7 +79,9 @@ export class Connection implements LinkSession {
     signal: AbortSignal,
   ): Promise<{ readonly ok: true; readonly connection: Connection } | ({ readonly ok: false } & EndReason)> {
     return new Promise((resolve) => {
+      const agent = proxyAgentOf(url);
       const ws = new WebSocket(url, [limits.SUBPROTOCOL], {
+        ...(agent ? { agent } : {}),
         headers: { authorization: `Bearer ${token}` },
         perMessageDeflate: false,
         maxPayload: limits.MAX_FRAME_BYTES,

@@ -11,8 +11,6 @@ export function agentStateDir(given: string | undefined): string {
   return resolve(given ?? (process.env.FARLOOM_AGENT_STATE_DIR || join(homedir(), ".farloom", "agent")));
 }
 
-export const agentLogFile = (stateDir: string): string => join(stateDir, "agent.log");
-
 export interface AgentStatus {
   readonly running: boolean;
   /** Of a running agent: what it says of itself. */

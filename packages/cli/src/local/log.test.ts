@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { prettyLine, problemIn, withoutRepeats } from "./log.js";
+import { problemIn, withoutRepeats } from "./log.js";
 
 test("warnings and errors of a log are problems, with their reasons; the rest is not", () => {
   expect(problemIn('{"level":30,"msg":"ready"}')).toBeUndefined();
@@ -22,10 +22,4 @@ test("the same problem is told once", () => {
   const tell = withoutRepeats(({ text }) => told.push(text));
   for (const text of ["a", "a", "b", "a"]) tell({ level: "warning", text });
   expect(told).toEqual(["a", "b"]);
-});
-
-test("a line for people has its time, level, words and fields", () => {
-  expect(
-    prettyLine('{"level":40,"time":0,"pid":1,"msg":"slow","endpoint":"x","err":{"message":"why"}}'),
-  ).toBe("00:00:00.000 warn  slow: why  endpoint=x");
 });

@@ -66,29 +66,6 @@ export function problemIn(line: string): Problem | undefined {
   return { level: record.level > WARN ? "error" : "warning", text };
 }
 
-/** A log line for people. */
-export function prettyLine(line: string): string {
-  const record = parse(line);
-  if (record === undefined) return line;
-  const { time, level, msg, pid: _pid, hostname: _host, err, ...fields } = record;
-  const at = typeof time === "number" ? new Date(time).toISOString().slice(11, 23) : "";
-  const name = LEVELS[level as number] ?? String(level);
-  const rest = Object.entries(fields).map(
-    ([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`,
-  );
-  const error = err === undefined ? "" : `: ${(err as { message?: string }).message ?? JSON.stringify(err)}`;
-  return `${at} ${name.padEnd(5)} ${String(msg ?? "")}${error}  ${rest.join(" ")}`.trimEnd();
-}
-
-const LEVELS: Readonly<Record<number, string>> = {
-  10: "trace",
-  20: "debug",
-  30: "info",
-  40: "warn",
-  50: "error",
-  60: "fatal",
-};
-
 function parse(line: string): Record<string, unknown> | undefined {
   if (!line.startsWith("{")) return undefined;
   try {
