@@ -131,6 +131,21 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
     ),
+    "FUNCTION_UNTRUSTED": (
+        403,
+        False,
+        "The endpoint {endpoint} runs only what is signed by a key that it trusts, and {function} is not: {why}. Sign it (farloom functions sign NAME), or have whoever runs the endpoint trust the signer: farloom endpoint trust add KEY --function OWNER/NAME.",
+    ),
+    "INVOCATION_UNTRUSTED": (
+        403,
+        False,
+        "The endpoint {endpoint} runs {function} only where the caller signed the call, and {why}. Submit it from a client with a signing key (sign_key, --sign-key) that the endpoint trusts: farloom endpoint trust add KEY.",
+    ),
+    "SIGNING_FAILED": (
+        400,
+        False,
+        "It cannot be signed: {detail}.",
+    ),
     "SIGNATURE_INVALID": (
         401,
         False,
@@ -360,6 +375,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         503,
         True,
         "The other side is stopping. Connect again in a moment.",
+    ),
+    "NODE_REFUSED": (
+        401,
+        False,
+        "The agent does not take this node: its block is not known or has ended, its secret was used already, or it was away too long. The node ends what it runs; the agent's log has the reason.",
     ),
     "TASK_FAILED": (
         200,

@@ -104,6 +104,17 @@ export const ERRORS = {
     false,
     "The endpoint {endpoint} runs some functions alone, and {function} is not among them. Ask whoever manages it.",
   ),
+  FUNCTION_UNTRUSTED: entry(
+    403,
+    false,
+    "The endpoint {endpoint} runs only what is signed by a key that it trusts, and {function} is not: {why}. Sign it (farloom functions sign NAME), or have whoever runs the endpoint trust the signer: farloom endpoint trust add KEY --function OWNER/NAME.",
+  ),
+  INVOCATION_UNTRUSTED: entry(
+    403,
+    false,
+    "The endpoint {endpoint} runs {function} only where the caller signed the call, and {why}. Submit it from a client with a signing key (sign_key, --sign-key) that the endpoint trusts: farloom endpoint trust add KEY.",
+  ),
+  SIGNING_FAILED: entry(400, false, "It cannot be signed: {detail}."),
   SIGNATURE_INVALID: entry(401, false, "The signature over the challenge does not match the endpoint's key."),
   CHALLENGE_INVALID: entry(
     401,

@@ -19,6 +19,8 @@ export interface TaskOptions {
   env?: Record<string, string>;
   /** The function may submit tasks itself, by a token of the task's own (P28). */
   nested?: boolean;
+  /** The caller's signature over this call, a DSSE envelope (P37d). */
+  invocation?: string;
   /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
   argsFile?: string;
 }
@@ -206,6 +208,8 @@ export interface FunctionsFrame {
   defs: FunctionDefinition[];
   /** What each is called, `owner/name@version`, in the order of `defs`; from a service to an agent. */
   refs?: string[] | undefined;
+  /** In answer to `need`: the envelopes that are kept of each, in the order of `defs` (P37b). */
+  signatures?: string[][] | undefined;
 }
 export interface NeedFrame {
   t: "need";
