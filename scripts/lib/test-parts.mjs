@@ -9,7 +9,7 @@ import { StepFailed, sayFailure } from "./terminal.mjs";
 import { testEnv } from "./test-needs.mjs";
 
 /** Projects of vitest.config.ts. */
-export const VITEST_PROJECTS = ["unit", "integration", "e2e", "faults", "slurm"];
+export const VITEST_PROJECTS = ["unit", "integration", "e2e", "security", "faults", "slurm"];
 const PYTHON_TEST_FOLDERS = ["scripts/lib", "apps/endpoint-agent/src/workers/python"];
 /** Installing and building leave this much of a quarter of an hour; what runs longer hangs. */
 const VITEST_LIMIT_MS = 12 * 60_000;

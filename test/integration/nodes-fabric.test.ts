@@ -29,7 +29,7 @@ it("a killed node's tasks run on another where their mode allows it, and end LOS
   mkdirSync(stateDir, { mode: 0o700 });
   const blocks =
     "workers_per_node = 2\nmin_blocks = 2\nmax_blocks = 2\nnode_grace_seconds = 1\nstatus_seconds = 0.5";
-  writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\n[blocks]\n${blocks}\n`);
+  writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\ntrust = "off"\n[blocks]\n${blocks}\n`);
   await fabric.agent(service.url, "cluster");
   const api = fabric.api(service.url);
   const tasks: { readonly id: string; readonly path: string; readonly mode: string }[] = [];

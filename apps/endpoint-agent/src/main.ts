@@ -21,12 +21,15 @@ import {
   startAgent,
 } from "./index.js";
 import { runNode } from "./node/program.js";
+import { statePaths } from "./state/state-dir.js";
+import { enforceFromNowOn, runTrustCommand, TRUST_USAGE } from "./trust/command.js";
 
 const USAGE = `Runs tasks on this machine for a Farloom service.
 
   farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]
   farloom-endpoint-agent run    [--state-dir DIR] [options]
   farloom-endpoint-agent status [--state-dir DIR]
+  farloom-endpoint-agent trust  list|add|remove|deny|mode|check …   whose functions it runs
   farloom-endpoint-agent node   --parameters FILE      on a node of a block; started by the agent's provider
 
 Options of run (environment variable in brackets; all may stand in agent.toml of the state folder)
@@ -44,8 +47,11 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
                         [FARLOOM_AGENT_RECYCLE_MEMORY_MB]  half of the machine's memory, divided among the workers
   --allow-function REF  runs this function alone, by id, owner/name or owner/name@version, with * for any letters; may be
                         repeated [FARLOOM_AGENT_ALLOW_FUNCTIONS, with commas]  all functions
+  --trust MODE          whether functions must be signed by keys of trust.toml: enforce, warn or off
+                        [FARLOOM_AGENT_TRUST]  as trust.toml says; enforce for a shared endpoint or one with blocks
   --stop-workers        a stop ends the workers and what they run
 Options of enroll
+  --shared              others will use it: what no trusted key has signed does not run (writes trust.toml)
   --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it
 `;
 
@@ -64,6 +70,12 @@ const OPTIONS = {
   "recycle-tasks": { type: "string" },
   "recycle-memory-mb": { type: "string" },
   "allow-function": { type: "string", multiple: true },
+  trust: { type: "string" },
+  shared: { type: "boolean" },
+  function: { type: "string", multiple: true },
+  invoke: { type: "string", multiple: true },
+  "not-after": { type: "string" },
+  invocations: { type: "string" },
   "stop-workers": { type: "boolean" },
   parameters: { type: "string" },
   help: { type: "boolean", short: "h" },
@@ -85,6 +97,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const { values, positionals } = parsed;
   if (values.help) return print(USAGE);
   const [command = "run", ...rest] = positionals;
+  if (command === "trust") return runTrust(values, rest);
   if (rest.length > 0) return usage(`unexpected argument ${rest[0]}`);
   switch (command) {
     case "enroll":
@@ -113,6 +126,7 @@ function optionsOf(values: Values): AgentOptions {
     recycleTasks: numberOf(values["recycle-tasks"]),
     recycleMemoryMb: numberOf(values["recycle-memory-mb"]),
     allowFunctions: values["allow-function"],
+    trust: values.trust,
     stopWorkers: values["stop-workers"],
   };
 }
@@ -132,7 +146,19 @@ async function runEnroll(values: Values): Promise<number> {
   const { serviceUrl, stateDir } = config;
   const { name } = values;
   const identity = await enroll({ serviceUrl, code, stateDir, ...(name === undefined ? {} : { name }) });
+  if (values.shared) enforceFromNowOn(statePaths(stateDir).trustFile);
   return print(`${JSON.stringify({ ...identity, stateDir })}\n`);
+}
+
+function runTrust(values: Values, words: readonly string[]): number {
+  const { name, function: functions, invoke, invocations, "not-after": notAfter } = values;
+  const flags = { name, function: functions, invoke, invocations, notAfter };
+  try {
+    return print(`${JSON.stringify(runTrustCommand(resolveConfig(optionsOf(values)), words, flags))}\n`);
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n\n${TRUST_USAGE}\n`);
+    return 1;
+  }
 }
 
 async function runStatus(config: AgentConfig): Promise<number> {
@@ -179,6 +205,7 @@ async function runAgentProcess(config: AgentConfig): Promise<number> {
     };
     process.on("SIGTERM", onSignal);
     process.on("SIGINT", onSignal);
+    process.on("SIGHUP", () => agent?.rereadTrust());
   });
   agent = await startOnceThereIsRoom(config, log);
   const { endpointId, name, service } = agent.status();

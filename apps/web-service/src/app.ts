@@ -17,6 +17,7 @@ import fastify, {
 import type pg from "pg";
 import { auditRoutes } from "./api/audit.js";
 import { endpointRoutes } from "./api/endpoints.js";
+import { functionSignatureRoutes } from "./api/function-signatures.js";
 import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
 import { healthRoutes } from "./api/health.js";
@@ -31,6 +32,7 @@ import { recordRequests } from "./audit/record-requests.js";
 import type { Config } from "./config.js";
 import type { EndpointRegistry } from "./endpoints/registry.js";
 import type { FunctionRegistry } from "./functions/registry.js";
+import type { FunctionSignatures } from "./functions/signatures.js";
 import type { PrismaClient } from "./generated/prisma/client.js";
 import { BODY_LIMIT_BYTES, registerBodies } from "./http/bodies.js";
 import { registerDocs } from "./http/docs.js";
@@ -55,6 +57,7 @@ export interface AppDeps {
   readonly pool: pg.Pool;
   readonly identity: Identity;
   readonly functions: FunctionRegistry;
+  readonly signatures: FunctionSignatures;
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
   readonly objects: ObjectStore;
@@ -130,6 +133,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   healthRoutes(app, deps);
   keyRoutes(app, deps);
   functionRoutes(app, deps);
+  functionSignatureRoutes(app, deps);
   endpointRoutes(app, deps);
   teamRoutes(app, deps);
   sharingRoutes(app, deps);

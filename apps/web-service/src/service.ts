@@ -32,6 +32,7 @@ import { Sweep } from "./dispatch/sweep.js";
 import { TimeLimits } from "./dispatch/time-limits.js";
 import { EndpointRegistry } from "./endpoints/registry.js";
 import { FunctionRegistry } from "./functions/registry.js";
+import { FunctionSignatures } from "./functions/signatures.js";
 import { AgentSession } from "./gateway/agent-session.js";
 import { PrismaClient } from "./generated/prisma/client.js";
 import { Metrics } from "./http/metrics.js";
@@ -156,6 +157,7 @@ async function start(
   const identity = new Identity(prisma, pool, signingKey, clock, epoch);
   const visible = new VisibleFunctions(pool, epoch);
   const functions = new FunctionRegistry(prisma, visible, epoch);
+  const signatures = new FunctionSignatures(pool);
   const endpoints = new EndpointRegistry(prisma, pool, epoch);
   const reach = new TaskReach(pool, functions, identity.nested);
   const payloads = new PayloadStore(pool, config.stateDir, log);
@@ -314,6 +316,7 @@ async function start(
     pool,
     identity,
     functions,
+    signatures,
     endpoints,
     payloads,
     objects,
@@ -373,6 +376,7 @@ async function start(
           sessions.add(
             new AgentSession(upgraded, who, {
               pool,
+              signatures,
               log,
               replicaId,
               dispatch,
