@@ -41,6 +41,7 @@ export type {
   EndpointInfo,
   EndpointsApi,
   FunctionInfo,
+  FunctionSignature,
   FunctionSpec,
   FunctionsApi,
   KeyInfo,
@@ -57,6 +58,7 @@ export type {
   TeamsApi,
 } from "./resources.js";
 export type { Rest, RestRequest, RestResponse, StreamRequest, StreamResponse } from "./rest.js";
+export { loadSignKey, signById, signKeyPath, signKeysDir } from "./signing.js";
 export type { RegisterSpec } from "./source.js";
 export { functionSpec } from "./source.js";
 export type { CallOptions } from "./submit.js";

@@ -20,6 +20,7 @@ import { mainOf } from "../local/apps.js";
 import { prepareLog, prettyLine } from "../local/log.js";
 import type { Output } from "../output.js";
 import { ago, collect, wholeNumber } from "../values.js";
+import { addEndpointTrust } from "./endpoint-trust.js";
 import { pageOf } from "./functions.js";
 
 /** Until an agent that was started is connected; beyond that it goes on trying by itself. */
@@ -35,6 +36,7 @@ export function addEndpoint(program: Command, context: Context): void {
   addRemote(endpoint, context);
   addSharing(endpoint, context);
   addLocal(endpoint, context);
+  addEndpointTrust(endpoint, context);
 }
 
 function addRemote(endpoint: Command, { output }: Context): void {
@@ -194,23 +196,29 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
     .description("make this machine the endpoint that a code is for")
     .option("--service <url>", "the service's address (default: what login wrote)")
     .option("--code <code>", "the enrolment code; - reads standard input (default: FARLOOM_ENROLMENT_CODE)")
-    .action(async (flags: LocalFlags & { service?: string; code?: string }, command: Command) => {
-      const service =
-        flags.service ?? command.optsWithGlobals<{ url?: string }>().url ?? process.env.FARLOOM_URL;
-      if (!service)
-        throw new CliError("which service?", USAGE, "farloom endpoint create NAME prints the whole line");
-      const code = (
-        flags.code === "-" ? readFileSync(0, "utf8") : (flags.code ?? process.env.FARLOOM_ENROLMENT_CODE)
-      )?.trim();
-      if (!code) throw new CliError("no code: set FARLOOM_ENROLMENT_CODE or pass --code", USAGE);
-      const stateDir = agentStateDir(flags.stateDir);
-      const made = await enrolAgent(stateDir, service, code);
-      output.result(
-        { ...made, stateDir },
-        () =>
-          `This machine is endpoint ${output.style("bold", made.name)} now. Start it: farloom endpoint start`,
-      );
-    });
+    .option(
+      "--shared",
+      "others will use it: what no trusted key has signed does not run (farloom endpoint trust)",
+    )
+    .action(
+      async (flags: LocalFlags & { service?: string; code?: string; shared?: boolean }, command: Command) => {
+        const service =
+          flags.service ?? command.optsWithGlobals<{ url?: string }>().url ?? process.env.FARLOOM_URL;
+        if (!service)
+          throw new CliError("which service?", USAGE, "farloom endpoint create NAME prints the whole line");
+        const code = (
+          flags.code === "-" ? readFileSync(0, "utf8") : (flags.code ?? process.env.FARLOOM_ENROLMENT_CODE)
+        )?.trim();
+        if (!code) throw new CliError("no code: set FARLOOM_ENROLMENT_CODE or pass --code", USAGE);
+        const stateDir = agentStateDir(flags.stateDir);
+        const made = await enrolAgent(stateDir, service, code, flags.shared ? ["--shared"] : []);
+        output.result(
+          { ...made, stateDir },
+          () =>
+            `This machine is endpoint ${output.style("bold", made.name)} now. Start it: farloom endpoint start`,
+        );
+      },
+    );
 
   local("start")
     .description("run the agent in the background")
