@@ -4,8 +4,6 @@
  * rate limit, and then the body is read.
  */
 import type { Server } from "node:http";
-import { FarloomError } from "@farloom/protocol";
-import rateLimit from "@fastify/rate-limit";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import fastify, {
   type FastifyBaseLogger,
@@ -39,12 +37,14 @@ import { registerDocs } from "./http/docs.js";
 import type { Metrics } from "./http/metrics.js";
 import { enforcePolicies } from "./http/policy.js";
 import { registerProblems } from "./http/problem.js";
+import { limitRates } from "./http/rate-limits.js";
 import { registerSecurityHeaders } from "./http/security-headers.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
 import type { ObjectStore } from "./objects/store.js";
 import type { SharedPayloads } from "./payloads/shared.js";
 import type { PayloadStore } from "./payloads/store.js";
+import type { StoredBytes } from "./quotas/stored-bytes.js";
 import type { AccessLists } from "./sharing/access-lists.js";
 import type { Teams } from "./sharing/teams.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake } from "./tasks/ports.js";
@@ -62,6 +62,7 @@ export interface AppDeps {
   readonly payloads: PayloadStore;
   readonly objects: ObjectStore;
   readonly audit: AuditLog;
+  readonly stored: StoredBytes;
   readonly teams: Teams;
   readonly accessLists: AccessLists;
   readonly sharedPayloads: SharedPayloads;
@@ -112,21 +113,8 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerBodies(app);
   registerSecurityHeaders(app);
   enforcePolicies(app, identity, config.failedAuthPerMinute);
+  limitRates(app, config);
   recordRequests(app, deps.audit);
-  await app.register(rateLimit, {
-    max: config.rateLimitPerMinute,
-    timeWindow: 60_000,
-    cache: 20_000,
-    keyGenerator: (request) =>
-      request.principal?.keyId ?? request.objectGrant?.keyId ?? request.agent?.endpointId ?? request.ip,
-    addHeadersOnExceeding: {
-      "x-ratelimit-limit": false,
-      "x-ratelimit-remaining": false,
-      "x-ratelimit-reset": false,
-    },
-    errorResponseBuilder: (_request, { ttl }) =>
-      new FarloomError("RATE_LIMITED", { seconds: Math.ceil(ttl / 1000) }, { retryAfterMs: ttl }),
-  });
   metrics.observe(app);
   await registerDocs(app);
 

@@ -51,6 +51,7 @@ import { ObjectStore } from "./objects/store.js";
 import { startObjectSweep } from "./objects/sweep.js";
 import { SharedPayloads } from "./payloads/shared.js";
 import { PayloadStore } from "./payloads/store.js";
+import { StoredBytes } from "./quotas/stored-bytes.js";
 import { AccessLists } from "./sharing/access-lists.js";
 import { RunAccess } from "./sharing/run-access.js";
 import { Teams } from "./sharing/teams.js";
@@ -321,6 +322,7 @@ async function start(
     payloads,
     objects,
     audit,
+    stored: new StoredBytes(pool, log, config.maxStoredMbPerOwner * 1024 ** 2),
     teams: new Teams(prisma, epoch),
     accessLists: new AccessLists(prisma, epoch),
     sharedPayloads: new SharedPayloads(pool),
@@ -346,6 +348,7 @@ async function start(
           if (principal.nested) await identity.nested.requireOpen(principal.nested);
           return { principal, generation, origin: request.socket.remoteAddress ?? "" };
         },
+        ownerOf: ({ principal }: Admitted) => principal.ownerId,
         open: (upgraded, { principal, generation, origin }: Admitted) => {
           const session = new ClientSession(upgraded, principal, {
             log,
@@ -372,6 +375,7 @@ async function start(
       {
         path: limits.AGENT_LINK_PATH,
         admit: (request) => identity.authenticateAgent(request.headers.authorization),
+        ownerOf: (who) => who.ownerId,
         open: (upgraded, who) =>
           sessions.add(
             new AgentSession(upgraded, who, {
@@ -391,7 +395,7 @@ async function start(
           ),
       },
     ],
-    { log, maxLinks: config.maxLinks },
+    { log, maxLinks: config.maxLinks, maxLinksPerOwner: config.maxLinksPerOwner },
   );
   undo.push(async () => {
     draining = true;

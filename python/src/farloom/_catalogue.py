@@ -56,6 +56,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         True,
         "{what} has {limit} open tasks, which is as many as it may have. Nothing of this request was taken; send it again when some have ended.",
     ),
+    "QUOTA_EXCEEDED": (
+        403,
+        False,
+        "Your account has {what}, and may have {limit}. Nothing of this request was taken; delete what you do not need, or ask the operator for more.",
+    ),
     "DATABASE_FULL": (
         507,
         True,

@@ -43,6 +43,11 @@ export const ERRORS = {
     true,
     "{what} has {limit} open tasks, which is as many as it may have. Nothing of this request was taken; send it again when some have ended.",
   ),
+  QUOTA_EXCEEDED: entry(
+    403,
+    false,
+    "Your account has {what}, and may have {limit}. Nothing of this request was taken; delete what you do not need, or ask the operator for more.",
+  ),
   DATABASE_FULL: entry(
     507,
     true,
