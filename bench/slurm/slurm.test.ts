@@ -246,7 +246,7 @@ describe("pretended workers", () => {
       using slurm = new PretendedSlurm();
       try {
         const service = await fabric.service();
-        const config = `provider = "slurm"\n[blocks]\nworkers_per_node = ${WORKERS}\nmin_blocks = ${BLOCKS}\nmax_blocks = ${BLOCKS}\n`;
+        const config = `provider = "slurm"\ntrust = "off"\n[blocks]\nworkers_per_node = ${WORKERS}\nmin_blocks = ${BLOCKS}\nmax_blocks = ${BLOCKS}\n`;
         const agent = await fabric.agent(service.url, "scale", [], { config, env: slurm.env });
         const nodes = new PretendedNodes(agent.stateDir, WORKERS);
         await until(async () => {

@@ -27,7 +27,7 @@ async function until(holds: () => Promise<boolean>, what: string): Promise<void>
 it("a killed node's tasks run on another where their mode allows it, and end LOST where not", async () => {
   const blocks =
     "workers_per_node = 2\nmin_blocks = 2\nmax_blocks = 2\nnode_grace_seconds = 1\nstatus_seconds = 0.5";
-  const config = `provider = "process"\n[blocks]\n${blocks}\n`;
+  const config = `provider = "process"\ntrust = "off"\n[blocks]\n${blocks}\n`;
   const { stateDir } = await fabric.agent(service.url, "cluster", [], { config });
   const api = fabric.api(service.url);
   const tasks: { readonly id: string; readonly path: string; readonly mode: string }[] = [];

@@ -95,7 +95,10 @@ function configure(blocks: Readonly<Record<string, number | string | string[]>>)
   const lines = Object.entries({ workers_per_node: 2, status_seconds: 0.5, ...blocks }).map(
     ([name, value]) => `${name} = ${JSON.stringify(value)}`,
   );
-  writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\n[blocks]\n${lines.join("\n")}\n`);
+  writeFileSync(
+    join(stateDir, "agent.toml"),
+    `provider = "process"\ntrust = "off"\n[blocks]\n${lines.join("\n")}\n`,
+  );
 }
 
 /** How often the agent has said this. */

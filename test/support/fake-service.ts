@@ -21,6 +21,7 @@ import {
   keyAt,
   keysToColumn,
   limits,
+  type OutcomeDetail,
   TaskIdAllocator,
   type TaskItem,
   type TaskOptions,
@@ -39,6 +40,7 @@ export interface GotResult {
   readonly fence: number;
   readonly seal: Buffer | undefined;
   readonly held: boolean;
+  readonly detail: OutcomeDetail | undefined;
 }
 
 export interface TaskToSend {
@@ -87,6 +89,8 @@ export class FakeService {
   cutsAtHello = 0;
   /** Refuses links with this, where set. */
   refuse: { code: string; message: string; retryAfterMs?: number } | undefined;
+  /** Answers an agent that asks for definitions and signatures. */
+  onNeed: (functions: readonly Buffer[]) => void = () => undefined;
   def = defineFunction();
   /** What agents call it, where something stands before it. */
   publicUrl: string | undefined;
@@ -338,6 +342,9 @@ export class FakeService {
       case "ping":
         this.send({ t: "pong", n: frame.n });
         return;
+      case "need":
+        this.onNeed(frame.functions);
+        return;
       case "results":
         this.#takeResults(frame);
         return;
@@ -364,6 +371,7 @@ export class FakeService {
           fence: fenceOf(frame.fences, i),
           seal: frame.seals?.subarray(32 * i, 32 * i + 32),
           held: byteOf(frame.held, i) === 1,
+          detail: frame.detail?.[i],
         });
       }
       start = end;

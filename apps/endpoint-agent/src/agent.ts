@@ -30,6 +30,10 @@ import { type Identity, loadIdentity, readIdentity } from "./state/identity.js";
 import { acquireLock, lockHolder } from "./state/lock.js";
 import { openStateDir, statePaths } from "./state/state-dir.js";
 import { TaskTokens } from "./task-tokens.js";
+import { FunctionTrust } from "./trust/function-trust.js";
+import { InvocationLedger } from "./trust/invocation-ledger.js";
+import type { TrustMode } from "./trust/trust-file.js";
+import { TrustSource } from "./trust/trust-source.js";
 
 /** What runs the tasks, below the port. */
 export interface AgentNode {
@@ -57,6 +61,8 @@ export interface AgentStatus extends EngineStatus {
   readonly owner: string;
   readonly service: string;
   readonly link: LinkState;
+  /** Whether unsigned functions run. */
+  readonly trust: TrustMode;
   readonly agent: AgentInfo;
   readonly uptimeMs: number;
   /** Where nodes come from blocks: those, and what became of the last that failed. */
@@ -72,6 +78,8 @@ export interface Agent extends AsyncDisposable {
   readonly shutOut: Promise<EndReason>;
   /** Tells the service, gives back what has not started, waits for the rest for at most `withinMs`, then closes. */
   drain(withinMs?: number): Promise<void>;
+  /** Reads trust.toml again, where its file system tells of no changes. */
+  rereadTrust(): void;
   /** Stops at once: everything accepted stays in the journal, what runs with its warm workers. */
   close(options?: { readonly stopWorkers?: boolean }): Promise<void>;
   status(): AgentStatus;
@@ -112,12 +120,22 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
     undo.push(() => journal.close());
     const functions = new FunctionsCache(paths.functions);
+    const source = new TrustSource(paths.trustFile, config.trust);
+    undo.push(() => source.close());
+    const trust = new FunctionTrust({
+      source,
+      cache: functions,
+      ledger: new InvocationLedger(paths.invocations),
+      endpoint: { id: identity.endpointId, name: identity.name },
+      log: logger,
+    });
     const engine = new Engine({
       journal,
       replay,
       bootId,
       functions,
       allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions, config.isolation.level),
+      trust,
       files: new TaskFiles(store, transfer),
       taskTokens,
       hasLocalNode: config.blocks === undefined,
@@ -166,6 +184,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       link,
       transfer,
       taskTokens,
+      source,
       lock,
       shutOut,
       log: logger,
@@ -191,6 +210,7 @@ interface Parts {
   readonly link: LinkSupervisor;
   readonly transfer: PayloadTransfer;
   readonly taskTokens: TaskTokens;
+  readonly source: TrustSource;
   readonly lock: { release(): void };
   readonly shutOut: Promise<EndReason>;
   readonly log: Logger;
@@ -220,11 +240,16 @@ class RunningAgent implements Agent {
       owner: identity.owner,
       service: serviceUrl,
       link: link.state,
+      trust: this.#parts.source.mode,
       agent: agentInfo,
       uptimeMs: Math.round(performance.now() - this.#startedAtMs),
       ...(blocks === undefined ? {} : { blocks: blocks.report }),
       ...engine.status,
     };
+  }
+
+  rereadTrust(): void {
+    this.#parts.source.reload();
   }
 
   async drain(withinMs = this.#parts.config.drainMs): Promise<void> {

@@ -14,6 +14,8 @@ import { type IsolationConfig, readIsolationConfig } from "./isolation/config.js
 import { type EnvironmentsConfig, readEnvironments } from "./node/environments/environment-config.js";
 import { type GearConfig, readGearConfig } from "./node/gear/gear-config.js";
 import { statePaths } from "./state/state-dir.js";
+import { TRUST_MODES, type TrustMode } from "./trust/trust-file.js";
+import type { TrustConfig } from "./trust/trust-source.js";
 
 /** What may be given; everything is optional. In agent.toml the same names in snake_case. */
 export interface AgentOptions {
@@ -63,6 +65,11 @@ export interface AgentOptions {
    * agent.toml perhaps a table (isolation/config.ts); default none.
    */
   readonly isolation?: string | undefined;
+  /**
+   * Whether unsigned functions run, for this start: `enforce`, `warn` or `off`. Environment FARLOOM_AGENT_TRUST; default:
+   * what trust.toml says, then `enforce` where agent.toml has `shared = true`, `commands = true` or a provider of blocks.
+   */
+  readonly trust?: string | undefined;
   /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
   readonly payloadCacheMb?: number | undefined;
   /** Instead of what stands in agent.toml. */
@@ -86,6 +93,7 @@ export interface AgentConfig {
   readonly recycleMemoryMb: number;
   readonly allowFunctions: readonly string[];
   readonly isolation: IsolationConfig;
+  readonly trust: TrustConfig;
   readonly windowBytes: number;
   readonly payloadCacheBytes: number;
   /** Where nodes come from; undefined: the one node lives in the agent's process. */
@@ -128,6 +136,10 @@ export function resolveConfig(
   const workers = integer(pick("workers", "FARLOOM_AGENT_WORKERS"), availableParallelism(), 1, 1024);
   // A container may have less than its machine.
   const memoryBytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  const blocks = readBlocksConfig(
+    { ...file, provider: pick("provider", "FARLOOM_AGENT_PROVIDER")?.value },
+    workers,
+  );
   const restMb = Math.max(512, Math.floor(memoryBytes / 2 / workers / 1024 ** 2));
   return Object.freeze({
     stateDir,
@@ -144,13 +156,11 @@ export function resolveConfig(
     recycleMemoryMb: integer(pick("recycleMemoryMb", "FARLOOM_AGENT_RECYCLE_MEMORY_MB"), restMb, 0, 1 << 24),
     allowFunctions: functionPatterns(pick("allowFunctions", "FARLOOM_AGENT_ALLOW_FUNCTIONS")),
     isolation: readIsolationConfig(file, chosen("isolation", "FARLOOM_AGENT_ISOLATION")),
+    trust: trustConfig(pick("trust", "FARLOOM_AGENT_TRUST"), file, blocks !== undefined),
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,
-    blocks: readBlocksConfig(
-      { ...file, provider: pick("provider", "FARLOOM_AGENT_PROVIDER")?.value },
-      workers,
-    ),
+    blocks,
     environments: readEnvironments(file),
     gear: readGearConfig(file),
   });
@@ -198,6 +208,21 @@ function functionPatterns(picked: Picked | undefined): readonly string[] {
   // An empty list would allow everything, and nobody writes one for that.
   if (texts.length === 0) throw new Error(`${picked.from} names no function`);
   return Object.freeze(texts);
+}
+
+/** Others' work is to be expected where the owner of this machine has said so, by one word or another. */
+function trustConfig(
+  picked: Picked | undefined,
+  file: Readonly<Record<string, unknown>>,
+  hasBlocks: boolean,
+): TrustConfig {
+  const mode = picked === undefined ? undefined : (String(picked.value) as TrustMode);
+  if (mode !== undefined && !TRUST_MODES.includes(mode))
+    throw new Error(`${picked?.from} is '${mode}', not one of ${TRUST_MODES.join(", ")}`);
+  const said = (name: string): boolean =>
+    flag(file[name] === undefined ? undefined : { value: file[name], from: `${name} in agent.toml` });
+  const isOpen = said("shared") || said("commands") || hasBlocks;
+  return Object.freeze({ mode, byDefault: isOpen ? "enforce" : "off" });
 }
 
 function flag(picked: Picked | undefined): boolean {

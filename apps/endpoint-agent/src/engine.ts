@@ -13,7 +13,8 @@
  *   E2  A result is forgotten only when the service's durable mark covers it (A5, P12).
  *   E3  Ids are known: what is held or finished is not run again (P11); a kept result answers (P14).
  *   E4  The first credit of a session follows the unacknowledged results (P15).
- *   E5  What this agent may not run (`--allow-function`) is answered before it is run, from the journal too.
+ *   E5  What this agent may not run (`--allow-function`) is answered before it is run, from the journal too; so is what
+ *       it does not trust (trust/).
  *
  * Bounds: held tasks by the credit window; results by the same, and nothing is handed out while they exceed
  * 64 MiB; what one turn stages by credit too.
@@ -63,6 +64,7 @@ import { Scheduler, type SchedulerEffect, type SchedulerEvent } from "./schedule
 import { tasksFrames } from "./scheduler/task-frames.js";
 import { TaskTimers } from "./scheduler/task-timers.js";
 import type { TaskTokens } from "./task-tokens.js";
+import type { FunctionTrust } from "./trust/function-trust.js";
 import { Turn } from "./turn.js";
 
 /** Unacknowledged results above this stop the handing out of tasks. */
@@ -73,6 +75,7 @@ export interface EngineOptions {
   readonly bootId: string;
   readonly functions: FunctionsCache;
   readonly allowed: AllowedFunctions;
+  readonly trust: FunctionTrust;
   readonly files: TaskFiles;
   readonly taskTokens: TaskTokens;
   /** Whether a node lives in this process; what only such a node may have started is lost where there is none. */
@@ -109,6 +112,7 @@ export class Engine implements LinkUser {
   readonly #journal: Journal;
   readonly #nodes: NodeLines;
   readonly #functions: FunctionsDesk;
+  readonly #trust: FunctionTrust;
   readonly #turn: Turn;
   readonly #rest = new Rest();
   readonly #files: TaskFiles;
@@ -154,6 +158,22 @@ export class Engine implements LinkUser {
       onReady: (task) => this.#refuse(task) || this.#apply({ kind: "ready", task }),
       log: options.log,
     });
+    this.#trust = options.trust;
+    this.#trust.attach({
+      toService: (frame) => this.#service.stage(frame),
+      onReady: (task) => {
+        this.#apply({ kind: "ready", task });
+        this.#turn.atEnd();
+      },
+      onRefused: (task, outcome) => {
+        this.#outcomes.finishHere([task], outcome);
+        this.#turn.atEnd();
+      },
+    });
+    this.#trust.onChange = () => {
+      this.#refuseQueued();
+      this.#turn.atEnd();
+    };
     this.#scheduler = new Scheduler((digest) => this.#functions.demandOf(digest));
     this.#nodes = new NodeLines({
       functions: this.#functions,
@@ -256,12 +276,14 @@ export class Engine implements LinkUser {
     if (running.length > 0)
       this.#service.stage({ t: "progress", ids: keysToColumn(running), kind: "started" });
     this.#functions.serviceCame();
+    this.#trust.serviceCame();
     if (this.#draining) this.#beginDrain();
     this.#turn.atEnd();
   }
 
   closed(_reason: EndReason): void {
     this.#service.close();
+    this.#trust.serviceWent();
     this.#checkQuiet();
   }
 
@@ -275,7 +297,10 @@ export class Engine implements LinkUser {
         this.#takeTasks(frame, bytes);
         break;
       case "functions":
-        for (const [i, def] of frame.defs.entries()) this.#functions.arrived(def, frame.refs?.[i]);
+        for (const [i, def] of frame.defs.entries()) {
+          this.#functions.arrived(def, frame.refs?.[i]);
+          this.#trust.told(def.digest, frame.signatures?.[i]);
+        }
         break;
       case "mark":
         this.#service.marked(frame);
@@ -326,17 +351,20 @@ export class Engine implements LinkUser {
   #needsOf(frame: TasksFrame): ((i: number) => number) | undefined {
     const lacks = this.#functions.lacksOf(frame);
     const refused = this.#options.allowed.refusedOf(frame.fns);
-    if (!lacks.includes(1) && !refused && !hasReference(frame.codecs)) return undefined;
+    const waits = this.#trust.waitsOf(frame);
+    if (!lacks.includes(1) && !refused && !waits && !hasReference(frame.codecs)) return undefined;
     return (i) => {
       const of = frame.fn === undefined ? 0 : frame.fn.readUInt16LE(2 * i);
       const codec = typeof frame.codecs === "number" ? frame.codecs : frame.codecs[i]!;
-      return lacks[of]! + (refused?.[of] ?? 0) + ((codec & 128) !== 0 ? 1 : 0);
+      return lacks[of]! + (refused?.[of] ?? 0) + (waits?.(i) ? 1 : 0) + ((codec & 128) !== 0 ? 1 : 0);
     };
   }
 
-  #meetNeeds(task: HeldTask): void {
+  #meetNeeds(task: HeldTask, isRestored = false): void {
     if (this.#refuse(task)) return;
     this.#functions.await(task);
+    if (this.#trust.holds(task)) this.#trust.admit(task, isRestored);
+    if (task.state === "done") return;
     void this.#files.fetchArguments(task)?.then((outcome) => {
       if (this.#closed) return;
       if (outcome.ok) this.#apply({ kind: "ready", task });
@@ -360,8 +388,14 @@ export class Engine implements LinkUser {
 
   /** E5: what was handed down under another list, and has come back unbegun, is asked about before it goes again. */
   #refuseQueued(isFirst = false): void {
-    if (!isFirst && !this.#options.allowed.mayRefuse) return;
-    for (const task of [...this.#scheduler.tasks()]) if (task.state === "queued") this.#refuse(task);
+    if (isFirst || this.#options.allowed.mayRefuse)
+      for (const task of [...this.#scheduler.tasks()]) if (task.state === "queued") this.#refuse(task);
+    if (!this.#trust.isOn) return;
+    for (const task of [...this.#scheduler.tasks()]) {
+      if (task.state !== "queued") continue;
+      const outcome = this.#trust.refusalOf(task);
+      if (outcome !== undefined) this.#outcomes.finishHere([task], outcome);
+    }
   }
 
   /** P14 */
@@ -533,6 +567,7 @@ export class Engine implements LinkUser {
         const record = idsRecord(RECORD.returned, effect.tasks);
         this.#append(record);
         this.#service.stage({ t: "returned", ids: record.payload });
+        this.#trust.returned(effect.tasks);
         this.#forget(effect.tasks);
         return;
       }
@@ -666,7 +701,7 @@ export class Engine implements LinkUser {
     }
     const finished: HeldTask[] = [];
     for (const task of [...this.#scheduler.tasks()]) {
-      if (task.state === "waiting") this.#meetNeeds(task);
+      if (task.state === "waiting") this.#meetNeeds(task, true);
       else if (task.state === "handed") this.#files.pinArguments(task);
       else if (task.state === "done") finished.push(task);
       if (task.state === "waiting" || task.state === "queued") this.#queueTimers.arm(task);
@@ -740,6 +775,7 @@ export class Engine implements LinkUser {
     this.#reporter.close();
     this.#rest.close();
     this.#outcomes.close();
+    this.#trust.close();
     clearTimeout(this.#keptTimer);
     this.#queueTimers.clear();
     this.#deadlines.clear();

@@ -24,6 +24,7 @@ import {
 import { runNode } from "./node/program.js";
 import { takeDrainRequest } from "./state/drain-request.js";
 import { statePaths } from "./state/state-dir.js";
+import { enforceFromNowOn, runTrustCommand, TRUST_USAGE } from "./trust/command.js";
 
 const USAGE = `Runs tasks on this machine for a Farloom service.
 
@@ -31,6 +32,7 @@ const USAGE = `Runs tasks on this machine for a Farloom service.
   farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]      enrols it, no more
   farloom-endpoint-agent run    [--state-dir DIR] [options]
   farloom-endpoint-agent status [--state-dir DIR]
+  farloom-endpoint-agent trust  list|add|remove|deny|mode|check …   whose functions it runs
   farloom-endpoint-agent node   --parameters FILE      on a node of a block; started by the agent's provider
 
   farloom-endpoint-agent start|stop|restart|drain|logs|doctor|bugreport|configure|uninstall     see below
@@ -53,8 +55,11 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
                         repeated [FARLOOM_AGENT_ALLOW_FUNCTIONS, with commas]  all functions
   --isolation LEVEL     how workers are kept apart: none, limits, namespaces, container or user; a table in agent.toml has
                         the rest [FARLOOM_AGENT_ISOLATION]  none
+  --trust MODE          whether functions must be signed by keys of trust.toml: enforce, warn or off
+                        [FARLOOM_AGENT_TRUST]  as trust.toml says; enforce for a shared endpoint or one with blocks
   --stop-workers        a stop ends the workers and what they run
 Options of enroll and setup
+  --shared              others will use it: what no trusted key has signed does not run (writes trust.toml)
   --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it; setup also
                         takes it from FARLOOM_ENROLMENT_CODE
 Options of setup
@@ -87,6 +92,12 @@ const OPTIONS = {
   "recycle-memory-mb": { type: "string" },
   "allow-function": { type: "string", multiple: true },
   isolation: { type: "string" },
+  trust: { type: "string" },
+  shared: { type: "boolean" },
+  function: { type: "string", multiple: true },
+  invoke: { type: "string", multiple: true },
+  "not-after": { type: "string" },
+  invocations: { type: "string" },
   "stop-workers": { type: "boolean" },
   parameters: { type: "string" },
   provider: { type: "string" },
@@ -125,6 +136,7 @@ async function main(argv: readonly string[]): Promise<number> {
   if (values.help) return print(USAGE);
   if (values.version) return print(`${SOFTWARE}\n`);
   const [command = "run", ...rest] = positionals;
+  if (command === "trust") return runTrust(values, rest);
   if (rest.length > 0) return usage(`unexpected argument ${rest[0]}`);
   switch (command) {
     case "enroll":
@@ -184,6 +196,7 @@ function optionsOf(values: Values): AgentOptions {
     recycleMemoryMb: numberOf(values["recycle-memory-mb"]),
     allowFunctions: values["allow-function"],
     isolation: values.isolation,
+    trust: values.trust,
     stopWorkers: values["stop-workers"],
   };
 }
@@ -203,7 +216,19 @@ async function runEnroll(values: Values): Promise<number> {
   const { serviceUrl, stateDir } = config;
   const { name } = values;
   const identity = await enroll({ serviceUrl, code, stateDir, ...(name === undefined ? {} : { name }) });
+  if (values.shared) enforceFromNowOn(statePaths(stateDir).trustFile);
   return print(`${JSON.stringify({ ...identity, stateDir })}\n`);
+}
+
+function runTrust(values: Values, words: readonly string[]): number {
+  const { name, function: functions, invoke, invocations, "not-after": notAfter } = values;
+  const flags = { name, function: functions, invoke, invocations, notAfter };
+  try {
+    return print(`${JSON.stringify(runTrustCommand(resolveConfig(optionsOf(values)), words, flags))}\n`);
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n\n${TRUST_USAGE}\n`);
+    return 1;
+  }
 }
 
 async function runStatus(config: AgentConfig): Promise<number> {
@@ -251,6 +276,7 @@ async function runAgentProcess(config: AgentConfig): Promise<number> {
     };
     process.on("SIGTERM", onSignal);
     process.on("SIGINT", onSignal);
+    process.on("SIGHUP", () => agent?.rereadTrust());
   });
   agent = await startOnceThereIsRoom(config, log);
   const { endpointId, name, service } = agent.status();

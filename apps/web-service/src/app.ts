@@ -4,8 +4,6 @@
  * rate limit, and then the body is read.
  */
 import type { Server } from "node:http";
-import { FarloomError } from "@farloom/protocol";
-import rateLimit from "@fastify/rate-limit";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import fastify, {
   type FastifyBaseLogger,
@@ -17,6 +15,7 @@ import fastify, {
 import type pg from "pg";
 import { auditRoutes } from "./api/audit.js";
 import { endpointRoutes } from "./api/endpoints.js";
+import { functionSignatureRoutes } from "./api/function-signatures.js";
 import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
 import { healthRoutes } from "./api/health.js";
@@ -31,18 +30,21 @@ import { recordRequests } from "./audit/record-requests.js";
 import type { Config } from "./config.js";
 import type { EndpointRegistry } from "./endpoints/registry.js";
 import type { FunctionRegistry } from "./functions/registry.js";
+import type { FunctionSignatures } from "./functions/signatures.js";
 import type { PrismaClient } from "./generated/prisma/client.js";
 import { BODY_LIMIT_BYTES, registerBodies } from "./http/bodies.js";
 import { registerDocs } from "./http/docs.js";
 import type { Metrics } from "./http/metrics.js";
 import { enforcePolicies } from "./http/policy.js";
 import { registerProblems } from "./http/problem.js";
+import { limitRates } from "./http/rate-limits.js";
 import { registerSecurityHeaders } from "./http/security-headers.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
 import type { ObjectStore } from "./objects/store.js";
 import type { SharedPayloads } from "./payloads/shared.js";
 import type { PayloadStore } from "./payloads/store.js";
+import type { StoredBytes } from "./quotas/stored-bytes.js";
 import type { AccessLists } from "./sharing/access-lists.js";
 import type { Teams } from "./sharing/teams.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake, TaskOutputNews } from "./tasks/ports.js";
@@ -55,10 +57,12 @@ export interface AppDeps {
   readonly pool: pg.Pool;
   readonly identity: Identity;
   readonly functions: FunctionRegistry;
+  readonly signatures: FunctionSignatures;
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
   readonly objects: ObjectStore;
   readonly audit: AuditLog;
+  readonly stored: StoredBytes;
   readonly teams: Teams;
   readonly accessLists: AccessLists;
   readonly sharedPayloads: SharedPayloads;
@@ -110,27 +114,15 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerBodies(app);
   registerSecurityHeaders(app);
   enforcePolicies(app, identity, config.failedAuthPerMinute);
+  limitRates(app, config);
   recordRequests(app, deps.audit);
-  await app.register(rateLimit, {
-    max: config.rateLimitPerMinute,
-    timeWindow: 60_000,
-    cache: 20_000,
-    keyGenerator: (request) =>
-      request.principal?.keyId ?? request.objectGrant?.keyId ?? request.agent?.endpointId ?? request.ip,
-    addHeadersOnExceeding: {
-      "x-ratelimit-limit": false,
-      "x-ratelimit-remaining": false,
-      "x-ratelimit-reset": false,
-    },
-    errorResponseBuilder: (_request, { ttl }) =>
-      new FarloomError("RATE_LIMITED", { seconds: Math.ceil(ttl / 1000) }, { retryAfterMs: ttl }),
-  });
   metrics.observe(app);
   await registerDocs(app);
 
   healthRoutes(app, deps);
   keyRoutes(app, deps);
   functionRoutes(app, deps);
+  functionSignatureRoutes(app, deps);
   endpointRoutes(app, deps);
   teamRoutes(app, deps);
   sharingRoutes(app, deps);

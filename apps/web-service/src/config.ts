@@ -36,6 +36,12 @@ export interface Config {
   readonly maxOpenTasksPerEndpoint: number;
   /** Links of clients and agents at once. FARLOOM_MAX_LINKS; default 20,000. */
   readonly maxLinks: number;
+  /** Links that the clients and agents of one person have at once, at one replica. FARLOOM_MAX_LINKS_PER_OWNER; default 10,000. */
+  readonly maxLinksPerOwner: number;
+  /** Endpoints that one person may have. FARLOOM_MAX_ENDPOINTS_PER_OWNER; default 10,000. */
+  readonly maxEndpointsPerOwner: number;
+  /** MiB of payload files and objects that one person may have stored. FARLOOM_MAX_STORED_MB_PER_OWNER; default 10 TiB. */
+  readonly maxStoredMbPerOwner: number;
   /** FARLOOM_LOG_LEVEL; default info. */
   readonly logLevel: LogLevel;
   /** The Ed25519 key of tokens, PKCS #8 PEM, shared by all replicas. FARLOOM_SIGNING_KEY_FILE; undefined: made in the state folder. */
@@ -46,6 +52,8 @@ export interface Config {
   readonly bootstrapOwner: string;
   /** Requests per minute for one API key or, without one, for one address. FARLOOM_RATE_LIMIT_PER_MINUTE; default 60,000. */
   readonly rateLimitPerMinute: number;
+  /** Requests per minute of one person, over all keys. FARLOOM_PERSON_RATE_LIMIT_PER_MINUTE; default 240,000. */
+  readonly personRateLimitPerMinute: number;
   /** Failed authentications per minute from one address before further unknown credentials get 429. FARLOOM_FAILED_AUTH_PER_MINUTE; default 60. */
   readonly failedAuthPerMinute: number;
 }
@@ -69,6 +77,7 @@ export type ConfigOptions = { readonly [K in keyof Config]?: Config[K] | undefin
 type Env = Readonly<Record<string, string | undefined>>;
 
 const OPEN_TASKS = { fallback: 2_000_000, min: 1, max: 1_000_000_000 };
+const MANY = { fallback: 10_000, min: 1, max: 1_000_000 };
 
 /** A setting that cannot be used; the message names the variable and says what would be right. */
 export class ConfigError extends Error {
@@ -116,12 +125,24 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
       OPEN_TASKS,
     ),
     maxLinks: int(options.maxLinks, "FARLOOM_MAX_LINKS", { fallback: 20_000, min: 1, max: 1_000_000 }),
+    maxLinksPerOwner: int(options.maxLinksPerOwner, "FARLOOM_MAX_LINKS_PER_OWNER", MANY),
+    maxEndpointsPerOwner: int(options.maxEndpointsPerOwner, "FARLOOM_MAX_ENDPOINTS_PER_OWNER", MANY),
+    maxStoredMbPerOwner: int(options.maxStoredMbPerOwner, "FARLOOM_MAX_STORED_MB_PER_OWNER", {
+      fallback: 10 * 1024 * 1024,
+      min: 1,
+      max: 1 << 30,
+    }),
     logLevel: logLevel(text(options.logLevel, "FARLOOM_LOG_LEVEL") ?? "info"),
     signingKeyFile: text(options.signingKeyFile, "FARLOOM_SIGNING_KEY_FILE"),
     bootstrapKeyFile: text(options.bootstrapKeyFile, "FARLOOM_BOOTSTRAP_KEY_FILE"),
     bootstrapOwner: ownerName(text(options.bootstrapOwner, "FARLOOM_BOOTSTRAP_OWNER") ?? "me"),
     rateLimitPerMinute: int(options.rateLimitPerMinute, "FARLOOM_RATE_LIMIT_PER_MINUTE", {
       fallback: 60_000,
+      min: 1,
+      max: 1e9,
+    }),
+    personRateLimitPerMinute: int(options.personRateLimitPerMinute, "FARLOOM_PERSON_RATE_LIMIT_PER_MINUTE", {
+      fallback: 240_000,
       min: 1,
       max: 1e9,
     }),

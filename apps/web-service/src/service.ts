@@ -34,6 +34,7 @@ import { Sweep } from "./dispatch/sweep.js";
 import { TimeLimits } from "./dispatch/time-limits.js";
 import { EndpointRegistry } from "./endpoints/registry.js";
 import { FunctionRegistry } from "./functions/registry.js";
+import { FunctionSignatures } from "./functions/signatures.js";
 import { AgentSession } from "./gateway/agent-session.js";
 import { PrismaClient } from "./generated/prisma/client.js";
 import { Metrics } from "./http/metrics.js";
@@ -52,6 +53,7 @@ import { ObjectStore } from "./objects/store.js";
 import { startObjectSweep } from "./objects/sweep.js";
 import { SharedPayloads } from "./payloads/shared.js";
 import { PayloadStore } from "./payloads/store.js";
+import { StoredBytes } from "./quotas/stored-bytes.js";
 import { AccessLists } from "./sharing/access-lists.js";
 import { RunAccess } from "./sharing/run-access.js";
 import { Teams } from "./sharing/teams.js";
@@ -159,6 +161,7 @@ async function start(
   const identity = new Identity(prisma, pool, signingKey, clock, epoch);
   const visible = new VisibleFunctions(pool, epoch);
   const functions = new FunctionRegistry(prisma, visible, epoch);
+  const signatures = new FunctionSignatures(pool);
   const endpoints = new EndpointRegistry(prisma, pool, epoch);
   const reach = new TaskReach(pool, functions, identity.nested);
   const payloads = new PayloadStore(pool, config.stateDir, log);
@@ -326,10 +329,12 @@ async function start(
     pool,
     identity,
     functions,
+    signatures,
     endpoints,
     payloads,
     objects,
     audit,
+    stored: new StoredBytes(pool, log, config.maxStoredMbPerOwner * 1024 ** 2),
     teams: new Teams(prisma, epoch),
     accessLists: new AccessLists(prisma, epoch),
     sharedPayloads: new SharedPayloads(pool),
@@ -356,6 +361,7 @@ async function start(
           if (principal.nested) await identity.nested.requireOpen(principal.nested);
           return { principal, generation, origin: request.socket.remoteAddress ?? "" };
         },
+        ownerOf: ({ principal }: Admitted) => principal.ownerId,
         open: (upgraded, { principal, generation, origin }: Admitted) => {
           const session = new ClientSession(upgraded, principal, {
             log,
@@ -382,10 +388,12 @@ async function start(
       {
         path: limits.AGENT_LINK_PATH,
         admit: (request) => identity.authenticateAgent(request.headers.authorization),
+        ownerOf: (who) => who.ownerId,
         open: (upgraded, who) =>
           sessions.add(
             new AgentSession(upgraded, who, {
               pool,
+              signatures,
               log,
               replicaId,
               dispatch,
@@ -404,7 +412,7 @@ async function start(
           ),
       },
     ],
-    { log, maxLinks: config.maxLinks },
+    { log, maxLinks: config.maxLinks, maxLinksPerOwner: config.maxLinksPerOwner },
   );
   undo.push(async () => {
     draining = true;

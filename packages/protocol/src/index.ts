@@ -110,6 +110,37 @@ export {
   writeFence,
   writeSeal,
 } from "./task/seal.js";
+export type { Envelope, EnvelopeSignature } from "./trust/dsse.js";
+export {
+  isSignedBy,
+  MAX_ENVELOPE_BYTES,
+  MAX_SIGNATURES,
+  parseEnvelope,
+  preAuthEncoding,
+  publicKeyObject,
+  signEnvelope,
+} from "./trust/dsse.js";
+export type { PublicSignKey, SignKey } from "./trust/keys.js";
+export {
+  isEncryptedKey,
+  makeSignKey,
+  parsePublicKey,
+  privateKeyText,
+  publicKeyLine,
+  readSignKey,
+  signKeyId,
+} from "./trust/keys.js";
+export type { FunctionStatement, InvocationStatement } from "./trust/statements.js";
+export {
+  FUNCTION_PAYLOAD_TYPE,
+  functionStatement,
+  INVOCATION_PAYLOAD_TYPE,
+  invocationStatement,
+  MAX_INVOCATION_S,
+  optionsDigest,
+  signFunction,
+  signInvocation,
+} from "./trust/statements.js";
 export type { BlockWait, EndpointReport } from "./why/report.js";
 export { boundReport, readReport } from "./why/report.js";
 export type { WaitCode, WaitFacts, Why } from "./why/why.js";

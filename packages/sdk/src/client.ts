@@ -16,6 +16,7 @@ import { Payloads } from "./payloads.js";
 import { RemoteTask } from "./remote-task.js";
 import { AuditApi, EndpointsApi, FunctionsApi, KeysApi, TasksApi, TeamsApi } from "./resources.js";
 import { Rest } from "./rest.js";
+import { attemptsOf, definitionOf, signRegistered } from "./signing.js";
 import { type AnyFunction, functionSpec, type RegisterSpec } from "./source.js";
 import { type CallOptions, type Lookup, type PreparedCall, Submitter } from "./submit.js";
 import type { Task } from "./task.js";
@@ -70,6 +71,7 @@ export class Farloom {
       link: this.#link,
       payloads: this.#payloads,
       keepAlive: this.#keepAlive,
+      signKey: this.options.signKey,
     });
     this.#host = {
       submit: (fn, args, o) => this.#submit(fn, args, o),
@@ -83,17 +85,21 @@ export class Farloom {
     return new Farloom(options);
   }
 
-  /** Registers a function. The same definition again is the same function, so this may stand at the top of a script. */
+  /**
+   * Registers a function; with a `signKey` it is signed, too. The same definition again is the same function, so this may
+   * stand at the top of a script.
+   */
   async register<A extends readonly unknown[] = readonly unknown[], R = unknown>(
     spec: RegisterSpec & { readonly fn?: (...args: [...A]) => R },
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<RemoteFunction<A, Awaited<R>>> {
-    const info = await this.functions.register(
-      await functionSpec(spec as RegisterSpec & { fn?: AnyFunction }),
-      options,
-    );
+    const whole = await functionSpec(spec as RegisterSpec & { fn?: AnyFunction });
+    const info = await this.functions.register(whole, options);
+    const { signKey } = this.options;
+    if (signKey) await signRegistered(this.functions, { spec: whole, info, key: signKey }, options);
     const lookup = new FunctionLookup(info.id, () => this.functions.get(info.id));
     lookup.ref = info.ref;
+    lookup.attempts = attemptsOf(definitionOf(whole));
     return new RemoteFunction(lookup, this.#host);
   }
 

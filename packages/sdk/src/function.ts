@@ -2,6 +2,7 @@
 import { FarloomError } from "@farloom/protocol";
 import type { ArgumentsInput, GroupOptions, TaskGroup } from "./group.js";
 import type { TaskHandle } from "./handle.js";
+import { attemptsOf } from "./signing.js";
 import type { CallOptions, Lookup } from "./submit.js";
 import type { Task } from "./task.js";
 
@@ -67,14 +68,22 @@ export class RemoteFunction<A extends readonly unknown[] = readonly unknown[], R
   }
 }
 
+interface Found {
+  readonly id: string;
+  readonly ref?: string;
+  readonly mode?: string;
+  readonly retries?: number;
+}
+
 /** A function's digest: known, or looked up once. A failed look-up is tried again by the next call. */
 export class FunctionLookup implements Lookup {
   ref: string;
   known: Buffer | undefined;
+  attempts: number | undefined = undefined;
   #pending: Promise<Buffer> | undefined;
-  readonly #find: (ref: string) => Promise<{ id: string; ref?: string }>;
+  readonly #find: (ref: string) => Promise<Found>;
 
-  constructor(ref: string, find: (ref: string) => Promise<{ id: string; ref?: string }>) {
+  constructor(ref: string, find: (ref: string) => Promise<Found>) {
     this.ref = ref;
     this.#find = find;
     this.known = /^[0-9a-f]{64}$/.test(ref) ? Buffer.from(ref, "hex") : undefined;
@@ -82,9 +91,10 @@ export class FunctionLookup implements Lookup {
 
   resolve(): Promise<Buffer> {
     this.#pending ??= this.#find(this.ref)
-      .then(({ id, ref }) => {
+      .then(({ id, ref, mode, retries }) => {
         if (!/^[0-9a-f]{64}$/.test(id)) throw new FarloomError("FUNCTION_NOT_FOUND", { id: this.ref });
         if (ref !== undefined) this.ref = ref;
+        this.attempts = attemptsOf({ mode, retries });
         this.known = Buffer.from(id, "hex");
         return this.known;
       })

@@ -42,6 +42,7 @@ export type {
   EndpointInfo,
   EndpointsApi,
   FunctionInfo,
+  FunctionSignature,
   FunctionSpec,
   FunctionsApi,
   KeyInfo,
@@ -60,6 +61,7 @@ export type {
   TeamsApi,
 } from "./resources.js";
 export type { Rest, RestRequest, RestResponse, StreamRequest, StreamResponse } from "./rest.js";
+export { loadSignKey, signById, signKeyPath, signKeysDir } from "./signing.js";
 export type { RegisterSpec } from "./source.js";
 export { functionSpec } from "./source.js";
 export type { CallOptions } from "./submit.js";

@@ -5,7 +5,8 @@
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { type CodecName, FarloomError } from "@farloom/protocol";
+import { type CodecName, FarloomError, type SignKey } from "@farloom/protocol";
+import { loadSignKey } from "./signing.js";
 
 export interface FarloomOptions {
   /** Where the service is, e.g. `http://127.0.0.1:7400`. Default: FARLOOM_URL, then the configuration file. */
@@ -16,6 +17,11 @@ export interface FarloomOptions {
   readonly endpoint?: string;
   /** How arguments travel. `json` (the default) crosses all languages; `msgpack` also carries bytes. */
   readonly codec?: Exclude<CodecName, "pickle">;
+  /**
+   * A private key, or its file by path or name: what is registered and what is called is signed with it (PROTOCOL.md P37).
+   * Default: FARLOOM_SIGN_KEY; without one nothing is signed.
+   */
+  readonly signKey?: string | SignKey;
   /** How long a first connection is tried before waiting calls fail. Default: 20,000. */
   readonly connectForMs?: number;
   /** How long a broken connection is tried again before waiting calls fail. Default: 600,000. */
@@ -29,6 +35,7 @@ export interface ResolvedOptions {
   readonly apiKey: string;
   readonly endpoint: string | undefined;
   readonly codec: Exclude<CodecName, "pickle">;
+  readonly signKey: SignKey | undefined;
   readonly connectForMs: number;
   readonly reconnectForMs: number;
   readonly requestAttempts: number;
@@ -92,12 +99,14 @@ export function resolveOptions(options: FarloomOptions, env: Environment = proce
   if (apiKey === undefined) {
     throw missing(`The API key for ${url}`, "Set FARLOOM_API_KEY, pass {apiKey}, or run 'farloom login'");
   }
+  const signKey = options.signKey ?? (env.FARLOOM_SIGN_KEY || undefined);
   const fileEndpoint = sameService(url, file.url) ? file.endpoint : undefined;
   return Object.freeze({
     url: checkedUrl(url),
     apiKey,
     endpoint: options.endpoint ?? (env.FARLOOM_ENDPOINT || undefined) ?? fileEndpoint,
     codec: options.codec ?? "json",
+    signKey: typeof signKey === "string" ? loadSignKey(signKey, undefined, env) : signKey,
     connectForMs: options.connectForMs ?? 20_000,
     reconnectForMs: options.reconnectForMs ?? 600_000,
     requestAttempts: Math.max(1, options.requestAttempts ?? 6),

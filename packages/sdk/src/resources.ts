@@ -57,6 +57,21 @@ export interface FunctionInfo extends Partial<Omit<FunctionSpec, "name">> {
   readonly createdAt?: string;
 }
 
+/** A signature of a function, as the service keeps it. */
+export interface FunctionSignature {
+  /** The SHA-256 of the envelope. */
+  readonly id: string;
+  /** A DSSE envelope, canonical JSON. */
+  readonly envelope: string;
+  /** Which keys signed, by what the envelope says. */
+  readonly keyIds: readonly string[];
+  /** The name that was signed: `owner/name` or `owner/name@version`. */
+  readonly name: string;
+  readonly expiresAt?: string;
+  readonly addedBy: string;
+  readonly addedAt: string;
+}
+
 export interface EndpointInfo {
   readonly id: string;
   readonly name: string;
@@ -239,6 +254,19 @@ export class FunctionsApi {
   }
   get(ref: string, { signal }: Signal = {}): Promise<FunctionInfo> {
     return this.#rest.json({ path: `/v1/functions/${part(ref)}`, signal });
+  }
+  /** Its signatures, the newest first; whom to believe agents decide. */
+  signatures(ref: string, { signal }: Signal = {}): Promise<{ readonly items: FunctionSignature[] }> {
+    return this.#rest.json({ path: `/v1/functions/${part(ref)}/signatures`, signal });
+  }
+  /** Adds a signature, a DSSE envelope (PROTOCOL.md P37). */
+  addSignature(
+    ref: string,
+    envelope: string,
+    { signal }: Signal = {},
+  ): Promise<{ readonly items: FunctionSignature[] }> {
+    const path = `/v1/functions/${part(ref)}/signatures`;
+    return this.#rest.json({ method: "POST", path, json: { envelope }, signal, idempotent: true });
   }
   async delete(ref: string, { signal }: Signal = {}): Promise<void> {
     await this.#rest.send({ method: "DELETE", path: `/v1/functions/${part(ref)}`, signal });

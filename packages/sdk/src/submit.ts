@@ -8,6 +8,7 @@ import {
   encodeReference,
   FarloomError,
   limits,
+  type SignKey,
   TaskIdAllocator,
   type TaskOptions,
 } from "@farloom/protocol";
@@ -18,6 +19,7 @@ import type { Lane } from "./link/lanes.js";
 import type { ClientLink } from "./link/link.js";
 import type { Payloads } from "./payloads.js";
 import { Sealer } from "./seal.js";
+import { attemptsOf, signCall } from "./signing.js";
 import { type SparseOptions, sparseOptions, Task, type TaskListener } from "./task.js";
 
 /** Something with an id that may have to be looked up first. */
@@ -26,6 +28,8 @@ export interface Lookup {
   readonly known: Buffer | undefined;
   /** Looks it up; concurrent calls share one request. */
   resolve(): Promise<Buffer>;
+  /** Of a function: how often a call of it may be begun, as far as it is known. */
+  readonly attempts?: number | undefined;
 }
 
 /** How a function is called. Times in milliseconds; absent: as the function's definition says. */
@@ -84,6 +88,8 @@ export interface SubmitterDeps {
   readonly link: ClientLink;
   readonly payloads: Payloads;
   readonly keepAlive: KeepAlive;
+  /** Signs every call. */
+  readonly signKey: SignKey | undefined;
 }
 
 export class Submitter {
@@ -160,6 +166,7 @@ export class Submitter {
     const endpoint = call.endpoint.known;
     if (digest !== undefined && endpoint !== undefined && task.sizeBytes <= limits.MAX_INLINE_BYTES) {
       task.digest = digest;
+      if (this.#deps.signKey) this.#sign(task, call, endpoint);
       link.enqueue(task, this.#laneOf(call, endpoint));
     } else void this.#prepareAside(task, call);
     return task;
@@ -226,7 +233,20 @@ export class Submitter {
     if (task.isSettled || endpoint === undefined) {
       keepAlive.release();
       if (!task.isSettled) task.settleWith(asFarloomError(error));
-    } else link.enqueue(task, this.#laneOf(call, endpoint));
+    } else {
+      if (this.#deps.signKey) this.#sign(task, call, endpoint);
+      link.enqueue(task, this.#laneOf(call, endpoint));
+    }
+  }
+
+  /** The options are shared by all tasks of a call, the signature is its own. */
+  #sign(task: Task, { fn }: PreparedCall, endpoint: Buffer): void {
+    const { mode, retries } = task.options ?? {};
+    const attempts =
+      mode === undefined && retries === undefined ? (fn.attempts ?? 1) : attemptsOf({ mode, retries });
+    const invocation = signCall(task, endpoint, attempts, this.#deps.signKey!);
+    task.options = { ...task.options, invocation };
+    task.elements += task.elements === 0 ? 4 : 2;
   }
 }
 

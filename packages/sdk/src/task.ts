@@ -90,7 +90,7 @@ export class Task implements TaskItem {
   seals: Buffer | undefined = undefined;
   sealAt = 0;
   readonly attempt = 1;
-  readonly options: TaskOptions | undefined;
+  options: TaskOptions | undefined;
   /** The function; set at the latest when it leaves `preparing`. */
   digest: Buffer | undefined = undefined;
   lane: Lane | undefined = undefined;
@@ -106,7 +106,7 @@ export class Task implements TaskItem {
   /** Place in its group's input. */
   readonly index: number;
   /** Map entries that its options take in a frame (P2 bounds them). */
-  readonly elements: number;
+  elements: number;
   listener: TaskListener | undefined = undefined;
 
   state = 0;

@@ -56,6 +56,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         True,
         "{what} has {limit} open tasks, which is as many as it may have. Nothing of this request was taken; send it again when some have ended.",
     ),
+    "QUOTA_EXCEEDED": (
+        403,
+        False,
+        "Your account has {what}, and may have {limit}. Nothing of this request was taken; delete what you do not need, or ask the operator for more.",
+    ),
     "DATABASE_FULL": (
         507,
         True,
@@ -140,6 +145,21 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         500,
         False,
         "This machine cannot run workers at the isolation level {level}: {reason}. {cure}. It can do: {offers}.",
+    ),
+    "FUNCTION_UNTRUSTED": (
+        403,
+        False,
+        "The endpoint {endpoint} runs only what is signed by a key that it trusts, and {function} is not: {why}. Sign it (farloom functions sign NAME), or have whoever runs the endpoint trust the signer: farloom endpoint trust add KEY --function OWNER/NAME.",
+    ),
+    "INVOCATION_UNTRUSTED": (
+        403,
+        False,
+        "The endpoint {endpoint} runs {function} only where the caller signed the call, and {why}. Submit it from a client with a signing key (sign_key, --sign-key) that the endpoint trusts: farloom endpoint trust add KEY.",
+    ),
+    "SIGNING_FAILED": (
+        400,
+        False,
+        "It cannot be signed: {detail}.",
     ),
     "SIGNATURE_INVALID": (
         401,

@@ -28,6 +28,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from ._link.stream import Lane
     from ._output import OutputChunk
+    from ._signing import Signer
     from .objects import Objects
     from .shipping import FunctionDefinition
 
@@ -43,7 +44,8 @@ class Client:
     """A connection to one Farloom service.
 
     Settings come from the arguments, then FARLOOM_URL, FARLOOM_API_KEY and FARLOOM_ENDPOINT, then the file that
-    `farloom login` and `farloom dev` write.
+    `farloom login` and `farloom dev` write. With `sign_key` (or FARLOOM_SIGN_KEY), the path or name of a private key,
+    what is registered and what is called is signed, for endpoints that ask for it: `pip install farloom[sign]`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Client:
         connect_for_s: float = 20.0,
         reconnect_for_s: float = 600.0,
         request_attempts: int = 6,
+        sign_key: str | None = None,
     ) -> None:
         self._set_up(
             resolve_config(
@@ -64,6 +67,7 @@ class Client:
                 connect_for_s=connect_for_s,
                 reconnect_for_s=reconnect_for_s,
                 request_attempts=request_attempts,
+                sign_key=sign_key,
             )
         )
 
@@ -73,6 +77,11 @@ class Client:
         """Plain requests, for routes that have no method here."""
         self.payloads = Payloads(self.rest)
         self._objects: Objects | None = None
+        self._signer: Signer | None = None
+        if config.sign_key is not None:
+            from . import _signing
+
+            self._signer = _signing.Signer(config.sign_key)
         self._carriers = Carriers()
         self.link = Link(config, SOFTWARE, self)
         self._ids = TaskIds()
@@ -131,6 +140,8 @@ class Client:
         if digest is None:
             info = self.rest.json("POST", "/v1/functions", body=definition.body(), idempotent=True)
             digest = bytes.fromhex(info["id"])
+            if self._signer is not None:
+                self._signer.sign_registered(self.rest, definition, info)
             with self._lock:
                 self._functions[key] = digest
                 if len(self._functions) > _MAX_FUNCTIONS:
@@ -198,7 +209,10 @@ class Client:
         if size > MAX_INLINE_BYTES:
             self._preparing.add(task)
             self._carriers.run(lambda: self._upload(task))
-        elif kick:
+            return
+        if self._signer is not None:
+            self._signer.sign_call(task)
+        if kick:
             link.submit(task)
         else:
             link.custody.add(task)
@@ -238,6 +252,8 @@ class Client:
             self._preparing.discard(task)
             task.data = reference
             task.codec |= REFERENCE
+        if self._signer is not None:
+            self._signer.sign_call(task)
         self.link.custody.uncount(task)
         self.link.custody.tell_room()
         self.link.submit(task)
@@ -335,7 +351,7 @@ _defaults_lock = threading.Lock()
 def default_client(endpoint: str | None = None) -> Client:
     """The client of these settings that executors share; made by the first one."""
     config = resolve_config(endpoint=endpoint)
-    shared = Config(config.url, config.api_key, None, task=config.task, group=config.group)
+    shared = Config(config.url, config.api_key, None, task=config.task, group=config.group, sign_key=config.sign_key)
     with _defaults_lock:
         for key in [key for key, known in _defaults.items() if known._is_closed]:
             del _defaults[key]

@@ -31,6 +31,8 @@ class Config(NamedTuple):
     """The running task whose own token is the credential; then `api_key` is empty."""
     group: str | None = None
     """The only group that the credential reaches."""
+    sign_key: str | None = None
+    """A private key's file or name: what is registered and called is signed with it."""
 
     def bearer(self) -> str:
         """What to show the service now. Raises FarloomError where the task is over."""
@@ -78,6 +80,7 @@ def resolve_config(
     connect_for_s: float = 20.0,
     reconnect_for_s: float = 600.0,
     request_attempts: int = 6,
+    sign_key: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Config:
     """Settings with everything filled in. Raises ConfigError."""
@@ -107,6 +110,7 @@ def resolve_config(
         connect_for_s=connect_for_s,
         reconnect_for_s=reconnect_for_s,
         request_attempts=max(1, request_attempts),
+        sign_key=sign_key if sign_key is not None else values.get("FARLOOM_SIGN_KEY") or None,
     )
 
 

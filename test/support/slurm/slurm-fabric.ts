@@ -95,6 +95,8 @@ export class SlurmFabric {
       Object.entries(table).map(([option, value]) => `${option} = ${JSON.stringify(value)}`);
     const config = [
       'provider = "slurm"',
+      // Unsigned functions run: whose code runs is no question of these tests.
+      'trust = "off"',
       `python = ${JSON.stringify(PYTHON)}`,
       "[slurm]",
       ...lines(slurm),

@@ -27,6 +27,7 @@ export interface CommandFlags {
   readonly name?: string | undefined;
   readonly python?: string | undefined;
   readonly survive?: string | undefined;
+  readonly shared?: boolean | undefined;
   readonly skipChecks?: boolean | undefined;
   readonly watch?: boolean | undefined;
   readonly within?: string | undefined;
@@ -52,6 +53,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       name: flags.name,
       python: pythonOf(flags),
       skipChecks: flags.skipChecks ?? false,
+      isShared: flags.shared ?? false,
       survive: methodOf(flags.survive),
     }),
   start: (place, { runArgs, watch = false }) => start(place, { args: runArgs, watch }),

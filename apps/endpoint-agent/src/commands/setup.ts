@@ -11,6 +11,7 @@ import { type Identity, readIdentity } from "../state/identity.js";
 import { openStateDir } from "../state/state-dir.js";
 import type { Choice, Method } from "../survive/choose.js";
 import { installSurvival, markStopped } from "../survive/install.js";
+import { enforceFromNowOn } from "../trust/command.js";
 import { startAndWait } from "./life.js";
 import {
   CONFLICT,
@@ -31,6 +32,8 @@ export interface SetupOptions {
   readonly name: string | undefined;
   readonly python: string;
   readonly skipChecks: boolean;
+  /** Others will use it: from now on it runs only what keys of its trust file have signed. */
+  readonly isShared: boolean;
   /** Absent: the best there is. */
   readonly survive: Method | undefined;
 }
@@ -57,6 +60,7 @@ export async function setup(place: Place, options: SetupOptions): Promise<number
     }
   }
   const identity = before ?? (await enrolled(place, options));
+  if (options.isShared) enforceFromNowOn(paths.trustFile);
   const choice = survival(place, identity, survive);
   const isRunning = runningPid(paths) !== undefined;
   const started = choice.method === "none" || isRunning ? undefined : await begin(place);

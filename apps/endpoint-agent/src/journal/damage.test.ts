@@ -19,6 +19,9 @@ import { PayloadStore } from "../payloads/payload-store.js";
 import { PayloadTransfer } from "../payloads/payload-transfer.js";
 import { TaskFiles } from "../payloads/task-files.js";
 import { TaskTokens } from "../task-tokens.js";
+import { FunctionTrust } from "../trust/function-trust.js";
+import { InvocationLedger } from "../trust/invocation-ledger.js";
+import { TrustSource } from "../trust/trust-source.js";
 import { RECORD } from "./format.js";
 import { Journal } from "./journal.js";
 
@@ -114,6 +117,13 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
     bootId: BOOT,
     functions,
     allowed: new AllowedFunctions([], "test", functions),
+    trust: new FunctionTrust({
+      source: new TrustSource(join(root, "trust.toml"), { mode: "off", byDefault: "off" }),
+      cache: functions,
+      ledger: new InvocationLedger(join(root, "invocations")),
+      endpoint: { id: "test", name: "test" },
+      log,
+    }),
     files: new TaskFiles(store, transfer),
     taskTokens: new TaskTokens({ serviceUrl: "http://127.0.0.1:1", token: async () => "", log }),
     hasLocalNode: true,

@@ -2,6 +2,7 @@
  * The agent's folder: one agent, one folder, readable by nobody else. Everything durable lies here:
  *
  *     identity.json  private-key.pem  agent.toml      who the agent is, and its configuration
+ *     trust.toml  invocations                         whose functions it runs, and which signed calls it has begun
  *     agent.lock  control.sock                        which process runs it, and where it answers `status`
  *     journal/  functions/  payloads/                 what it holds
  */
@@ -14,6 +15,9 @@ export interface StatePaths {
   readonly identity: string;
   readonly privateKey: string;
   readonly configFile: string;
+  readonly trustFile: string;
+  /** Signed calls that were taken. */
+  readonly invocations: string;
   readonly lock: string;
   readonly controlSocket: string;
   readonly journal: string;
@@ -27,6 +31,8 @@ export function statePaths(root: string): StatePaths {
     identity: join(root, "identity.json"),
     privateKey: join(root, "private-key.pem"),
     configFile: join(root, "agent.toml"),
+    trustFile: join(root, "trust.toml"),
+    invocations: join(root, "invocations"),
     lock: join(root, "agent.lock"),
     controlSocket: join(root, "control.sock"),
     journal: join(root, "journal"),

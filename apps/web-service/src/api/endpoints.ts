@@ -8,6 +8,7 @@ import type { EndpointGrant, EndpointRow } from "../endpoints/registry.js";
 import { principalOf } from "../http/policy.js";
 import { authorise } from "../identity/authorise.js";
 import { reachesEndpoint } from "../identity/narrow.js";
+import { requireEndpointRoom } from "../quotas/endpoints.js";
 import { levelName } from "../sharing/levels.js";
 import { NextCursor, PageQuery, problems, Strict, Time, Uuid } from "./schemas.js";
 
@@ -46,7 +47,7 @@ const CodeView = Type.Object({
 });
 
 export function endpointRoutes(app: Api, deps: AppDeps): void {
-  const { endpoints, identity, dispatch, config, prisma } = deps;
+  const { endpoints, identity, dispatch, config, prisma, pool } = deps;
   const enrolment = new Enrolment(prisma, identity);
 
   /**
@@ -100,6 +101,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
     },
     async (request, reply) => {
       request.audited = { target: request.body.name };
+      await requireEndpointRoom(pool, principalOf(request).ownerId, config.maxEndpointsPerOwner);
       const record = await endpoints.create(principalOf(request), request.body.name);
       request.audited = { target: record.id, detail: { name: record.name } };
       const { code, expiresAt } = await enrolment.newCode(record);
@@ -201,7 +203,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
   app.post(
     "/v1/endpoints/enroll",
     {
-      config: { policy: { public: true }, audit: "endpoints.enroll" },
+      config: { policy: { public: true }, audit: "endpoints.enroll", tries: true },
       schema: {
         tags,
         summary: "For agents: hand in a public key for an enrolment code, once",

@@ -49,7 +49,7 @@ const Info = Type.Object({
 });
 type Named = { Params: { bucket: string; "*": string } };
 
-export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): void {
+export function objectRoutes(app: Api, { objects, identity, config, stored }: AppDeps): void {
   // A scope of its own: here a body of any type is a stream that the handler reads.
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
@@ -79,6 +79,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
           const name = nameOf(request);
           const ownerId = ownerFor(request, "put", name);
           const length = request.headers["content-length"];
+          await stored.check(ownerId, Number(length ?? 0));
           const { row, created } = await objects.put(ownerId, name, {
             stream,
             sizeBytes: length === undefined ? undefined : Number(length),
@@ -87,6 +88,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
             metadata: metadataOf(request.headers),
             conditions: request.headers,
           });
+          stored.add(ownerId, row.sizeBytes);
           reply.header("etag", entityTag(row.digest));
           return reply.code(created ? 201 : 200).send(view(name.bucket, row));
         } catch (error) {
@@ -238,6 +240,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
       if (removeSources) ownerFor(request, "delete", ...sources);
       // The same rules as for headers.
       const headers = { ...metadataHeaders(metadata), ...(contentType && { "content-type": contentType }) };
+      await stored.check(ownerId, 0);
       const { row, created } = await objects.compose(ownerId, name, sources, {
         digest,
         contentType: contentTypeOf(headers),
@@ -245,6 +248,7 @@ export function objectRoutes(app: Api, { objects, identity, config }: AppDeps): 
         conditions: request.headers,
         removeSources,
       });
+      stored.add(ownerId, row.sizeBytes);
       reply.header("etag", entityTag(row.digest));
       return reply.code(created ? 201 : 200).send(view(bucket, row));
     },

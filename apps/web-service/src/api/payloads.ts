@@ -12,7 +12,7 @@ import { Digest, problems } from "./schemas.js";
 const tags = ["payloads"];
 const Params = Type.Object({ digest: Digest });
 
-export function payloadRoutes(app: Api, { payloads, sharedPayloads }: AppDeps): void {
+export function payloadRoutes(app: Api, { payloads, sharedPayloads, stored }: AppDeps): void {
   // A scope of its own: here a body of any type is a stream that the handler reads.
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
@@ -39,13 +39,17 @@ export function payloadRoutes(app: Api, { payloads, sharedPayloads }: AppDeps): 
       async (request, reply) => {
         const { digest } = request.params;
         const length = request.headers["content-length"];
+        const ownerId = ownerIdOf(request);
+        // Not of an agent: what a task has computed is kept.
+        if (request.principal) await stored.check(ownerId, Number(length ?? 0));
         const { sizeBytes, created } = await payloads.put(
-          ownerIdOf(request),
+          ownerId,
           Buffer.from(digest, "hex"),
           // Without a body there is nothing to parse, and the request itself is the empty stream.
           (request.body as Readable | undefined) ?? request.raw,
           length === undefined ? undefined : Number(length),
         );
+        if (created) stored.add(ownerId, sizeBytes);
         return reply.code(created ? 201 : 200).send({ digest, sizeBytes });
       },
     );

@@ -1,5 +1,11 @@
 /** The shapes of task requests and replies, for the checks and for the API page. */
-import { type CodecName, OPEN_STATES, TERMINAL_STATES, WAIT_CODES } from "@farloom/protocol";
+import {
+  type CodecName,
+  MAX_ENVELOPE_BYTES,
+  OPEN_STATES,
+  TERMINAL_STATES,
+  WAIT_CODES,
+} from "@farloom/protocol";
 import { Type } from "typebox";
 import { MAX_BACKOFF_MS, MAX_RETRIES, MAX_TIMEOUT_MS } from "../functions/definition-input.js";
 import { MAX_TASKS_PER_REQUEST } from "../tasks/submission.js";
@@ -28,6 +34,12 @@ const Options = Strict(
     cwd: Type.Optional(Type.String({ maxLength: 4_096 })),
     env: Type.Optional(
       Type.Record(Type.String(), Type.String({ maxLength: 32_768 }), { maxProperties: 256 }),
+    ),
+    invocation: Type.Optional(
+      Type.String({
+        maxLength: MAX_ENVELOPE_BYTES,
+        description: "The caller's signature over this call (DSSE)",
+      }),
     ),
     nested: Type.Optional(
       Type.Boolean({ description: "The function may submit tasks itself, by a token of the task's own" }),

@@ -45,6 +45,7 @@ import type { Collect } from "../collect/collect.js";
 import type { AgentLease, Dispatch } from "../dispatch/dispatch.js";
 import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
+import type { FunctionSignatures } from "../functions/signatures.js";
 import { FrameSocket, type Upgraded } from "../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../link/welcome.js";
 import { claimEndpoint } from "../store/ownership.js";
@@ -61,6 +62,7 @@ export interface AgentSessionDeps {
   readonly replicaId: string;
   readonly dispatch: Dispatch;
   readonly collect: Collect;
+  readonly signatures: FunctionSignatures;
   readonly onStarted: (tasks: TaskEntry[]) => void;
   /** A running task has said how far it is. */
   readonly onProgress: (task: TaskEntry) => void;
@@ -238,7 +240,7 @@ export class AgentSession implements AgentLease {
         this.#deps.onReport(this.#queue!, this.#queue!.reported.report);
         return;
       case "need":
-        this.#onNeed(frame.functions);
+        void this.#onNeed(frame.functions);
         return;
       case "refused":
       case "hello":
@@ -367,7 +369,7 @@ export class AgentSession implements AgentLease {
   }
 
   /** An agent reads the functions of what it holds, whoever's they are, and no others. */
-  #onNeed(digests: Buffer[]): void {
+  async #onNeed(digests: Buffer[]): Promise<void> {
     const wanted = new Set(digests.slice(0, 64).map((digest) => digest.toString("latin1")));
     const found = new Map<string, TaskEntry["fn"]>();
     for (const { fn, state } of this.#queue!.held.values()) {
@@ -378,11 +380,16 @@ export class AgentSession implements AgentLease {
     }
     if (found.size === 0) return;
     const fns = [...found.values()];
-    this.#socket.send({
-      t: "functions",
-      defs: fns.map((fn) => fn.definition),
-      refs: fns.map((fn) => fn.ref),
-    });
+    const defs = fns.map((fn) => fn.definition);
+    const refs = fns.map((fn) => fn.ref);
+    try {
+      const signatures = await this.#deps.signatures.told(fns);
+      if (!this.#socket.closed) this.#socket.send({ t: "functions", defs, refs, signatures });
+    } catch (err) {
+      // An agent that enforces asks again; none must wait for the code.
+      this.#log.warn({ err }, "signatures could not be read");
+      if (!this.#socket.closed) this.#socket.send({ t: "functions", defs, refs });
+    }
   }
 
   #sendFunctions(entries: TaskEntry[]): void {

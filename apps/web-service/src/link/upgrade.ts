@@ -14,6 +14,8 @@ export interface LinkRoute<Who> {
   readonly path: string;
   /** Throws FarloomError where the credential does not admit. */
   readonly admit: (request: IncomingMessage) => Promise<Who>;
+  /** Whose it is: each person has so many at most. */
+  readonly ownerOf: (who: Who) => string;
   readonly open: (upgraded: Upgraded, who: Who) => void;
 }
 
@@ -24,7 +26,11 @@ export function serveLinks(
   server: Server,
   // biome-ignore lint/suspicious/noExplicitAny: each route pairs its own admit and open.
   routes: readonly LinkRoute<any>[],
-  { log, maxLinks }: { readonly log: Logger; readonly maxLinks: number },
+  {
+    log,
+    maxLinks,
+    maxLinksPerOwner,
+  }: { readonly log: Logger; readonly maxLinks: number; readonly maxLinksPerOwner: number },
 ): () => void {
   assertFramePolicies();
   const wss = new WebSocketServer({
@@ -34,6 +40,8 @@ export function serveLinks(
     handleProtocols: (offered) => (offered.has(limits.SUBPROTOCOL) ? limits.SUBPROTOCOL : false),
   });
   let open = true;
+  /** Links by person; as many entries as there are links at most. */
+  const links = new Map<string, number>();
 
   const onUpgrade = async (request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> => {
     socket.on("error", () => socket.destroy());
@@ -56,7 +64,23 @@ export function serveLinks(
           { detail: `${maxLinks} links are open` },
           { retryAfterMs: FULL_RETRY_MS },
         );
-      wss.handleUpgrade(request, socket, head, (ws) => route.open({ ws, stream: socket }, who));
+      const owner = route.ownerOf(who);
+      const own = links.get(owner) ?? 0;
+      if (own >= maxLinksPerOwner)
+        throw new FarloomError(
+          "OVERLOADED",
+          { detail: `your account has ${own} links open here` },
+          { retryAfterMs: FULL_RETRY_MS },
+        );
+      wss.handleUpgrade(request, socket, head, (ws) => {
+        links.set(owner, (links.get(owner) ?? 0) + 1);
+        ws.once("close", () => {
+          const left = (links.get(owner) ?? 1) - 1;
+          if (left > 0) links.set(owner, left);
+          else links.delete(owner);
+        });
+        route.open({ ws, stream: socket }, who);
+      });
     } catch (error) {
       refuse(
         socket,

@@ -34,6 +34,7 @@ export function addLocal(endpoint: Command, { output, result }: Context): void {
     .option("--code <code>", "the enrolment code; - reads standard input (default: FARLOOM_ENROLMENT_CODE)")
     .option("--name <name>", "what the endpoint is called, where the code leaves that open")
     .option("--python <path>", "interpreter of Python workers")
+    .option("--shared", "others will use it: what no trusted key has signed does not run (endpoint trust)")
     .addOption(
       new Option("--survive <how>", "what brings the agent back (default: the best there is)").choices([
         "auto",

@@ -5,6 +5,7 @@ import { type Context, take, withClient } from "../context.js";
 import type { Output } from "../output.js";
 import { ago, wholeNumber } from "../values.js";
 import { addLocal } from "./endpoint-local.js";
+import { addEndpointTrust } from "./endpoint-trust.js";
 import { pageOf } from "./functions.js";
 
 export function addEndpoint(program: Command, context: Context): void {
@@ -15,6 +16,7 @@ export function addEndpoint(program: Command, context: Context): void {
   addRemote(endpoint, context);
   addSharing(endpoint, context);
   addLocal(endpoint, context);
+  addEndpointTrust(endpoint, context);
 }
 
 function addRemote(endpoint: Command, { output }: Context): void {

@@ -4,6 +4,7 @@ import type { FunctionInfo, RegisterSpec } from "@farloom/sdk";
 import { type Command, Option } from "commander";
 import { type Context, take, withClient } from "../context.js";
 import { ago, collect, durationMs, wholeNumber } from "../values.js";
+import { addFunctionSigning } from "./function-signing.js";
 
 export interface DefinitionFlags {
   name?: string;
@@ -83,7 +84,8 @@ function pairOf(text: string): [string, string] {
   return at < 0 ? [text, process.env[text] ?? ""] : [text.slice(0, at), text.slice(at + 1)];
 }
 
-export function addFunctions(program: Command, { output }: Context): void {
+export function addFunctions(program: Command, context: Context): void {
+  const { output } = context;
   const functions = program.command("functions").alias("function").description("what is registered");
   const head = ["NAME", "RUNTIME", "REGISTERED", "DESCRIPTION"];
   const row = (fn: FunctionInfo) => [fn.ref, fn.runtime, ago(fn.createdAt), shortened(fn.description ?? "")];
@@ -147,16 +149,24 @@ export function addFunctions(program: Command, { output }: Context): void {
       }),
     );
 
-  definitionOptions(functions.command("register <file>").description("register the file's function")).action(
-    (file: string, options: DefinitionFlags, command: Command) =>
-      withClient(command, async (farloom, signal) => {
-        const fn = await farloom.register(specOf(file, options), { signal });
-        output.result(
-          { ref: fn.ref, id: fn.id },
-          () => `Registered ${output.style("bold", fn.ref)}\n${output.style("dim", fn.id ?? "")}`,
-        );
-      }),
-  );
+  definitionOptions(functions.command("register <file>").description("register the file's function"))
+    .option("--sign [key]", "and sign it, by name or file of the key (default: the key named default)")
+    .action((file: string, options: DefinitionFlags & { sign?: string | true }, command: Command) =>
+      withClient(
+        command,
+        async (farloom, signal) => {
+          const fn = await farloom.register(specOf(file, options), { signal });
+          const { signKey } = farloom.options;
+          output.result(
+            { ref: fn.ref, id: fn.id, ...(signKey && { signedBy: signKey.keyId }) },
+            () =>
+              `Registered ${output.style("bold", fn.ref)}${signKey ? `, signed by ${signKey.keyId}` : ""}\n${output.style("dim", fn.id ?? "")}`,
+          );
+        },
+        options.sign === undefined ? {} : { signKey: options.sign === true ? "default" : options.sign },
+      ),
+    );
+  addFunctionSigning(functions, context);
 
   functions
     .command("share <ref>")

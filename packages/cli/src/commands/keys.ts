@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { type Context, withClient } from "../context.js";
 import { ago, collect, wholeNumber } from "../values.js";
+import { addSignKeys } from "./sign-keys.js";
 
 interface CreateFlags {
   readonly label: string;
@@ -11,8 +12,9 @@ interface CreateFlags {
   readonly days: number;
 }
 
-export function addKeys(program: Command, { output }: Context): void {
-  const keys = program.command("keys").alias("key").description("API keys");
+export function addKeys(program: Command, context: Context): void {
+  const { output } = context;
+  const keys = program.command("keys").alias("key").description("API keys, and keys to sign with");
 
   keys
     .command("create")
@@ -86,4 +88,6 @@ export function addKeys(program: Command, { output }: Context): void {
         output.result({ revoked: id }, () => `Revoked ${id}.`);
       }),
     );
+
+  addSignKeys(keys, context);
 }

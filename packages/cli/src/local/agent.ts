@@ -38,8 +38,9 @@ export async function enrolAgent(
   stateDir: string,
   serviceUrl: string,
   code: string,
+  more: readonly string[] = [],
 ): Promise<{ name: string; endpointId: string }> {
-  const args = ["enroll", "--service", serviceUrl, "--code-file", "-", "--state-dir", stateDir];
+  const args = ["enroll", "--service", serviceUrl, "--code-file", "-", "--state-dir", stateDir, ...more];
   const answer = await ask("endpoint-agent", args, { input: `${code}\n` });
   if (answer.code !== 0) throw new CliError(answer.stderr.trim() || "the enrolment failed", FAILED);
   return JSON.parse(answer.stdout) as { name: string; endpointId: string };

@@ -43,6 +43,11 @@ export const ERRORS = {
     true,
     "{what} has {limit} open tasks, which is as many as it may have. Nothing of this request was taken; send it again when some have ended.",
   ),
+  QUOTA_EXCEEDED: entry(
+    403,
+    false,
+    "Your account has {what}, and may have {limit}. Nothing of this request was taken; delete what you do not need, or ask the operator for more.",
+  ),
   DATABASE_FULL: entry(
     507,
     true,
@@ -114,6 +119,17 @@ export const ERRORS = {
     false,
     "This machine cannot run workers at the isolation level {level}: {reason}. {cure}. It can do: {offers}.",
   ),
+  FUNCTION_UNTRUSTED: entry(
+    403,
+    false,
+    "The endpoint {endpoint} runs only what is signed by a key that it trusts, and {function} is not: {why}. Sign it (farloom functions sign NAME), or have whoever runs the endpoint trust the signer: farloom endpoint trust add KEY --function OWNER/NAME.",
+  ),
+  INVOCATION_UNTRUSTED: entry(
+    403,
+    false,
+    "The endpoint {endpoint} runs {function} only where the caller signed the call, and {why}. Submit it from a client with a signing key (sign_key, --sign-key) that the endpoint trusts: farloom endpoint trust add KEY.",
+  ),
+  SIGNING_FAILED: entry(400, false, "It cannot be signed: {detail}."),
   SIGNATURE_INVALID: entry(401, false, "The signature over the challenge does not match the endpoint's key."),
   CHALLENGE_INVALID: entry(
     401,

@@ -22,6 +22,8 @@ export interface TaskOptions {
   nested?: boolean;
   /** Service–agent and below: whose task it is, where that is not the endpoint's owner (P36b). */
   submitter?: string;
+  /** The caller's signature over this call, a DSSE envelope (P37d). */
+  invocation?: string;
   /** Node–worker only: where the bytes of a reference (codec bit 7) lie. A node manager overwrites whatever came. */
   argsFile?: string;
   /** From the agent down: the whole nodes that the call has (P34c). Whatever came from above is overwritten. */
@@ -241,6 +243,8 @@ export interface FunctionsFrame {
   defs: FunctionDefinition[];
   /** What each is called, `owner/name@version`, in the order of `defs`; from a service to an agent. */
   refs?: string[] | undefined;
+  /** In answer to `need`: the envelopes that are kept of each, in the order of `defs` (P37b). */
+  signatures?: string[][] | undefined;
 }
 export interface NeedFrame {
   t: "need";

@@ -5,6 +5,7 @@
 import type { Decoded } from "../codec/codec.js";
 import { checkDefinition } from "../functions/definition.js";
 import { MAX_BATCH_ITEMS } from "../limits.js";
+import { MAX_ENVELOPE_BYTES } from "../trust/dsse.js";
 import type {
   Frame,
   FrameKind,
@@ -134,7 +135,10 @@ const SPECS: Record<FrameKind, Spec> = {
   cancel: { need: { ids }, may: { why: oneOf("deadline", "unbegun") } },
   returned: { need: { ids } },
   recall: { need: { tasks: int } },
-  functions: { need: { defs: Array.isArray }, may: { refs: strings } },
+  functions: {
+    need: { defs: Array.isArray },
+    may: { refs: strings, signatures: (v) => Array.isArray(v) && v.every(strings) },
+  },
   need: { need: { functions: digests } },
   progress: {
     need: { ids, kind: oneOf("started", "waiting", "progress") },
@@ -314,6 +318,7 @@ const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   env: (v) => plainMap(v) && Object.values(v as object).every(str),
   nested: bool,
   submitter: shortStr,
+  invocation: (v) => typeof v === "string" && v.length <= MAX_ENVELOPE_BYTES,
   argsFile: str,
   whole: (v) => plainMap(v) && strings((v as Record<string, unknown>).nodes),
 };
