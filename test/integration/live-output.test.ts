@@ -112,7 +112,7 @@ beforeAll(async () => {
   const stateDir = join(fabric.home, "agent-nodes");
   mkdirSync(stateDir, { mode: 0o700 });
   const blocks = "workers_per_node = 1\nmax_blocks = 1\nnode_grace_seconds = 1\nstatus_seconds = 0.5";
-  writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\n[blocks]\n${blocks}\n`);
+  writeFileSync(join(stateDir, "agent.toml"), `provider = "process"\ntrust = "off"\n[blocks]\n${blocks}\n`);
   const started = [
     fabric.service(),
     fabric.agent(service.url, "local", ["--workers", "2"]),

@@ -155,7 +155,7 @@ it.skipIf(slurmMissing !== undefined)(
       const stateDir = join(fabric.home, "agent-slurm");
       mkdirSync(stateDir, { mode: 0o700 });
       const blocks = "workers_per_node = 1\nmax_blocks = 1\nstatus_seconds = 1";
-      writeFileSync(join(stateDir, "agent.toml"), `provider = "slurm"\n[blocks]\n${blocks}\n`);
+      writeFileSync(join(stateDir, "agent.toml"), `provider = "slurm"\ntrust = "off"\n[blocks]\n${blocks}\n`);
       const { PATH, SLURM_CONF } = cluster.env;
       agent = await fabric.agent(service.url, "slurm", [], { env: { PATH: PATH!, SLURM_CONF: SLURM_CONF! } });
       const id = await submit("speaking", {}, "slurm");

@@ -50,7 +50,7 @@ describe.skipIf(slurmMissing !== undefined)(`tasks over whole nodes${title}`, ()
     mkdirSync(tmp);
     const blocks =
       "nodes_per_block = 4\nworkers_per_node = 2\ninit_blocks = 1\nstatus_seconds = 0.5\nprefetch = 0";
-    writeFileSync(join(stateDir, "agent.toml"), `provider = "slurm"\n[blocks]\n${blocks}\n`);
+    writeFileSync(join(stateDir, "agent.toml"), `provider = "slurm"\ntrust = "off"\n[blocks]\n${blocks}\n`);
     agent = spawn(
       process.execPath,
       [MAIN, "run", "--state-dir", stateDir, "--drain-ms", "200", "--stop-workers"],
