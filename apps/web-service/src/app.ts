@@ -15,12 +15,14 @@ import fastify, {
   type RawRequestDefaultExpression,
 } from "fastify";
 import type pg from "pg";
+import { accountRoutes } from "./api/accounts.js";
 import { auditRoutes } from "./api/audit.js";
 import { endpointRoutes } from "./api/endpoints.js";
 import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
 import { healthRoutes } from "./api/health.js";
 import { keyRoutes } from "./api/keys.js";
+import { oauthRoutes } from "./api/oauth.js";
 import { objectRoutes } from "./api/objects.js";
 import { payloadRoutes } from "./api/payloads.js";
 import { sharingRoutes } from "./api/sharing.js";
@@ -40,7 +42,9 @@ import { registerProblems } from "./http/problem.js";
 import { registerSecurityHeaders } from "./http/security-headers.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
+import type { People } from "./identity/people.js";
 import type { ObjectStore } from "./objects/store.js";
+import { pageRoutes } from "./pages/pages.js";
 import type { SharedPayloads } from "./payloads/shared.js";
 import type { PayloadStore } from "./payloads/store.js";
 import type { AccessLists } from "./sharing/access-lists.js";
@@ -54,6 +58,7 @@ export interface AppDeps {
   readonly prisma: PrismaClient;
   readonly pool: pg.Pool;
   readonly identity: Identity;
+  readonly people: People;
   readonly functions: FunctionRegistry;
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
@@ -98,6 +103,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
     // Long polls end by themselves when the service stops; idle connections are closed at once.
     forceCloseConnections: "idle",
     http: { headersTimeout: 10_000 },
+    ...(config.trustedProxies.length > 0 && { trustProxy: [...config.trustedProxies] }),
   }).withTypeProvider<TypeBoxTypeProvider>();
 
   // A long poll that ends with the service would otherwise leave its connection open behind it.
@@ -108,7 +114,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerValidation(app);
   registerBodies(app);
   registerSecurityHeaders(app);
-  enforcePolicies(app, identity, config.failedAuthPerMinute);
+  enforcePolicies(app, identity, config);
   recordRequests(app, deps.audit);
   await app.register(rateLimit, {
     max: config.rateLimitPerMinute,
@@ -129,6 +135,9 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
 
   healthRoutes(app, deps);
   keyRoutes(app, deps);
+  oauthRoutes(app, deps);
+  accountRoutes(app, deps);
+  pageRoutes(app, deps);
   functionRoutes(app, deps);
   endpointRoutes(app, deps);
   teamRoutes(app, deps);

@@ -34,10 +34,13 @@ import { EndpointRegistry } from "./endpoints/registry.js";
 import { FunctionRegistry } from "./functions/registry.js";
 import { AgentSession } from "./gateway/agent-session.js";
 import { PrismaClient } from "./generated/prisma/client.js";
+import { authorizationOf, placeOf, requireOrigin } from "./http/browser.js";
 import { Metrics } from "./http/metrics.js";
 import { observeRoad } from "./http/road-metrics.js";
 import { bootstrapKey } from "./identity/bootstrap.js";
 import { Identity } from "./identity/identity.js";
+import { KeyRing } from "./identity/key-ring.js";
+import { firstAdminToken, openPeople } from "./identity/people.js";
 import type { Principal } from "./identity/principal.js";
 import { loadSigningKey } from "./identity/signing-key.js";
 import { Groups } from "./intake/groups.js";
@@ -95,6 +98,8 @@ const HOT_PLANNER =
 export interface RunningService {
   readonly url: string;
   readonly databaseUrl: string;
+  /** With which the first administrator makes an account, at {url}/setup; undefined where there is somebody. */
+  readonly firstAdminToken: string | undefined;
   /** Stops within ten seconds; nothing acknowledged is lost. Idempotent. */
   close(): Promise<void>;
 }
@@ -153,7 +158,9 @@ async function start(
   const epoch = await AccessEpoch.start(pool, log);
   undo.push(() => epoch.close());
   const signingKey = await loadSigningKey(config.stateDir, config.signingKeyFile);
-  const identity = new Identity(prisma, pool, signingKey, clock, epoch);
+  const keyRing = await KeyRing.open(signingKey, pool, clock, log);
+  const identity = new Identity(prisma, pool, keyRing, clock, epoch);
+  const people = openPeople(pool, keyRing, config, log);
   const visible = new VisibleFunctions(pool, epoch);
   const functions = new FunctionRegistry(prisma, visible, epoch);
   const endpoints = new EndpointRegistry(prisma, pool, epoch);
@@ -313,6 +320,7 @@ async function start(
     prisma,
     pool,
     identity,
+    people,
     functions,
     endpoints,
     payloads,
@@ -330,7 +338,7 @@ async function start(
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
   });
   const sessions = new Set<{ drain(): void }>();
-  const revocations = new Revocations(identity.keys, epoch, log);
+  const revocations = new Revocations((ids) => identity.ended(ids), epoch, log);
   undo.push(() => revocations.close());
   const closeDoor = serveLinks(
     app.server,
@@ -339,7 +347,10 @@ async function start(
         path: limits.CLIENT_LINK_PATH,
         admit: async (request) => {
           const { generation } = epoch;
-          const principal = await identity.authenticate(request.headers.authorization);
+          const { headers } = request;
+          const principal = await identity.authenticate(authorizationOf(headers, config.publicUrl));
+          // A browser opens a WebSocket to us for whichever page asks it to.
+          if (principal.via === "session") requireOrigin(placeOf(config.publicUrl, headers.host), headers);
           if (principal.nested) await identity.nested.requireOpen(principal.nested);
           return { principal, generation, origin: request.socket.remoteAddress ?? "" };
         },
@@ -415,7 +426,7 @@ async function start(
   const url = config.publicUrl ?? `http://${host}:${address.port}`;
   background.start();
   log.info({ url, replica: replicaId, software: SOFTWARE }, "the service is ready");
-  return { url, databaseUrl, close };
+  return { url, databaseUrl, firstAdminToken: await firstAdminToken(people), close };
 }
 
 /** Who comes at the clients' door, from where, and since which state of access they were checked. */

@@ -9,7 +9,7 @@
 import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
 import type { PrismaClient } from "../generated/prisma/client.js";
-import type { Identity } from "../identity/identity.js";
+import { type Identity, keyPrint } from "../identity/identity.js";
 import { fromBuffer, toBuffer } from "../support/bytes.js";
 import type { EndpointRecord } from "./registry.js";
 
@@ -132,7 +132,9 @@ export class Enrolment {
       endpoint?.publicKey != null &&
       verify(null, signed, toKeyObject(toBuffer(endpoint.publicKey)), signature);
     if (!good) throw new FarloomError("SIGNATURE_INVALID");
-    return this.#identity.tokens.sign("agent", endpointId);
+    return this.#identity.tokens.sign("agent", endpointId, {
+      key: keyPrint(toBuffer(endpoint.publicKey!)),
+    });
   }
 }
 
