@@ -308,13 +308,13 @@ describe("a program", () => {
     const begun = await form("/v1/oauth/device", { client_id: "<b>evil</b>", host: "login7" });
     expect(begun.body).toMatchObject({
       expires_in: 600,
-      interval: 5,
+      interval: 2,
       verification_uri: `${rest.url}/device`,
     });
     expect(begun.body.user_code).toMatch(/^[BCDFGHJKLMNPQRSTVWXZ]{4}-[BCDFGHJKLMNPQRSTVWXZ]{4}$/);
     const ask = () => form("/v1/oauth/token", { grant_type: DEVICE, device_code: begun.body.device_code });
     expect(await ask()).toMatchObject({ status: 400, body: { error: "authorization_pending" } });
-    expect(await ask()).toMatchObject({ status: 400, body: { error: "slow_down", retryAfterMs: 10_000 } });
+    expect(await ask()).toMatchObject({ status: 400, body: { error: "slow_down", retryAfterMs: 7_000 } });
     const stranger = new Browser();
     expect((await stranger.get(begun.body.verification_uri_complete)).url).toContain("/login?next=");
     const page = await ada.get(

@@ -9,8 +9,9 @@ import type { Scope } from "./principal.js";
 import { newUserCode } from "./user-code.js";
 
 export const DEVICE_LIFE_S = 600;
-/** Between two questions of a program, in seconds; each that comes too soon adds as much (slow_down). */
-export const DEVICE_INTERVAL_S = 5;
+/** Between two questions of a program, in seconds; and what each adds that comes too soon (slow_down). */
+export const DEVICE_INTERVAL_S = 2;
+const SLOWER_S = 5;
 const MAX_INTERVAL_S = 60;
 /** What is asked a little early, as clocks and networks are, is not too soon. */
 const GRACE_S = 0.5;
@@ -107,7 +108,7 @@ export class DeviceLogins {
          interval_s = CASE WHEN b.soon THEN least($3, d.interval_s + $4) ELSE d.interval_s END
        FROM before b WHERE d.device_hash = b.device_hash
        RETURNING b.soon, d.expires_at > now() AS live, d.is_approved, d.interval_s`,
-      [hash, GRACE_S, MAX_INTERVAL_S, DEVICE_INTERVAL_S],
+      [hash, GRACE_S, MAX_INTERVAL_S, SLOWER_S],
     );
     const row = rows[0];
     if (row === undefined || !row.live) return { kind: "expired" };
