@@ -113,6 +113,7 @@ describe("every route", () => {
         "/v1/endpoints/enroll",
         "/v1/endpoints/ID/challenge",
         "/v1/endpoints/ID/session",
+        "/v1/endpoints/ID/rekey",
         // How people and their programs log in; each checks what the caller shows.
         "/.well-known/jwks.json",
         "/.well-known/oauth-authorization-server",

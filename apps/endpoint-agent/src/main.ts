@@ -17,6 +17,7 @@ import {
   type AgentOptions,
   agentStatus,
   enroll,
+  rekey,
   resolveConfig,
   startAgent,
 } from "./index.js";
@@ -27,6 +28,7 @@ const USAGE = `Runs tasks on this machine for a Farloom service.
   farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]
   farloom-endpoint-agent run    [--state-dir DIR] [options]
   farloom-endpoint-agent status [--state-dir DIR]
+  farloom-endpoint-agent rekey  [--state-dir DIR]      another key, signed by the one before; the agent must not run
   farloom-endpoint-agent node   --parameters FILE      on a node of a block; started by the agent's provider
 
 Options of run (environment variable in brackets; all may stand in agent.toml of the state folder)
@@ -93,6 +95,8 @@ async function main(argv: readonly string[]): Promise<number> {
       return runAgentProcess(resolveConfig(optionsOf(values)));
     case "status":
       return runStatus(resolveConfig(optionsOf(values)));
+    case "rekey":
+      return print(`${JSON.stringify(await rekey(resolveConfig(optionsOf(values)).stateDir))}\n`);
     case "node":
       return runNodeProcess(values);
     default:

@@ -17,6 +17,7 @@ import fastify, {
 import type pg from "pg";
 import { accountRoutes } from "./api/accounts.js";
 import { auditRoutes } from "./api/audit.js";
+import { endpointKeyRoutes } from "./api/endpoint-keys.js";
 import { endpointRoutes } from "./api/endpoints.js";
 import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
@@ -140,6 +141,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   pageRoutes(app, deps);
   functionRoutes(app, deps);
   endpointRoutes(app, deps);
+  endpointKeyRoutes(app, deps);
   teamRoutes(app, deps);
   sharingRoutes(app, deps);
   taskRoutes(app, deps);

@@ -41,7 +41,7 @@ import { bootstrapKey } from "./identity/bootstrap.js";
 import { Identity } from "./identity/identity.js";
 import { KeyRing } from "./identity/key-ring.js";
 import { firstAdminToken, openPeople } from "./identity/people.js";
-import type { Principal } from "./identity/principal.js";
+import type { AgentPrincipal, Principal } from "./identity/principal.js";
 import { loadSigningKey } from "./identity/signing-key.js";
 import { Groups } from "./intake/groups.js";
 import { Intake } from "./intake/intake.js";
@@ -339,7 +339,11 @@ async function start(
   });
   const sessions = new Set<{ drain(): void }>();
   const revocations = new Revocations((ids) => identity.ended(ids), epoch, log);
-  undo.push(() => revocations.close());
+  const agentRevocations = new Revocations((ids) => identity.endedAgents(ids), epoch, log);
+  undo.push(
+    () => revocations.close(),
+    () => agentRevocations.close(),
+  );
   const closeDoor = serveLinks(
     app.server,
     [
@@ -379,23 +383,30 @@ async function start(
       },
       {
         path: limits.AGENT_LINK_PATH,
-        admit: (request) => identity.authenticateAgent(request.headers.authorization),
-        open: (upgraded, who) =>
-          sessions.add(
-            new AgentSession(upgraded, who, {
-              pool,
-              log,
-              replicaId,
-              dispatch,
-              collect,
-              onStarted: (entries) => {
-                starts.add(entries.map((entry) => entry.key));
-                deliver.started(entries);
-              },
-              onProgress: (entry) => deliver.progressed(entry),
-              onClose: (session) => sessions.delete(session),
-            }),
-          ),
+        admit: async (request) => {
+          const { generation } = epoch;
+          return { who: await identity.authenticateAgent(request.headers.authorization), generation };
+        },
+        open: (upgraded, { who, generation }: AdmittedAgent) => {
+          const session = new AgentSession(upgraded, who, {
+            pool,
+            log,
+            replicaId,
+            dispatch,
+            collect,
+            onStarted: (entries) => {
+              starts.add(entries.map((entry) => entry.key));
+              deliver.started(entries);
+            },
+            onProgress: (entry) => deliver.progressed(entry),
+            onClose: (closed) => {
+              sessions.delete(closed);
+              agentRevocations.ended(closed);
+            },
+          });
+          sessions.add(session);
+          agentRevocations.opened(session, generation);
+        },
       },
     ],
     { log, maxLinks: config.maxLinks },
@@ -427,6 +438,12 @@ async function start(
   background.start();
   log.info({ url, replica: replicaId, software: SOFTWARE }, "the service is ready");
   return { url, databaseUrl, firstAdminToken: await firstAdminToken(people), close };
+}
+
+/** Who comes at the agents' door, and since which state of access they were checked. */
+interface AdmittedAgent {
+  readonly who: AgentPrincipal;
+  readonly generation: number;
 }
 
 /** Who comes at the clients' door, from where, and since which state of access they were checked. */

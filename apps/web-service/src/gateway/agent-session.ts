@@ -64,6 +64,8 @@ type AgentFrame = Extract<Frame, { t: typeof FRAMES_UP.service extends Set<infer
 
 export class AgentSession implements AgentLease {
   readonly endpointId: string;
+  /** The endpoint and its agent's key: what the connection was opened with. */
+  readonly keyId: string;
   readonly #endpointKey: IdKey;
   readonly #ownerId: string;
   readonly #deps: AgentSessionDeps;
@@ -85,8 +87,13 @@ export class AgentSession implements AgentLease {
   #marked: Mark = { accepted: 0, durable: 0 };
   readonly #helloTimer: NodeJS.Timeout;
 
-  constructor(upgraded: Upgraded, who: { endpointId: string; ownerId: string }, deps: AgentSessionDeps) {
+  constructor(
+    upgraded: Upgraded,
+    who: { endpointId: string; ownerId: string; keyPrint: string },
+    deps: AgentSessionDeps,
+  ) {
     this.endpointId = who.endpointId;
+    this.keyId = `${who.endpointId} ${who.keyPrint}`;
     this.#endpointKey = uuidToKey(who.endpointId)!;
     this.#ownerId = who.ownerId;
     this.#deps = deps;
@@ -150,6 +157,11 @@ export class AgentSession implements AgentLease {
 
   replaced(): void {
     this.#socket.end("LINK_REPLACED");
+  }
+
+  /** Its key is the endpoint's no longer. */
+  revoked(): void {
+    this.#socket.end("CREDENTIAL_REVOKED");
   }
 
   deleted(): void {

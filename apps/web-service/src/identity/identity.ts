@@ -95,10 +95,11 @@ export class Identity {
       where: { id: subject, deletedAt: null, publicKey: { not: null } },
       select: { id: true, ownerId: true, publicKey: true, owner: { select: { disabledAt: true } } },
     });
-    // A token that was made for a key that is no longer the endpoint's ends with it.
-    if (!row || row.owner.disabledAt !== null || claims.key !== keyPrint(toBuffer(row.publicKey!)))
+    const print = row ? keyPrint(toBuffer(row.publicKey!)) : undefined;
+    // A token that was made for a key that is no longer the endpoint's ends with it. (A replica of the version before names none.)
+    if (!row || row.owner.disabledAt !== null || (claims.key !== undefined && claims.key !== print))
       throw new FarloomError("UNAUTHENTICATED");
-    const who = { endpointId: row.id, ownerId: row.ownerId, keyPrint: claims.key };
+    const who = { endpointId: row.id, ownerId: row.ownerId, keyPrint: print! };
     if (generation === this.#epoch.generation) this.#agents.set(id, { who, provedAtMs, expiresAtMs });
     return who;
   }
@@ -188,6 +189,22 @@ export class Identity {
       sessions.length === 0 ? [] : this.sessions.ended(sessions),
     ]);
     return new Set([...a, ...b]);
+  }
+
+  /** Of `endpoint keyPrint`, those whose key is the endpoint's no longer. */
+  async endedAgents(ids: readonly string[]): Promise<Set<string>> {
+    const rows = await this.#prisma.endpoint.findMany({
+      where: {
+        id: { in: ids.map((id) => id.split(" ", 1)[0]!) },
+        deletedAt: null,
+        owner: { disabledAt: null },
+      },
+      select: { id: true, publicKey: true },
+    });
+    const good = new Set(
+      rows.flatMap(({ id, publicKey }) => (publicKey ? [`${id} ${keyPrint(toBuffer(publicKey))}`] : [])),
+    );
+    return new Set(ids.filter((id) => !good.has(id)));
   }
 
   async #grantor(id: string): Promise<Grantor | undefined> {

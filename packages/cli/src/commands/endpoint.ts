@@ -20,6 +20,7 @@ import { mainOf } from "../local/apps.js";
 import { prepareLog, prettyLine } from "../local/log.js";
 import type { Output } from "../output.js";
 import { ago, collect, wholeNumber } from "../values.js";
+import { addEndpointKeys } from "./endpoint-keys.js";
 import { pageOf } from "./functions.js";
 
 /** Until an agent that was started is connected; beyond that it goes on trying by itself. */
@@ -35,6 +36,7 @@ export function addEndpoint(program: Command, context: Context): void {
   addRemote(endpoint, context);
   addSharing(endpoint, context);
   addLocal(endpoint, context);
+  addEndpointKeys(endpoint, context);
 }
 
 function addRemote(endpoint: Command, { output }: Context): void {
