@@ -250,6 +250,7 @@ export function accountNameFrom(preferred: string): string {
   const plain = preferred
     .split("@", 1)[0]!
     .normalize("NFKD")
+    .replace(/\p{M}+/gu, "")
     .toLowerCase()
     .replace(/[^a-z0-9._-]+/g, "-")
     .replace(/^[^a-z0-9]+/, "")
