@@ -66,11 +66,15 @@ export class Accounts {
 
   /**
    * A one-time token with which the account `name` gets a password, or, where the name is empty, the first administrator
-   * gets name and password. One that was made before for the same name is void.
+   * gets name and password. One that was made before for the same name is void; those of the first administrator are of
+   * several replicas, and hold until somebody has an account.
    */
   async makeLink(name: string, isAdmin: boolean): Promise<{ token: string; expiresAt: Date }> {
     const token = `fla_${randomBytes(32).toString("base64url")}`;
-    await this.#pool.query("DELETE FROM account_link WHERE name = $1 OR expires_at < now()", [name]);
+    await this.#pool.query(
+      "DELETE FROM account_link WHERE (name = $1 AND name <> '') OR expires_at < now()",
+      [name],
+    );
     const { rows } = await this.#pool.query<{ expires_at: Date }>(
       `INSERT INTO account_link (token_hash, name, is_admin, expires_at)
        VALUES ($1, $2, $3, now() + $4 * interval '1 hour') RETURNING expires_at`,
@@ -80,7 +84,11 @@ export class Accounts {
   }
 
   /** Uses up a one-time token. @throws FarloomError ACCOUNT_LINK_INVALID, ACCOUNT_EXISTS, PASSWORD_WEAK, REQUEST_INVALID */
-  async redeemLink(token: string, chosenName: string, password: string): Promise<Account> {
+  async redeemLink(
+    token: string,
+    chosenName: string,
+    password: string,
+  ): Promise<Account & { isNew: boolean }> {
     checkPassword(password, chosenName);
     const known = await this.#pool.query("SELECT 1 FROM account_link WHERE token_hash = $1", [sha256(token)]);
     if (known.rowCount === 0) throw new FarloomError("ACCOUNT_LINK_INVALID");
@@ -107,16 +115,18 @@ export class Accounts {
          ON CONFLICT (owner_id) DO UPDATE SET hash = $2, changed_at = now()`,
         [owner.id, hash],
       );
+      // There is somebody now: nobody becomes the first any more.
+      await client.query("DELETE FROM account_link WHERE name = ''");
       // Whoever knew the password of before is out.
       await client.query(
         "UPDATE login_session SET revoked_at = now() WHERE owner_id = $1 AND revoked_at IS NULL",
         [owner.id],
       );
-      return { ownerId: owner.id, name: owner.name, isAdmin: owner.is_admin };
+      return { ownerId: owner.id, name: owner.name, isAdmin: owner.is_admin, isNew: owner.isNew };
     });
   }
 
-  /** By name and password. A refusal says in `isKnown` whether there is such an account, for the audit log alone. */
+  /** By name and password. A refusal says whose account it is, where there is one: for the audit log alone. */
   async logIn(
     name: string,
     password: string,

@@ -49,6 +49,8 @@ export class KeyRing {
   readonly #seal: Buffer;
   /** The oldest first. */
   #keys: readonly Entry[];
+  /** Those that this file's key does not open: told of once. */
+  readonly #foreign = new Set<string>();
   #loading: Promise<void> = Promise.resolve();
 
   private constructor(file: SigningKey, pool: Pool, clock: Clock, log: Logger) {
@@ -169,7 +171,9 @@ export class KeyRing {
       return createPrivateKey({ key, format: "der", type: "pkcs8" });
     } catch {
       // Sealed under another file's key: that file was replaced, which is how all that it guarded is given up.
-      this.#log.warn({ kid }, "a key of tokens was sealed under another signing-key file; it is not used");
+      if (!this.#foreign.has(kid))
+        this.#log.warn({ kid }, "a key of tokens was sealed under another signing-key file; it is not used");
+      this.#foreign.add(kid);
       return undefined;
     }
   }

@@ -236,7 +236,7 @@ console at its first start.</p>
         identity.changed();
         passwordTries.forget(key);
         await recordLogin(audit, request, {
-          action: "accounts.set-password",
+          action: account.isNew ? "accounts.create" : "accounts.set-password",
           ownerId: account.ownerId,
           actor: account.name,
           target: account.name,

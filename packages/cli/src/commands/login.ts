@@ -47,10 +47,14 @@ export function addLogin(program: Command, context: Context): void {
       const given = command.optsWithGlobals<{ url?: string }>().url ?? before.url;
       if (given === undefined) throw new CliError("which service?", USAGE, "farloom login --url https://…");
       const url = given.replace(/\/+$/, "");
-      const place: ConfigFile = { url, ...(options.endpoint && { endpoint: options.endpoint }) };
+      const endpoint = options.endpoint ?? (before.url === url ? before.endpoint : undefined);
+      const place: ConfigFile = { url, ...(endpoint && { endpoint }) };
       if (options.key !== undefined || !(await offersLogin(url)))
         await keepKey(place, await keyFrom(options.key, output), output);
       else await logIn(place, options.device === true, output);
+      // The login of before is nobody's any more. Where its service is away, it ends by not being used.
+      if (before.login !== undefined && before.url !== undefined)
+        await revokeLogin(before.url, before.login.refreshToken).catch(() => undefined);
     });
 
   program
