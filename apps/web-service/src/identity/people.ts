@@ -15,8 +15,10 @@ export interface People {
   readonly devices: DeviceLogins;
   readonly oidc: Oidc;
   readonly keyRing: KeyRing;
-  /** Failed passwords of an account, and from an address: ten in a quarter of an hour. */
+  /** Passwords tried of an account: ten in a quarter of an hour. One that is right counts no more. */
   readonly passwordTries: Attempts;
+  /** The same from an address, whoever's: a hundred, as a whole institute may come from one. */
+  readonly addressTries: Attempts;
   /** Wrong user codes of somebody who is logged in. */
   readonly codeTries: Attempts;
   /** Programs that begin a login, from an address. */
@@ -30,6 +32,7 @@ export function openPeople(pool: Pool, keyRing: KeyRing, config: Config, log: Lo
     oidc: new Oidc(config.oidcProviders, keyRing, log),
     keyRing,
     passwordTries: new Attempts(10, 15 * MINUTES),
+    addressTries: new Attempts(100, 15 * MINUTES),
     codeTries: new Attempts(10, 10 * MINUTES),
     deviceStarts: new Attempts(60, 10 * MINUTES),
   };

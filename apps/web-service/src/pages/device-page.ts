@@ -34,17 +34,12 @@ export function devicePage(scope: FastifyInstance, deps: AppDeps): void {
   };
 
   /** What waits with the code. @throws FarloomError USER_CODE_UNKNOWN, RATE_LIMITED */
-  const find = async (
-    request: FastifyRequest,
-    principal: Principal,
-    text: string,
-  ): Promise<DeviceRequest & { code: string }> => {
-    const keys = [`account ${principal.ownerId}`, `address ${request.ip}`];
-    codeTries.require(...keys);
+  const find = async (principal: Principal, text: string): Promise<DeviceRequest & { code: string }> => {
+    codeTries.require(principal.ownerId);
     const code = readUserCode(text);
     const waiting = code === undefined ? undefined : await devices.describe(code);
     if (code !== undefined && waiting !== undefined) return { ...waiting, code };
-    codeTries.count(...keys);
+    codeTries.count(principal.ownerId);
     throw new FarloomError("USER_CODE_UNKNOWN");
   };
 
@@ -67,7 +62,7 @@ export function devicePage(scope: FastifyInstance, deps: AppDeps): void {
       }
       if (text === undefined || text === "") return askPage(reply);
       try {
-        const { code, client, origin, scopes } = await find(request, at.principal, text);
+        const { code, client, origin, scopes } = await find(at.principal, text);
         const body = html`<p>A program asks to act for <strong>${at.principal.ownerName}</strong>. Approve it only if you have just begun this
 yourself, and the program shows the same code.</p>
 <dl><dt>Code</dt><dd><code>${code}</code></dd><dt>Program</dt><dd>${client}</dd><dt>From the address</dt><dd>${origin}</dd>
@@ -99,7 +94,7 @@ yourself, and the program shows the same code.</p>
       if (!at.principal) return reply.redirect("/login?next=%2Fdevice", 303);
       const { ownerId, ownerName, keyId } = at.principal;
       try {
-        const { code } = await find(request, at.principal, field(request, "user_code"));
+        const { code } = await find(at.principal, field(request, "user_code"));
         const isApproved = field(request, "decision") === "approve";
         const decided = await devices.decide(code, ownerId, isApproved);
         if (decided === undefined) throw new FarloomError("USER_CODE_UNKNOWN");

@@ -20,7 +20,7 @@ const MAX_SECRET = 4 * MAX_PASSWORD_CHARS;
 
 export function loginPages(scope: FastifyInstance, deps: AppDeps): void {
   const { identity, people, audit, config } = deps;
-  const { accounts, oidc, passwordTries } = people;
+  const { accounts, oidc, passwordTries, addressTries } = people;
   const visit = (request: FastifyRequest, reply: FastifyReply) =>
     Visit.of({ identity, publicUrl: config.publicUrl }, request, reply);
 
@@ -100,11 +100,12 @@ export function loginPages(scope: FastifyInstance, deps: AppDeps): void {
       const at = await visit(request, reply);
       at.requireOwnForm();
       const [name, next] = [field(request, "name").trim().toLowerCase(), nextOf(field(request, "next"))];
-      const keys = [`address ${request.ip}`, `account ${name}`];
       try {
-        passwordTries.require(...keys);
+        passwordTries.require(name);
+        addressTries.require(request.ip);
         // Counted before the password is looked at: tries that run at once count too.
-        passwordTries.count(...keys);
+        passwordTries.count(name);
+        addressTries.count(request.ip);
         const answer = await accounts.logIn(name, field(request, "password"));
         if (!answer.ok) {
           if (answer.ownerId !== undefined)
@@ -118,7 +119,7 @@ export function loginPages(scope: FastifyInstance, deps: AppDeps): void {
             });
           throw new FarloomError("LOGIN_REFUSED");
         }
-        for (const key of keys) passwordTries.forget(key);
+        passwordTries.forget(name);
         return await enter(request, reply, { at, account: answer, by: "password", next });
       } catch (error) {
         if (!(error instanceof FarloomError)) throw error;
@@ -223,10 +224,9 @@ console at its first start.</p>
     async (request, reply) => {
       const at = await visit(request, reply);
       at.requireOwnForm();
-      const key = `setup ${request.ip}`;
       try {
-        passwordTries.require(key);
-        passwordTries.count(key);
+        addressTries.require(request.ip);
+        addressTries.count(request.ip);
         const name = field(request, "name").trim().toLowerCase();
         const account = await accounts.redeemLink(
           field(request, "token").trim(),
@@ -234,7 +234,6 @@ console at its first start.</p>
           field(request, "password"),
         );
         identity.changed();
-        passwordTries.forget(key);
         await recordLogin(audit, request, {
           action: account.isNew ? "accounts.create" : "accounts.set-password",
           ownerId: account.ownerId,
