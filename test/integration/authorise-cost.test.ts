@@ -11,6 +11,7 @@ import { FunctionRegistry } from "../../apps/web-service/src/functions/registry.
 import { PrismaClient } from "../../apps/web-service/src/generated/prisma/client.js";
 import { authorise } from "../../apps/web-service/src/identity/authorise.js";
 import { Identity } from "../../apps/web-service/src/identity/identity.js";
+import { KeyRing } from "../../apps/web-service/src/identity/key-ring.js";
 import { loadSigningKey } from "../../apps/web-service/src/identity/signing-key.js";
 import { RunAccess } from "../../apps/web-service/src/sharing/run-access.js";
 import { VisibleFunctions } from "../../apps/web-service/src/sharing/visible-functions.js";
@@ -49,7 +50,7 @@ it("costs less than 50 µs for each submission, and for each task that is sent",
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
   const clock = await DatabaseClock.start(pool, log);
   const signingKey = await loadSigningKey(rest.stateDir, undefined);
-  const identity = new Identity(prisma, pool, signingKey, clock, epoch);
+  const identity = new Identity(prisma, pool, await KeyRing.open(signingKey, pool, clock, log), clock, epoch);
   const visible = new VisibleFunctions(pool, epoch);
   const functions = new FunctionRegistry(prisma, visible, epoch);
   const endpoints = new EndpointRegistry(prisma, pool, epoch);

@@ -113,6 +113,20 @@ describe("every route", () => {
         "/v1/endpoints/enroll",
         "/v1/endpoints/ID/challenge",
         "/v1/endpoints/ID/session",
+        "/v1/endpoints/ID/rekey",
+        // How people and their programs log in; each checks what the caller shows.
+        "/.well-known/jwks.json",
+        "/.well-known/oauth-authorization-server",
+        "/v1/oauth/device",
+        "/v1/oauth/token",
+        "/v1/oauth/revoke",
+        "/login",
+        "/login/oidc/x",
+        "/login/oidc/x/callback",
+        "/logout",
+        "/setup",
+        "/account",
+        "/device",
       ]),
     );
   });
@@ -202,7 +216,7 @@ describe("every route", () => {
 describe("start-up", () => {
   it("fails where a route declares no policy", async () => {
     const app = fastify({ logger: false });
-    enforcePolicies(app, {} as Identity, 10);
+    enforcePolicies(app, {} as Identity, { failedAuthPerMinute: 10, publicUrl: undefined });
     expect(() => app.get("/v1/forgotten", () => "hello")).toThrow(/GET \/v1\/forgotten declares no policy/);
     await app.close();
   });

@@ -14,6 +14,7 @@ export { enroll, isEnrolled } from "./enrolment.js";
 export { HttpFailure } from "./http.js";
 export type { EndReason } from "./link/connection.js";
 export type { LinkState } from "./link/supervisor.js";
+export { rekey } from "./rekey.js";
 export type { Identity } from "./state/identity.js";
 
 /**

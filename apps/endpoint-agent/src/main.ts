@@ -18,6 +18,7 @@ import {
   type AgentOptions,
   agentStatus,
   enroll,
+  rekey,
   resolveConfig,
   startAgent,
 } from "./index.js";
@@ -33,6 +34,7 @@ const USAGE = `Runs tasks on this machine for a Farloom service.
   farloom-endpoint-agent run    [--state-dir DIR] [options]
   farloom-endpoint-agent status [--state-dir DIR]
   farloom-endpoint-agent trust  list|add|remove|deny|mode|check …   whose functions it runs
+  farloom-endpoint-agent rekey  [--state-dir DIR]      another key, signed by the one before; the agent must not run
   farloom-endpoint-agent node   --parameters FILE      on a node of a block; started by the agent's provider
 
   farloom-endpoint-agent start|stop|restart|drain|logs|doctor|bugreport|configure|uninstall     see below
@@ -146,6 +148,8 @@ async function main(argv: readonly string[]): Promise<number> {
     case "status":
       if (values.text) return runForPerson(command, values);
       return runStatus(resolveConfig(optionsOf(values)));
+    case "rekey":
+      return print(`${JSON.stringify(await rekey(resolveConfig(optionsOf(values)).stateDir))}\n`);
     case "node":
       return runNodeProcess(values);
     default:

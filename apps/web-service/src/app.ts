@@ -13,13 +13,16 @@ import fastify, {
   type RawRequestDefaultExpression,
 } from "fastify";
 import type pg from "pg";
+import { accountRoutes } from "./api/accounts.js";
 import { auditRoutes } from "./api/audit.js";
+import { endpointKeyRoutes } from "./api/endpoint-keys.js";
 import { endpointRoutes } from "./api/endpoints.js";
 import { functionSignatureRoutes } from "./api/function-signatures.js";
 import { functionRoutes } from "./api/functions.js";
 import { groupRoutes } from "./api/groups.js";
 import { healthRoutes } from "./api/health.js";
 import { keyRoutes } from "./api/keys.js";
+import { oauthRoutes } from "./api/oauth.js";
 import { objectRoutes } from "./api/objects.js";
 import { payloadRoutes } from "./api/payloads.js";
 import { sharingRoutes } from "./api/sharing.js";
@@ -41,7 +44,9 @@ import { limitRates } from "./http/rate-limits.js";
 import { registerSecurityHeaders } from "./http/security-headers.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
+import type { People } from "./identity/people.js";
 import type { ObjectStore } from "./objects/store.js";
+import { pageRoutes } from "./pages/pages.js";
 import type { SharedPayloads } from "./payloads/shared.js";
 import type { PayloadStore } from "./payloads/store.js";
 import type { StoredBytes } from "./quotas/stored-bytes.js";
@@ -56,6 +61,7 @@ export interface AppDeps {
   readonly prisma: PrismaClient;
   readonly pool: pg.Pool;
   readonly identity: Identity;
+  readonly people: People;
   readonly functions: FunctionRegistry;
   readonly signatures: FunctionSignatures;
   readonly endpoints: EndpointRegistry;
@@ -103,6 +109,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
     // Long polls end by themselves when the service stops; idle connections are closed at once.
     forceCloseConnections: "idle",
     http: { headersTimeout: 10_000 },
+    ...(config.trustedProxies.length > 0 && { trustProxy: [...config.trustedProxies] }),
   }).withTypeProvider<TypeBoxTypeProvider>();
 
   // A long poll that ends with the service would otherwise leave its connection open behind it.
@@ -113,7 +120,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerValidation(app);
   registerBodies(app);
   registerSecurityHeaders(app);
-  enforcePolicies(app, identity, config.failedAuthPerMinute);
+  enforcePolicies(app, identity, config);
   limitRates(app, config);
   recordRequests(app, deps.audit);
   metrics.observe(app);
@@ -121,9 +128,13 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
 
   healthRoutes(app, deps);
   keyRoutes(app, deps);
+  oauthRoutes(app, deps);
+  accountRoutes(app, deps);
+  pageRoutes(app, deps);
   functionRoutes(app, deps);
   functionSignatureRoutes(app, deps);
   endpointRoutes(app, deps);
+  endpointKeyRoutes(app, deps);
   teamRoutes(app, deps);
   sharingRoutes(app, deps);
   taskRoutes(app, deps);

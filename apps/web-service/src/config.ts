@@ -2,8 +2,10 @@
  * The service's configuration, parsed once into a frozen value: option, then environment, then a default or an
  * error that names the variable. Nothing else in the service reads the environment.
  */
+import { isIP } from "node:net";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
+import { type OidcProvider, readOidcFile } from "./identity/oidc-config.js";
 
 export const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -46,6 +48,13 @@ export interface Config {
   readonly logLevel: LogLevel;
   /** The Ed25519 key of tokens, PKCS #8 PEM, shared by all replicas. FARLOOM_SIGNING_KEY_FILE; undefined: made in the state folder. */
   readonly signingKeyFile: string | undefined;
+  /** Where people come from who log in by OpenID Connect. FARLOOM_OIDC_FILE, a JSON file (docs/accounts.md); default: from nowhere. */
+  readonly oidcProviders: readonly OidcProvider[];
+  /**
+   * Whose X-Forwarded-For is believed, as addresses or networks with commas. FARLOOM_TRUSTED_PROXIES; default: nobody's, and
+   * the address of a caller is that of the connection.
+   */
+  readonly trustedProxies: readonly string[];
   /** Where the first API key is written at start, if it is missing or not valid here. FARLOOM_BOOTSTRAP_KEY_FILE; undefined: none is made. */
   readonly bootstrapKeyFile: string | undefined;
   /** Whom that key belongs to. FARLOOM_BOOTSTRAP_OWNER; default "me". */
@@ -134,6 +143,10 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
     }),
     logLevel: logLevel(text(options.logLevel, "FARLOOM_LOG_LEVEL") ?? "info"),
     signingKeyFile: text(options.signingKeyFile, "FARLOOM_SIGNING_KEY_FILE"),
+    oidcProviders: options.oidcProviders ?? oidcProviders(text(undefined, "FARLOOM_OIDC_FILE")),
+    trustedProxies:
+      options.trustedProxies ??
+      addresses(text(undefined, "FARLOOM_TRUSTED_PROXIES"), "FARLOOM_TRUSTED_PROXIES"),
     bootstrapKeyFile: text(options.bootstrapKeyFile, "FARLOOM_BOOTSTRAP_KEY_FILE"),
     bootstrapOwner: ownerName(text(options.bootstrapOwner, "FARLOOM_BOOTSTRAP_OWNER") ?? "me"),
     rateLimitPerMinute: int(options.rateLimitPerMinute, "FARLOOM_RATE_LIMIT_PER_MINUTE", {
@@ -179,6 +192,31 @@ function s3Settings(
     accessKeyId,
     secretAccessKey,
   });
+}
+
+function oidcProviders(path: string | undefined): readonly OidcProvider[] {
+  if (path === undefined) return [];
+  try {
+    return readOidcFile(path);
+  } catch (error) {
+    throw new ConfigError(`FARLOOM_OIDC_FILE: ${(error as Error).message}`);
+  }
+}
+
+function addresses(value: string | undefined, variable: string): readonly string[] {
+  const list = (value ?? "").split(",").map((item) => item.trim());
+  const named = list.filter((item) => item !== "");
+  for (const item of named) {
+    const [address, bits, ...rest] = item.split("/");
+    const size = isIP(address!) === 6 ? 128 : 32;
+    const good =
+      isIP(address!) !== 0 &&
+      rest.length === 0 &&
+      (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= size));
+    if (!good)
+      throw new ConfigError(`${variable} has ${JSON.stringify(item)}, which is no address or network`);
+  }
+  return named;
 }
 
 function defaultStateDir(env: Env): string {

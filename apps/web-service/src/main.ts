@@ -54,6 +54,11 @@ async function run(): Promise<void> {
   process.on("SIGINT", () => stop("SIGINT"));
   if (process.send) process.on("disconnect", () => stopping || stop("the parent is gone"));
 
-  const { url } = await started;
-  process.send?.({ ready: url });
+  const { url, firstAdminToken } = await started;
+  if (process.send) process.send({ ready: url, firstAdminToken });
+  else if (firstAdminToken !== undefined)
+    // On the console and not in the log: it is a secret, good once and for a day.
+    process.stderr.write(
+      `Nobody can log in by browser yet. The first administrator makes an account at ${url}/setup with the one-time token ${firstAdminToken}\n`,
+    );
 }

@@ -37,11 +37,14 @@ import { FunctionRegistry } from "./functions/registry.js";
 import { FunctionSignatures } from "./functions/signatures.js";
 import { AgentSession } from "./gateway/agent-session.js";
 import { PrismaClient } from "./generated/prisma/client.js";
+import { authorizationOf, placeOf, requireOrigin } from "./http/browser.js";
 import { Metrics } from "./http/metrics.js";
 import { observeRoad } from "./http/road-metrics.js";
 import { bootstrapKey } from "./identity/bootstrap.js";
 import { Identity } from "./identity/identity.js";
-import type { Principal } from "./identity/principal.js";
+import { KeyRing } from "./identity/key-ring.js";
+import { firstAdminToken, openPeople } from "./identity/people.js";
+import type { AgentPrincipal, Principal } from "./identity/principal.js";
 import { loadSigningKey } from "./identity/signing-key.js";
 import { Groups } from "./intake/groups.js";
 import { Intake } from "./intake/intake.js";
@@ -100,6 +103,8 @@ const HOT_PLANNER =
 export interface RunningService {
   readonly url: string;
   readonly databaseUrl: string;
+  /** With which the first administrator makes an account, at {url}/setup; undefined where there is somebody. */
+  readonly firstAdminToken: string | undefined;
   /** Stops within ten seconds; nothing acknowledged is lost. Idempotent. */
   close(): Promise<void>;
 }
@@ -158,7 +163,9 @@ async function start(
   const epoch = await AccessEpoch.start(pool, log);
   undo.push(() => epoch.close());
   const signingKey = await loadSigningKey(config.stateDir, config.signingKeyFile);
-  const identity = new Identity(prisma, pool, signingKey, clock, epoch);
+  const keyRing = await KeyRing.open(signingKey, pool, clock, log);
+  const identity = new Identity(prisma, pool, keyRing, clock, epoch);
+  const people = openPeople(pool, keyRing, config, log);
   const visible = new VisibleFunctions(pool, epoch);
   const functions = new FunctionRegistry(prisma, visible, epoch);
   const signatures = new FunctionSignatures(pool);
@@ -328,6 +335,7 @@ async function start(
     prisma,
     pool,
     identity,
+    people,
     functions,
     signatures,
     endpoints,
@@ -348,8 +356,12 @@ async function start(
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
   });
   const sessions = new Set<{ drain(): void }>();
-  const revocations = new Revocations(identity.keys, epoch, log);
-  undo.push(() => revocations.close());
+  const revocations = new Revocations((ids) => identity.ended(ids), epoch, log);
+  const agentRevocations = new Revocations((ids) => identity.endedAgents(ids), epoch, log);
+  undo.push(
+    () => revocations.close(),
+    () => agentRevocations.close(),
+  );
   const closeDoor = serveLinks(
     app.server,
     [
@@ -357,7 +369,10 @@ async function start(
         path: limits.CLIENT_LINK_PATH,
         admit: async (request) => {
           const { generation } = epoch;
-          const principal = await identity.authenticate(request.headers.authorization);
+          const { headers } = request;
+          const principal = await identity.authenticate(authorizationOf(headers, config.publicUrl));
+          // A browser opens a WebSocket to us for whichever page asks it to.
+          if (principal.via === "session") requireOrigin(placeOf(config.publicUrl, headers.host), headers);
           if (principal.nested) await identity.nested.requireOpen(principal.nested);
           return { principal, generation, origin: request.socket.remoteAddress ?? "" };
         },
@@ -387,29 +402,36 @@ async function start(
       },
       {
         path: limits.AGENT_LINK_PATH,
-        admit: (request) => identity.authenticateAgent(request.headers.authorization),
-        ownerOf: (who) => who.ownerId,
-        open: (upgraded, who) =>
-          sessions.add(
-            new AgentSession(upgraded, who, {
-              pool,
-              signatures,
-              log,
-              replicaId,
-              dispatch,
-              collect,
-              onStarted: (entries) => {
-                starts.add(entries.map((entry) => entry.key));
-                deliver.started(entries);
-              },
-              onProgress: (entry) => deliver.progressed(entry),
-              onOutput: (endpointId, pieces) => output.add(endpointId, pieces),
-              onReport: ({ endpointKey, epoch }, report) => {
-                if (!bus.hints.alone) reports.write(endpointKey, epoch, report);
-              },
-              onClose: (session) => sessions.delete(session),
-            }),
-          ),
+        admit: async (request) => {
+          const { generation } = epoch;
+          return { who: await identity.authenticateAgent(request.headers.authorization), generation };
+        },
+        ownerOf: ({ who }) => who.ownerId,
+        open: (upgraded, { who, generation }: AdmittedAgent) => {
+          const session = new AgentSession(upgraded, who, {
+            pool,
+            signatures,
+            log,
+            replicaId,
+            dispatch,
+            collect,
+            onStarted: (entries) => {
+              starts.add(entries.map((entry) => entry.key));
+              deliver.started(entries);
+            },
+            onProgress: (entry) => deliver.progressed(entry),
+            onOutput: (endpointId, pieces) => output.add(endpointId, pieces),
+            onReport: ({ endpointKey, epoch: ofEndpoint }, report) => {
+              if (!bus.hints.alone) reports.write(endpointKey, ofEndpoint, report);
+            },
+            onClose: (closed) => {
+              sessions.delete(closed);
+              agentRevocations.ended(closed);
+            },
+          });
+          sessions.add(session);
+          agentRevocations.opened(session, generation);
+        },
       },
     ],
     { log, maxLinks: config.maxLinks, maxLinksPerOwner: config.maxLinksPerOwner },
@@ -440,7 +462,13 @@ async function start(
   const url = config.publicUrl ?? `http://${host}:${address.port}`;
   background.start();
   log.info({ url, replica: replicaId, software: SOFTWARE }, "the service is ready");
-  return { url, databaseUrl, close };
+  return { url, databaseUrl, firstAdminToken: await firstAdminToken(people), close };
+}
+
+/** Who comes at the agents' door, and since which state of access they were checked. */
+interface AdmittedAgent {
+  readonly who: AgentPrincipal;
+  readonly generation: number;
 }
 
 /** Who comes at the clients' door, from where, and since which state of access they were checked. */

@@ -1,6 +1,7 @@
 /** The command tree. Each file of commands/ adds its own; this is their list. */
 import { createRequire } from "node:module";
 import { Command } from "commander";
+import { addAccounts } from "./commands/accounts.js";
 import { addAudit } from "./commands/audit.js";
 import { addCompletion } from "./commands/completion.js";
 import { addDev } from "./commands/dev.js";
@@ -48,6 +49,7 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addObjects,
     addServe,
     addLogin,
+    addAccounts,
     addKeys,
     addTeams,
     addAudit,

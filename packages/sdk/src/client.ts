@@ -53,8 +53,8 @@ export class Farloom {
 
   constructor(options: FarloomOptions = {}) {
     this.options = resolveOptions(options);
-    const { url, apiKey, connectForMs, reconnectForMs, requestAttempts } = this.options;
-    this.rest = new Rest({ url, apiKey, software: SOFTWARE, attempts: requestAttempts });
+    const { url, apiKey, login, connectForMs, reconnectForMs, requestAttempts } = this.options;
+    this.rest = new Rest({ url, apiKey, login, software: SOFTWARE, attempts: requestAttempts });
     this.functions = new FunctionsApi(this.rest);
     this.endpoints = new EndpointsApi(this.rest);
     this.tasks = new TasksApi(this.rest);
@@ -63,7 +63,7 @@ export class Farloom {
     this.teams = new TeamsApi(this.rest);
     this.objects = new ObjectsApi(this.rest);
     this.#link = new ClientLink(
-      { url, apiKey, software: SOFTWARE, connectForMs, reconnectForMs },
+      { url, apiKey, login, software: SOFTWARE, connectForMs, reconnectForMs },
       this.#keepAlive,
     );
     this.#payloads = new Payloads(this.rest);

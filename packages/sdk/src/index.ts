@@ -16,6 +16,8 @@ export type { ArgumentsInput, Completed, GroupOptions, GroupProgress } from "./g
 export { TaskGroup } from "./group.js";
 export type { TaskOutcome } from "./handle.js";
 export { TaskHandle } from "./handle.js";
+export type { Credential, StoredLogin } from "./login.js";
+export { toStoredLogin, writeConfigFile } from "./login.js";
 export type {
   GetOptions,
   ListObjectsOptions,

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { type CodecName, FarloomError, type SignKey } from "@farloom/protocol";
+import { type Credential, LoginCredential, type StoredLogin } from "./login.js";
 import { loadSignKey } from "./signing.js";
 
 export interface FarloomOptions {
@@ -32,7 +33,10 @@ export interface FarloomOptions {
 
 export interface ResolvedOptions {
   readonly url: string;
+  /** Empty where a login is used instead. */
   readonly apiKey: string;
+  /** Of `farloom login`; undefined where there is an API key. */
+  readonly login: Credential | undefined;
   readonly endpoint: string | undefined;
   readonly codec: Exclude<CodecName, "pickle">;
   readonly signKey: SignKey | undefined;
@@ -46,6 +50,7 @@ export interface ConfigFile {
   url?: string;
   apiKey?: string;
   endpoint?: string;
+  login?: StoredLogin;
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -67,11 +72,12 @@ export function readConfigFile(path = configPath()): ConfigFile {
     throw error;
   }
   try {
-    const { url, apiKey, endpoint } = JSON.parse(text) as Record<string, unknown>;
+    const { url, apiKey, endpoint, login } = JSON.parse(text) as Record<string, unknown>;
     return {
       ...(typeof url === "string" && { url }),
       ...(typeof apiKey === "string" && { apiKey }),
       ...(typeof endpoint === "string" && { endpoint }),
+      ...(isLogin(login) && { login }),
     };
   } catch (error) {
     throw new FarloomError(
@@ -94,8 +100,13 @@ export function resolveOptions(options: FarloomOptions, env: Environment = proce
       "Set FARLOOM_URL, pass {url}, or start one here with 'farloom dev'",
     );
   }
-  // A key from the file belongs to the file's service: it is never sent anywhere else.
-  const apiKey = givenKey ?? (sameService(url, file.url) ? file.apiKey : undefined);
+  // A key or a login from the file belongs to the file's service: it is never sent anywhere else.
+  const own = sameService(url, file.url) ? file : {};
+  const login =
+    givenKey === undefined && own.login !== undefined
+      ? new LoginCredential(checkedUrl(url), configPath(env), readConfigFile)
+      : undefined;
+  const apiKey = login === undefined ? (givenKey ?? own.apiKey) : "";
   if (apiKey === undefined) {
     throw missing(`The API key for ${url}`, "Set FARLOOM_API_KEY, pass {apiKey}, or run 'farloom login'");
   }
@@ -104,6 +115,7 @@ export function resolveOptions(options: FarloomOptions, env: Environment = proce
   return Object.freeze({
     url: checkedUrl(url),
     apiKey,
+    login,
     endpoint: options.endpoint ?? (env.FARLOOM_ENDPOINT || undefined) ?? fileEndpoint,
     codec: options.codec ?? "json",
     signKey: typeof signKey === "string" ? loadSignKey(signKey, undefined, env) : signKey,
@@ -111,6 +123,17 @@ export function resolveOptions(options: FarloomOptions, env: Environment = proce
     reconnectForMs: options.reconnectForMs ?? 600_000,
     requestAttempts: Math.max(1, options.requestAttempts ?? 6),
   });
+}
+
+function isLogin(value: unknown): value is StoredLogin {
+  if (typeof value !== "object" || value === null) return false;
+  const { accessToken, refreshToken, expiresAtMs, nonce } = value as Record<string, unknown>;
+  return (
+    typeof accessToken === "string" &&
+    typeof refreshToken === "string" &&
+    typeof expiresAtMs === "number" &&
+    (nonce === undefined || typeof nonce === "string")
+  );
 }
 
 function sameService(a: string, b: string | undefined): boolean {

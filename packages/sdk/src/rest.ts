@@ -10,11 +10,14 @@ import type { Readable } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
 import { mayRetry } from "./errors.js";
 import { backoffMs, sleep } from "./link/backoff.js";
+import type { Credential } from "./login.js";
 import { connectionErrorText, parseProblem } from "./problem.js";
 
 export interface RestOptions {
   readonly url: string;
   readonly apiKey: string;
+  /** Instead of the API key. */
+  readonly login?: Credential | undefined;
   readonly software: string;
   /** How often a request is tried. */
   readonly attempts: number;
@@ -117,6 +120,7 @@ export class Rest {
         return await once();
       } catch (error) {
         if (signal?.aborted) throw signal.reason;
+        if ((error as FarloomError).code === "TOKEN_EXPIRED") this.#options.login?.expired();
         // A 429 or 503 of the service took nothing; a broken connection may have, so only what can be repeated is.
         const may = repeat === "all" || (error as FarloomError).code !== "SERVICE_UNREACHABLE";
         const again = repeat !== "none" && mayRetry(error) && may;
@@ -149,13 +153,15 @@ export class Rest {
   }
 
   /** One request, to its answer's headers. An answer that comes before the body has gone ends the sending. */
-  #exchange(
+  async #exchange(
     request: RestRequest | StreamRequest,
     payload: Buffer | Readable | undefined,
     sizeBytes: number | undefined,
   ): Promise<IncomingMessage> {
+    const { apiKey, login } = this.#options;
+    const bearer = login === undefined ? apiKey : (login.current ?? (await login.get()));
     const headers: Record<string, string | number> = {
-      authorization: `Bearer ${this.#options.apiKey}`,
+      authorization: `Bearer ${bearer}`,
       "user-agent": this.#options.software,
       accept: "application/json, application/problem+json, */*",
       ...(sizeBytes !== undefined && { "content-length": sizeBytes }),

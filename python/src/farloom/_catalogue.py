@@ -104,7 +104,7 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
     "CREDENTIAL_REVOKED": (
         401,
         False,
-        "The API key behind this connection has been revoked, or has expired. Connect with another: farloom keys create.",
+        "The credential behind this connection has been revoked, or has expired. Log in again (farloom login), or connect with another key (farloom keys create).",
     ),
     "NESTED_NOT_ASKED": (
         403,
@@ -120,6 +120,86 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         403,
         False,
         "The task {id} has ended, or another attempt of it runs now: its token ended with it.",
+    ),
+    "LOGIN_REFUSED": (
+        401,
+        False,
+        "The name or the password is not right.",
+    ),
+    "LOGIN_NOT_ALLOWED": (
+        403,
+        False,
+        "This service does not let you in: {detail}. Ask whoever runs it.",
+    ),
+    "LOGIN_FAILED": (
+        502,
+        True,
+        "The identity provider {provider} did not complete the login: {detail}. Begin it again.",
+    ),
+    "LOGIN_INSECURE": (
+        403,
+        False,
+        "People log in over https, or on this machine itself: {detail}.",
+    ),
+    "ORIGIN_REFUSED": (
+        403,
+        False,
+        "The request did not come from a page of this service ({detail}). Open the page again and repeat it there.",
+    ),
+    "PASSWORD_WEAK": (
+        400,
+        False,
+        "A password has from {min} to {max} characters, and is not the account's name.",
+    ),
+    "ACCOUNT_LINK_INVALID": (
+        401,
+        False,
+        "The one-time token is unknown, used or expired. Ask an administrator for another: farloom accounts invite NAME.",
+    ),
+    "ACCOUNT_EXISTS": (
+        409,
+        False,
+        "There is an account named {name} already. Choose another name.",
+    ),
+    "SESSION_NOT_FOUND": (
+        404,
+        False,
+        "There is no login {id} of yours.",
+    ),
+    "AUTHORIZATION_PENDING": (
+        400,
+        False,
+        "Nobody has approved this login yet. Ask again after the interval.",
+    ),
+    "SLOW_DOWN": (
+        400,
+        False,
+        "You ask too often. Wait {seconds} s between two questions from now on.",
+    ),
+    "DEVICE_CODE_EXPIRED": (
+        400,
+        False,
+        "The login was not approved within ten minutes, or is over. Begin it again: farloom login.",
+    ),
+    "LOGIN_DENIED": (
+        400,
+        False,
+        "The login was denied in the browser.",
+    ),
+    "USER_CODE_UNKNOWN": (
+        404,
+        False,
+        "No program waits with this code. Codes hold for ten minutes: compare it with what the program shows, or begin again there.",
+    ),
+    "REFRESH_INVALID": (
+        400,
+        False,
+        "The login has ended: logged out, revoked, unused for too long, or its refresh token was used twice. Log in again: farloom login.",
+    ),
+    "GRANT_UNSUPPORTED": (
+        400,
+        False,
+        "The grant type {type} is not one of those that GET /.well-known/oauth-authorization-server lists.",
     ),
     "ADMIN_ONLY": (
         403,

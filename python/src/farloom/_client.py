@@ -73,7 +73,7 @@ class Client:
 
     def _set_up(self, config: Config) -> None:
         self.config = config
-        self.rest = Rest(config.url, config.bearer, SOFTWARE, config.request_attempts)
+        self.rest = Rest(config.url, config.bearer, SOFTWARE, config.request_attempts, config.expired)
         """Plain requests, for routes that have no method here."""
         self.payloads = Payloads(self.rest)
         self._objects: Objects | None = None
@@ -351,7 +351,15 @@ _defaults_lock = threading.Lock()
 def default_client(endpoint: str | None = None) -> Client:
     """The client of these settings that executors share; made by the first one."""
     config = resolve_config(endpoint=endpoint)
-    shared = Config(config.url, config.api_key, None, task=config.task, group=config.group, sign_key=config.sign_key)
+    shared = Config(
+        config.url,
+        config.api_key,
+        None,
+        task=config.task,
+        group=config.group,
+        sign_key=config.sign_key,
+        login=config.login,
+    )
     with _defaults_lock:
         for key in [key for key, known in _defaults.items() if known._is_closed]:
             del _defaults[key]

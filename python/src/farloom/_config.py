@@ -33,14 +33,27 @@ class Config(NamedTuple):
     """The only group that the credential reaches."""
     sign_key: str | None = None
     """A private key's file or name: what is registered and called is signed with it."""
+    login: str | None = None
+    """The file whose login is the credential; then `api_key` is empty."""
 
     def bearer(self) -> str:
         """What to show the service now. Raises FarloomError where the task is over."""
+        if self.login is not None:
+            from . import _login
+
+            return _login.bearer(self.url, self.login)
         if self.task is None:
             return self.api_key
         from ._nested import bearer
 
         return bearer(self.task)
+
+    def expired(self) -> None:
+        """The service says that what it was shown has expired: a login shows another."""
+        if self.login is not None:
+            from . import _login
+
+            _login.expired(self.url, self.login)
 
     def __repr__(self) -> str:
         # Without the key: a repr ends up in notebooks and logs.
@@ -58,7 +71,15 @@ def config_path(env: Mapping[str, str] | None = None) -> str:
 
 
 def read_config_file(path: str) -> dict[str, str]:
-    """The configuration file's content; empty where there is none."""
+    """The configuration file's settings, without a login; empty where there is none."""
+    return _settings(_content(path))
+
+
+def _settings(content: dict[str, Any]) -> dict[str, str]:
+    return {name: content[name] for name in ("url", "apiKey", "endpoint") if isinstance(content.get(name), str)}
+
+
+def _content(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content: Any = json.load(file)
@@ -67,9 +88,7 @@ def read_config_file(path: str) -> dict[str, str]:
     except ValueError as error:
         detail = f"{path} is not JSON; write it anew with 'farloom login'"
         raise ConfigError("REQUEST_INVALID", detail=detail) from error
-    if not isinstance(content, dict):
-        return {}
-    return {name: content[name] for name in ("url", "apiKey", "endpoint") if isinstance(content.get(name), str)}
+    return content if isinstance(content, dict) else {}
 
 
 def resolve_config(
@@ -91,13 +110,18 @@ def resolve_config(
             return own
     given_url = url if url is not None else values.get("FARLOOM_URL") or None
     given_key = api_key if api_key is not None else values.get("FARLOOM_API_KEY") or None
-    file = {} if given_url and given_key else read_config_file(config_path(values))
+    path = config_path(values)
+    content = {} if given_url and given_key else _content(path)
+    file = _settings(content)
     found_url = given_url if given_url is not None else file.get("url")
     if found_url is None:
         raise _missing("The service's address", "Set FARLOOM_URL, pass url=…, or start one here with 'farloom dev'")
-    # A key from the file belongs to the file's service: it is never sent anywhere else.
+    # A key or a login from the file belongs to the file's service: it is never sent anywhere else.
     is_files = _same_service(found_url, file.get("url"))
     key = given_key if given_key is not None else (file.get("apiKey") if is_files else None)
+    login = path if given_key is None and is_files and _has_login(content) else None
+    if login is not None:
+        key = ""
     if key is None:
         raise _missing(f"The API key for {found_url}", "Set FARLOOM_API_KEY, pass api_key=…, or run 'farloom login'")
     where = endpoint if endpoint is not None else values.get("FARLOOM_ENDPOINT") or None
@@ -111,7 +135,16 @@ def resolve_config(
         reconnect_for_s=reconnect_for_s,
         request_attempts=max(1, request_attempts),
         sign_key=sign_key if sign_key is not None else values.get("FARLOOM_SIGN_KEY") or None,
+        login=login,
     )
+
+
+def _has_login(content: dict[str, Any]) -> bool:
+    if "login" not in content:
+        return False
+    from ._login import is_login
+
+    return is_login(content["login"])
 
 
 def _own_config(values: Mapping[str, str], endpoint: str | None) -> Config | None:

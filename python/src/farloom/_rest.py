@@ -40,8 +40,16 @@ def backoff_s(tries: int) -> float:
 class Rest:
     """Requests to one service with one key. Safe for threads."""
 
-    def __init__(self, url: str, bearer: Callable[[], str], software: str, attempts: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        bearer: Callable[[], str],
+        software: str,
+        attempts: int,
+        expired: Callable[[], None] = lambda: None,
+    ) -> None:
         self.url = url
+        self._expired = expired
         self._bearer = bearer
         self._software = software
         self._attempts = attempts
@@ -111,6 +119,8 @@ class Rest:
                 error.__cause__ = broken
             except httpx.HTTPError as broken:
                 raise unreachable(self.url, _words(broken)) from broken
+            if error.code == "TOKEN_EXPIRED":
+                self._expired()
             # A 429 or 503 of the service took nothing; a broken connection may have, so only what can be repeated is.
             again = error.retryable and (can_repeat or error.code != "SERVICE_UNREACHABLE")
             if not again or attempt + 1 >= (attempts or self._attempts):

@@ -2,6 +2,7 @@
 import { FarloomError, MAX_PATTERN_CHARS, MAX_PATTERNS } from "@farloom/protocol";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
+import { CSRF_HEADER, csrfToken, sessionCookie } from "../http/browser.js";
 import { principalOf } from "../http/policy.js";
 import { type ApiKeyInfo, DEFAULT_KEY_DAYS, MAX_KEY_DAYS } from "../identity/api-keys.js";
 import { authorise } from "../identity/authorise.js";
@@ -26,7 +27,7 @@ const KeyView = Type.Object({
   revokedAt: Type.Optional(Time),
 });
 
-export function keyRoutes(app: Api, { identity, endpoints: registry }: AppDeps): void {
+export function keyRoutes(app: Api, { identity, endpoints: registry, config }: AppDeps): void {
   app.post(
     "/v1/keys",
     {
@@ -178,15 +179,22 @@ export function keyRoutes(app: Api, { identity, endpoints: registry }: AppDeps):
             keyId: Type.String(),
             scopes: Type.Array(Type.String()),
             expiresAt: Time,
+            csrf: Type.Optional(
+              Type.String({
+                description: `For a browser's page: what requests that change something send as ${CSRF_HEADER}`,
+              }),
+            ),
           }),
           ...problems,
         },
       },
     },
     (request) => {
-      const { ownerName, ownerId, isAdmin, keyId, scopes, expiresAtMs } = principalOf(request);
+      const { ownerName, ownerId, isAdmin, keyId, scopes, expiresAtMs, via } = principalOf(request);
       const expiresAt = new Date(expiresAtMs).toISOString();
-      return { owner: ownerName, ownerId, admin: isAdmin, keyId, scopes: [...scopes], expiresAt };
+      const me = { owner: ownerName, ownerId, admin: isAdmin, keyId, scopes: [...scopes], expiresAt };
+      const cookie = via === "session" ? sessionCookie(request.headers, config.publicUrl) : undefined;
+      return cookie === undefined ? me : { ...me, csrf: csrfToken(cookie) };
     },
   );
 }

@@ -5,11 +5,12 @@
  *      The code is kept as its SHA-256 and is used up by the same statement that stores the key.
  *   2. To connect, the agent signs a one-time nonce together with the host it believes it speaks to, so that a
  *      signature made for one service is worth nothing at another.
+ *   3. A new key is handed in with the signatures of both, the old and the new one, over a one-time nonce.
  */
 import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
 import type { PrismaClient } from "../generated/prisma/client.js";
-import type { Identity } from "../identity/identity.js";
+import { type Identity, keyPrint } from "../identity/identity.js";
 import { fromBuffer, toBuffer } from "../support/bytes.js";
 import type { EndpointRecord } from "./registry.js";
 
@@ -118,11 +119,7 @@ export class Enrolment {
     proof: { readonly nonce: string; readonly signature: Buffer; readonly host: string },
   ): Promise<{ token: string; expiresInMs: number }> {
     const { nonce, signature, host } = proof;
-    // Deleting is using: of two that bring the same nonce, one deletes it.
-    const { count } = await this.#prisma.agentChallenge.deleteMany({
-      where: { nonceHash: fromBuffer(sha256(nonce)), endpointId, expiresAt: { gt: this.#afterNow(0) } },
-    });
-    if (count === 0) throw new FarloomError("CHALLENGE_INVALID");
+    await this.#useNonce(endpointId, nonce);
     const endpoint = await this.#prisma.endpoint.findFirst({
       where: { id: endpointId, deletedAt: null },
       select: { publicKey: true },
@@ -132,8 +129,70 @@ export class Enrolment {
       endpoint?.publicKey != null &&
       verify(null, signed, toKeyObject(toBuffer(endpoint.publicKey)), signature);
     if (!good) throw new FarloomError("SIGNATURE_INVALID");
-    return this.#identity.tokens.sign("agent", endpointId);
+    return this.#identity.tokens.sign("agent", endpointId, {
+      key: keyPrint(toBuffer(endpoint.publicKey!)),
+    });
   }
+
+  /**
+   * The endpoint's key is another from here on (3): what the old one opened ends within 5 s, and it opens nothing more.
+   * @throws FarloomError CHALLENGE_INVALID, SIGNATURE_INVALID, REQUEST_INVALID (not a key)
+   */
+  async rekey(
+    endpointId: string,
+    proof: {
+      readonly nonce: string;
+      readonly publicKey: Buffer;
+      readonly signature: Buffer;
+      readonly newSignature: Buffer;
+      readonly host: string;
+    },
+  ): Promise<{ name: string; owner: string }> {
+    const { nonce, publicKey, signature, newSignature, host } = proof;
+    const newKey = toKeyObject(publicKey);
+    await this.#useNonce(endpointId, nonce);
+    const endpoint = await this.#prisma.endpoint.findFirst({
+      where: { id: endpointId, deletedAt: null, owner: { disabledAt: null } },
+      select: { publicKey: true, name: true, owner: { select: { name: true } } },
+    });
+    const signed = rekeyText(host, endpointId, nonce, publicKey);
+    const good =
+      endpoint?.publicKey != null &&
+      verify(null, signed, toKeyObject(toBuffer(endpoint.publicKey)), signature) &&
+      verify(null, signed, newKey, newSignature);
+    if (!good) throw new FarloomError("SIGNATURE_INVALID");
+    const { count } = await this.#prisma.endpoint.updateMany({
+      where: { id: endpointId, deletedAt: null, publicKey: endpoint.publicKey },
+      data: { publicKey: fromBuffer(publicKey), enrolHash: null, enrolExpiresAt: null },
+    });
+    if (count === 0) throw new FarloomError("SIGNATURE_INVALID");
+    this.#identity.changed();
+    return { name: endpoint.name, owner: endpoint.owner.name };
+  }
+
+  /** Nobody speaks for the endpoint from here on, until somebody enrols with a new code. Its tasks wait. */
+  async revoke(endpoint: EndpointRecord): Promise<void> {
+    await this.#prisma.endpoint.updateMany({
+      where: { id: endpoint.id, deletedAt: null },
+      data: { publicKey: null, enrolHash: null, enrolExpiresAt: null },
+    });
+    this.#identity.changed();
+  }
+
+  /** Deleting is using: of two that bring the same nonce, one deletes it. @throws FarloomError CHALLENGE_INVALID */
+  async #useNonce(endpointId: string, nonce: string): Promise<void> {
+    const { count } = await this.#prisma.agentChallenge.deleteMany({
+      where: { nonceHash: fromBuffer(sha256(nonce)), endpointId, expiresAt: { gt: this.#afterNow(0) } },
+    });
+    if (count === 0) throw new FarloomError("CHALLENGE_INVALID");
+  }
+}
+
+/** What both keys sign when the one follows the other. */
+function rekeyText(host: string, endpointId: string, nonce: string, publicKey: Buffer): Buffer {
+  return Buffer.from(
+    `farloom-rekey-v1\n${host.toLowerCase()}\n${endpointId}\n${nonce}\n${publicKey.toString("base64url")}`,
+  );
 }
 
 function toKeyObject(raw: Buffer): KeyObject {

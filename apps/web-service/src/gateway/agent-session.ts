@@ -78,6 +78,8 @@ type AgentItem = TaskItem & { readonly fn: TaskEntry["fn"] };
 
 export class AgentSession implements AgentLease {
   readonly endpointId: string;
+  /** The endpoint and its agent's key: what the connection was opened with. */
+  readonly keyId: string;
   readonly #endpointKey: IdKey;
   readonly #ownerId: string;
   readonly #ownerKey: IdKey;
@@ -102,8 +104,13 @@ export class AgentSession implements AgentLease {
   /** Twice what an honest agent sends: nobody fills the store faster. */
   readonly #outputBudget = new ByteBudget(2 * limits.OUTPUT_BYTES_PER_S);
 
-  constructor(upgraded: Upgraded, who: { endpointId: string; ownerId: string }, deps: AgentSessionDeps) {
+  constructor(
+    upgraded: Upgraded,
+    who: { endpointId: string; ownerId: string; keyPrint: string },
+    deps: AgentSessionDeps,
+  ) {
     this.endpointId = who.endpointId;
+    this.keyId = `${who.endpointId} ${who.keyPrint}`;
     this.#endpointKey = uuidToKey(who.endpointId)!;
     this.#ownerId = who.ownerId;
     this.#ownerKey = uuidToKey(who.ownerId)!;
@@ -185,6 +192,11 @@ export class AgentSession implements AgentLease {
 
   replaced(): void {
     this.#socket.end("LINK_REPLACED");
+  }
+
+  /** Its key is the endpoint's no longer. */
+  revoked(): void {
+    this.#socket.end("CREDENTIAL_REVOKED");
   }
 
   deleted(): void {

@@ -7,6 +7,7 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import { authorise, requireWide } from "../identity/authorise.js";
 import type { Identity } from "../identity/identity.js";
 import type { AgentPrincipal, ObjectGrant, Principal, Scope } from "../identity/principal.js";
+import { authorizationOf, CSRF_HEADER, placeOf, requireOwnPage, sessionCookie } from "./browser.js";
 import { FailedAuthLimiter } from "./failed-auth-limiter.js";
 
 export type Policy =
@@ -47,8 +48,15 @@ declare module "fastify" {
 /** The page of @fastify/swagger-ui registers its own routes; they show nothing but the public API description. */
 const DOCS_PREFIX = "/docs";
 
+/** What asks for nothing to be changed, whoever made the browser ask. */
+const SAFE_METHODS = new Set(["GET", "HEAD", "OPTIONS"]);
+
 /** Registers the start-up check and the hook. Call before any route is registered. */
-export function enforcePolicies(app: FastifyInstance, identity: Identity, failedAuthPerMinute: number): void {
+export function enforcePolicies(
+  app: FastifyInstance,
+  identity: Identity,
+  { failedAuthPerMinute, publicUrl }: { failedAuthPerMinute: number; publicUrl: string | undefined },
+): void {
   const limiter = new FailedAuthLimiter(failedAuthPerMinute);
   app.decorateRequest("principal", null);
   app.decorateRequest("agent", null);
@@ -67,7 +75,8 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
     // Without a route there is nothing to protect; the answer is 404 for everybody.
     const policy = request.is404 ? undefined : request.routeOptions.config.policy;
     if (policy === undefined || "public" in policy) return;
-    const { authorization } = request.headers;
+    const { headers } = request;
+    const authorization = authorizationOf(headers, publicUrl);
     if (limiter.isBlocked(request.ip) && !identity.wasTrusted(authorization)) {
       throw new FarloomError("RATE_LIMITED", { seconds: 60 }, { retryAfterMs: 60_000 });
     }
@@ -84,6 +93,12 @@ export function enforcePolicies(app: FastifyInstance, identity: Identity, failed
     } catch (error) {
       if (error instanceof FarloomError && error.status === 401) limiter.failed(request.ip);
       throw error;
+    }
+    if (request.principal.via === "session" && !SAFE_METHODS.has(request.method)) {
+      requireOwnPage(placeOf(publicUrl, headers.host), headers, {
+        cookie: sessionCookie(headers, publicUrl),
+        token: headers[CSRF_HEADER],
+      });
     }
     if (!("narrow" in policy)) {
       requireWide(request.principal, `${request.method} ${request.routeOptions.url}`);

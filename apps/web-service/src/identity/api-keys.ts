@@ -35,7 +35,7 @@ export interface ApiKeyInfo {
 /** A key's row with what a principal needs of its owner. */
 export interface KeyRow extends ApiKeyInfo {
   readonly ownerId: string;
-  readonly owner: { readonly name: string; readonly isAdmin: boolean };
+  readonly owner: { readonly name: string; readonly isAdmin: boolean; readonly disabledAt: Date | null };
 }
 
 const INFO = {
@@ -52,7 +52,7 @@ const ROW = {
   ...INFO,
   ownerId: true,
   secretHash: true,
-  owner: { select: { name: true, isAdmin: true } },
+  owner: { select: { name: true, isAdmin: true, disabledAt: true } },
 } as const;
 
 export class ApiKeys {
@@ -112,7 +112,7 @@ export class ApiKeys {
   async ended(ids: readonly string[]): Promise<Set<string>> {
     const live = await this.#prisma.apiKey.findMany({
       where: { id: { in: [...ids] }, revokedAt: null },
-      select: { id: true, expiresAt: true, revokedAt: true },
+      select: { id: true, expiresAt: true, revokedAt: true, owner: { select: { disabledAt: true } } },
     });
     const good = new Set(live.filter((row) => isLive(row, this.#clock)).map((row) => row.id));
     return new Set(ids.filter((id) => !good.has(id)));
@@ -152,6 +152,9 @@ function hashOf(secret: string): Buffer {
   return createHash("sha256").update(secret).digest();
 }
 
-function isLive(row: { expiresAt: Date; revokedAt: Date | null }, clock: Clock): boolean {
-  return row.revokedAt === null && row.expiresAt.getTime() > clock.nowMs();
+function isLive(
+  row: { expiresAt: Date; revokedAt: Date | null; owner: { disabledAt: Date | null } },
+  clock: Clock,
+): boolean {
+  return row.revokedAt === null && row.owner.disabledAt === null && row.expiresAt.getTime() > clock.nowMs();
 }

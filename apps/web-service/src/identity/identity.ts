@@ -1,9 +1,10 @@
 /**
- * From an Authorization header to who is asking.
+ * From an Authorization header (or a browser's cookie, http/browser.ts) to who is asking: the one place that knows every
+ * credential: API keys, access tokens, logins of browsers, tokens of running tasks; and those of agents and for objects.
  *
  *   1. A credential that was good is trusted for TRUST_MS, by the SHA-256 of its whole text, and no longer than
  *      until access has changed anywhere (store/access-epoch.ts); a wrong secret never meets the cache.
- *   2. An access token holds no longer than the API key that it was made from.
+ *   2. An access token holds no longer than the API key or the login that it was made from.
  *   3. Every refusal looks the same, whichever part was wrong.
  */
 import { hash } from "node:crypto";
@@ -12,13 +13,15 @@ import type pg from "pg";
 import type { PrismaClient } from "../generated/prisma/client.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
 import type { Clock } from "../store/database-clock.js";
+import { toBuffer } from "../support/bytes.js";
 import { LruMap } from "../support/lru-map.js";
 import { ApiKeys, type KeyRow } from "./api-keys.js";
+import type { KeyRing } from "./key-ring.js";
+import { LoginSessions, type SessionRow } from "./login-sessions.js";
 import { narrowOf } from "./narrow.js";
 import { NESTED_SCOPES, NestedTokens, nestedGrantOf } from "./nested.js";
-import { grantOf, type ObjectTokenSpec } from "./object-tokens.js";
-import { type AgentPrincipal, isScope, type ObjectGrant, type Principal } from "./principal.js";
-import type { SigningKey } from "./signing-key.js";
+import { type Grantor, grantOf, type ObjectTokenSpec } from "./object-tokens.js";
+import { type AgentPrincipal, isScope, type ObjectGrant, type Principal, personScopes } from "./principal.js";
 import { Tokens } from "./tokens.js";
 
 const TRUST_MS = 4_000;
@@ -34,6 +37,7 @@ interface Trusted<T> {
 
 export class Identity {
   readonly keys: ApiKeys;
+  readonly sessions: LoginSessions;
   readonly tokens: Tokens;
   readonly nested: NestedTokens;
   /** What credentials expire by. */
@@ -47,21 +51,23 @@ export class Identity {
 
   readonly #epoch: AccessEpoch;
 
-  constructor(prisma: PrismaClient, pool: pg.Pool, signingKey: SigningKey, clock: Clock, epoch: AccessEpoch) {
+  constructor(prisma: PrismaClient, pool: pg.Pool, keyRing: KeyRing, clock: Clock, epoch: AccessEpoch) {
     this.#prisma = prisma;
     this.#epoch = epoch;
     epoch.onChange(() => {
       this.#principals.clear();
       this.#agents.clear();
       this.#grants.clear();
+      void keyRing.load();
     });
     this.clock = clock;
     this.keys = new ApiKeys(prisma, clock);
-    this.tokens = new Tokens(signingKey, clock);
+    this.sessions = new LoginSessions(pool);
+    this.tokens = new Tokens(keyRing, clock);
     this.nested = new NestedTokens(pool, this.tokens);
   }
 
-  /** By API key, access token, or the token of a running task. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
+  /** By API key, access token, a browser's cookie, or the token of a running task. @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED */
   async authenticate(authorization: string | undefined): Promise<Principal> {
     const credential = bearer(authorization);
     const id = hash("sha256", credential, "base64");
@@ -83,14 +89,17 @@ export class Identity {
     if (trusted) return trusted;
     const provedAtMs = performance.now();
     const { generation } = this.#epoch;
-    const { subject, expiresAtMs } = await this.tokens.verify("agent", credential);
+    const { subject, claims, expiresAtMs } = await this.tokens.verify("agent", credential);
     if (!isUuid(subject)) throw new FarloomError("UNAUTHENTICATED");
     const row = await this.#prisma.endpoint.findFirst({
-      where: { id: subject, deletedAt: null },
-      select: { id: true, ownerId: true },
+      where: { id: subject, deletedAt: null, publicKey: { not: null } },
+      select: { id: true, ownerId: true, publicKey: true, owner: { select: { disabledAt: true } } },
     });
-    if (!row) throw new FarloomError("UNAUTHENTICATED");
-    const who = { endpointId: row.id, ownerId: row.ownerId };
+    const print = row ? keyPrint(toBuffer(row.publicKey!)) : undefined;
+    // A token that was made for a key that is no longer the endpoint's ends with it. (A replica of the version before names none.)
+    if (!row || row.owner.disabledAt !== null || (claims.key !== undefined && claims.key !== print))
+      throw new FarloomError("UNAUTHENTICATED");
+    const who = { endpointId: row.id, ownerId: row.ownerId, keyPrint: print! };
     if (generation === this.#epoch.generation) this.#agents.set(id, { who, provedAtMs, expiresAtMs });
     return who;
   }
@@ -104,7 +113,7 @@ export class Identity {
     const provedAtMs = performance.now();
     const { generation } = this.#epoch;
     const { subject, claims, expiresAtMs } = await this.tokens.verify("object", credential);
-    const row = typeof claims.key === "string" ? await this.keys.find(claims.key) : undefined;
+    const row = typeof claims.key === "string" ? await this.#grantor(claims.key) : undefined;
     const who = row?.ownerId === subject ? grantOf(row, claims) : undefined;
     if (who === undefined) throw new FarloomError("UNAUTHENTICATED");
     if (generation === this.#epoch.generation) this.#grants.set(id, { who, provedAtMs, expiresAtMs });
@@ -114,7 +123,7 @@ export class Identity {
   /** Whether the header holds an object token, unverified. */
   isObjectToken(authorization: string | undefined): boolean {
     const match = authorization === undefined ? null : BEARER.exec(authorization);
-    if (match === null || match[1]!.startsWith("fl_")) return false;
+    if (match === null || isOpaque(match[1]!)) return false;
     return Tokens.claimedKind(match[1]!) === "object";
   }
 
@@ -131,7 +140,7 @@ export class Identity {
   /** Whether the header holds an agent's session token, unverified. */
   isAgentToken(authorization: string | undefined): boolean {
     const match = authorization === undefined ? null : BEARER.exec(authorization);
-    if (match === null || match[1]!.startsWith("fl_")) return false;
+    if (match === null || isOpaque(match[1]!)) return false;
     // An agent sends the same token with every file; reading a token's header costs ten times a look-up.
     if (this.#agents.peek(hash("sha256", match[1]!, "base64")) !== undefined) return true;
     return Tokens.claimedKind(match[1]!) === "agent";
@@ -151,9 +160,55 @@ export class Identity {
     this.#epoch.changed();
   }
 
-  /** An access token with the principal's own scopes, at most as long as its key holds (2). */
-  async issueAccessToken(principal: Principal): Promise<{ token: string; expiresInMs: number }> {
-    return this.tokens.sign("access", principal.ownerId, { key: principal.keyId });
+  /** An access token with the scopes of a key or a login, at most as long as that holds (2). */
+  async issueAccessToken(of: {
+    ownerId: string;
+    keyId: string;
+  }): Promise<{ token: string; expiresInMs: number }> {
+    return this.tokens.sign("access", of.ownerId, { key: of.keyId });
+  }
+
+  /** Ends a login, heard like the end of a key. @throws FarloomError SESSION_NOT_FOUND */
+  async revokeSession(ownerId: string, id: string): Promise<void> {
+    if (!(await this.sessions.revoke(ownerId, id)))
+      throw new FarloomError("SESSION_NOT_FOUND", { id: id.slice(0, 40) });
+    this.#epoch.changed();
+  }
+
+  /** Something about access has changed in the database: heard here at once, elsewhere within 5 s. */
+  changed(): void {
+    this.#epoch.changed();
+  }
+
+  /** Those of the keys and logins that hold no more. */
+  async ended(ids: readonly string[]): Promise<Set<string>> {
+    const sessions = ids.filter(isSessionId);
+    const keys = ids.filter((id) => !isSessionId(id));
+    const [a, b] = await Promise.all([
+      keys.length === 0 ? [] : this.keys.ended(keys),
+      sessions.length === 0 ? [] : this.sessions.ended(sessions),
+    ]);
+    return new Set([...a, ...b]);
+  }
+
+  /** Of `endpoint keyPrint`, those whose key is the endpoint's no longer. */
+  async endedAgents(ids: readonly string[]): Promise<Set<string>> {
+    const rows = await this.#prisma.endpoint.findMany({
+      where: {
+        id: { in: ids.map((id) => id.split(" ", 1)[0]!) },
+        deletedAt: null,
+        owner: { disabledAt: null },
+      },
+      select: { id: true, publicKey: true },
+    });
+    const good = new Set(
+      rows.flatMap(({ id, publicKey }) => (publicKey ? [`${id} ${keyPrint(toBuffer(publicKey))}`] : [])),
+    );
+    return new Set(ids.filter((id) => !good.has(id)));
+  }
+
+  async #grantor(id: string): Promise<Grantor | undefined> {
+    return isSessionId(id) ? this.sessions.find(id) : this.keys.find(id);
   }
 
   async #prove(id: string, credential: string): Promise<Principal> {
@@ -161,9 +216,11 @@ export class Identity {
     const { generation } = this.#epoch;
     const who = credential.startsWith("fl_")
       ? await this.#byKey(credential)
-      : Tokens.claimedKind(credential) === "nested"
-        ? await this.#byTask(credential)
-        : await this.#byToken(credential);
+      : credential.startsWith("fls_")
+        ? await this.#byCookie(credential)
+        : Tokens.claimedKind(credential) === "nested"
+          ? await this.#byTask(credential)
+          : await this.#byToken(credential);
     // What changed while it was read is read again the next time.
     if (generation === this.#epoch.generation)
       this.#principals.set(id, { who, provedAtMs, expiresAtMs: who.expiresAtMs });
@@ -176,9 +233,20 @@ export class Identity {
     return toPrincipal(row, "key", row.expiresAt.getTime());
   }
 
+  async #byCookie(credential: string): Promise<Principal> {
+    const session = await this.sessions.verifyCookie(credential);
+    if (!session) throw new FarloomError("UNAUTHENTICATED");
+    return sessionPrincipal(session, "session", session.expiresAtMs);
+  }
+
   async #byToken(credential: string): Promise<Principal> {
     const token = await this.tokens.verify("access", credential);
     const keyId = token.claims.key;
+    if (typeof keyId === "string" && isSessionId(keyId)) {
+      const session = await this.sessions.find(keyId);
+      if (session?.ownerId !== token.subject) throw new FarloomError("UNAUTHENTICATED");
+      return sessionPrincipal(session, "token", Math.min(token.expiresAtMs, session.expiresAtMs));
+    }
     const row = typeof keyId === "string" ? await this.keys.find(keyId) : undefined;
     if (row?.ownerId !== token.subject) throw new FarloomError("UNAUTHENTICATED");
     return toPrincipal(row, "token", Math.min(token.expiresAtMs, row.expiresAt.getTime()));
@@ -189,7 +257,10 @@ export class Identity {
     const { subject, claims, expiresAtMs } = await this.tokens.verify("nested", credential);
     const nested = nestedGrantOf(claims);
     const owner = isUuid(subject)
-      ? await this.#prisma.owner.findUnique({ where: { id: subject }, select: { name: true } })
+      ? await this.#prisma.owner.findUnique({
+          where: { id: subject, disabledAt: null },
+          select: { name: true },
+        })
       : undefined;
     if (!owner || nested === undefined) throw new FarloomError("UNAUTHENTICATED");
     return {
@@ -204,6 +275,35 @@ export class Identity {
       nested,
     };
   }
+}
+
+/** Keys and cookies are no signed tokens. */
+function isOpaque(credential: string): boolean {
+  return credential.startsWith("fl_") || credential.startsWith("fls_");
+}
+
+/** What an agent's token says of the key that its challenge was signed with. */
+export function keyPrint(publicKey: Buffer): string {
+  return hash("sha256", publicKey, "base64url");
+}
+
+/** Ids of logins are told from those of API keys by how they begin. */
+function isSessionId(id: string): boolean {
+  return id.startsWith("ses-");
+}
+
+function sessionPrincipal(session: SessionRow, via: "session" | "token", expiresAtMs: number): Principal {
+  const allowed = new Set(personScopes(session.isAdmin));
+  return {
+    ownerId: session.ownerId,
+    ownerKey: uuidToKey(session.ownerId)!,
+    ownerName: session.ownerName,
+    scopes: new Set(session.scopes.filter(isScope).filter((scope) => allowed.has(scope))),
+    isAdmin: session.isAdmin,
+    via,
+    keyId: session.id,
+    expiresAtMs,
+  };
 }
 
 function bearer(authorization: string | undefined): string {

@@ -114,11 +114,12 @@ export class NestedTokens {
     return { token, expiresInMs, endpoint: endpointId, group: grant.groupId };
   }
 
-  /** Refuses where the task is over, or runs under another attempt (2). @throws FarloomError NESTED_ENDED */
+  /** Refuses where the task is over, runs under another attempt (2), or its submitter's account is disabled. @throws FarloomError NESTED_ENDED */
   async requireOpen({ taskId, attempt }: NestedGrant): Promise<void> {
     const { rowCount } = await this.#pool.query({
       name: "nested-open",
-      text: `SELECT 1 FROM task t WHERE t.id = $1 AND t.attempt = $2
+      text: `SELECT 1 FROM task t JOIN owner w ON w.id = t.owner_id AND w.disabled_at IS NULL
+             WHERE t.id = $1 AND t.attempt = $2
              AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id)`,
       values: [taskId, attempt],
     });

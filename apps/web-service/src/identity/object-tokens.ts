@@ -4,7 +4,6 @@
  * whoever holds the token nothing. It never allows more than the API key behind it does at that moment.
  */
 import type { JWTPayload } from "jose";
-import type { KeyRow } from "./api-keys.js";
 import { OBJECT_METHODS, type ObjectGrant, type ObjectMethod, scopeOfObjectMethod } from "./principal.js";
 
 /** The claims of an object token. */
@@ -16,8 +15,15 @@ export interface ObjectTokenSpec extends JWTPayload {
   readonly methods: readonly ObjectMethod[];
 }
 
+/** The API key or the login that a token was made from. */
+export interface Grantor {
+  readonly id: string;
+  readonly ownerId: string;
+  readonly scopes: readonly string[];
+}
+
 /** The grant in verified claims; undefined where they are none. Methods whose scope the key lacks are left out. */
-export function grantOf(row: KeyRow, claims: JWTPayload): ObjectGrant | undefined {
+export function grantOf(row: Grantor, claims: JWTPayload): ObjectGrant | undefined {
   const { bucket, prefix, exact, methods } = claims as Partial<ObjectTokenSpec>;
   if (typeof bucket !== "string" || typeof prefix !== "string" || typeof exact !== "boolean")
     return undefined;

@@ -22,6 +22,11 @@ export const SCOPES = [
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 
+/** What somebody who logs in may do: all that is theirs; what is the whole service's is for administrators. */
+export function personScopes(isAdmin: boolean): Scope[] {
+  return SCOPES.filter((scope) => isAdmin || scope !== "metrics:read");
+}
+
 export interface Principal {
   /** The owner's UUID; everything that this principal makes or sees belongs to it. */
   readonly ownerId: string;
@@ -29,8 +34,8 @@ export interface Principal {
   readonly ownerName: string;
   readonly scopes: ReadonlySet<Scope>;
   readonly isAdmin: boolean;
-  readonly via: "key" | "token" | "task";
-  /** Public id of the API key; of the one that a token was made from. */
+  readonly via: "key" | "token" | "task" | "session";
+  /** Public id of the API key or the login; of the one that a token was made from. */
   readonly keyId: string;
   /** When the credential ends, on this machine's wall clock. */
   readonly expiresAtMs: number;
@@ -54,6 +59,8 @@ export interface NestedGrant {
 export interface AgentPrincipal {
   readonly endpointId: string;
   readonly ownerId: string;
+  /** Of the public key that its token was made for (keyPrint). */
+  readonly keyPrint: string;
 }
 
 /** What one can do with objects; the first three need `objects:read`, the others `objects:write`. */

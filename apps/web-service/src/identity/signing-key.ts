@@ -1,6 +1,6 @@
 /**
- * The Ed25519 key that signs tokens: a PKCS #8 PEM file, mode 0600, made at the first start. Replicas share one
- * through FARLOOM_SIGNING_KEY_FILE.
+ * The Ed25519 key that signs tokens until there are others (key-ring.ts), and under which those are sealed: a PKCS #8 PEM
+ * file, mode 0600, made at the first start. Replicas share one through FARLOOM_SIGNING_KEY_FILE.
  */
 import {
   createPrivateKey,

@@ -6,7 +6,7 @@
 import { FarloomError } from "@farloom/protocol";
 import { decodeProtectedHeader, errors, type JWTPayload, jwtVerify, SignJWT } from "jose";
 import type { Clock } from "../store/database-clock.js";
-import type { SigningKey } from "./signing-key.js";
+import type { KeyRing } from "./key-ring.js";
 
 const ISSUER = "farloom";
 const KINDS = {
@@ -29,11 +29,11 @@ export interface VerifiedToken {
 }
 
 export class Tokens {
-  readonly #key: SigningKey;
+  readonly #keys: KeyRing;
   readonly #clock: Clock;
 
-  constructor(key: SigningKey, clock: Clock) {
-    this.#key = key;
+  constructor(keys: KeyRing, clock: Clock) {
+    this.#keys = keys;
     this.#clock = clock;
   }
 
@@ -47,14 +47,15 @@ export class Tokens {
     const { typ, audience, maxAgeMs } = KINDS[kind];
     const lifeS = Math.floor(Math.min(lifeMs, maxAgeMs) / 1000);
     const nowS = Math.floor(this.#clock.nowMs() / 1000);
+    const { kid, privateKey } = this.#keys.signing;
     const token = await new SignJWT(claims)
-      .setProtectedHeader({ alg: "EdDSA", typ, kid: this.#key.kid })
+      .setProtectedHeader({ alg: "EdDSA", typ, kid })
       .setIssuer(ISSUER)
       .setAudience(audience)
       .setSubject(subject)
       .setIssuedAt(nowS)
       .setExpirationTime(nowS + lifeS)
-      .sign(this.#key.privateKey);
+      .sign(privateKey);
     return { token, expiresInMs: lifeS * 1000 };
   }
 
@@ -66,7 +67,12 @@ export class Tokens {
     const { typ, audience, maxAgeMs } = KINDS[kind];
     if (token.length > MAX_TOKEN_CHARS) throw new FarloomError("UNAUTHENTICATED");
     try {
-      const { payload, protectedHeader } = await jwtVerify(token, this.#key.publicKey, {
+      const find = ({ kid }: { kid?: string }) => {
+        const key = this.#keys.find(kid);
+        if (key === undefined) throw new FarloomError("UNAUTHENTICATED");
+        return key;
+      };
+      const { payload } = await jwtVerify(token, find, {
         algorithms: ["EdDSA"],
         issuer: ISSUER,
         audience,
@@ -77,7 +83,6 @@ export class Tokens {
         // Two replicas know the database's clock to within some milliseconds, and a token's times are whole seconds.
         clockTolerance: CLOCK_TOLERANCE_S,
       });
-      if (protectedHeader.kid !== this.#key.kid) throw new FarloomError("UNAUTHENTICATED");
       return { subject: payload.sub!, claims: payload, expiresAtMs: payload.exp! * 1000 };
     } catch (error) {
       if (error instanceof errors.JWTExpired) throw new FarloomError("TOKEN_EXPIRED", {}, { cause: error });

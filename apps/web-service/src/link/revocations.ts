@@ -1,23 +1,23 @@
 /**
- * Open connections end with the API key that they were opened with. Whenever access has changed anywhere, the keys of
- * all that are open here are looked up, in one query; a hint makes that quick, and the look at the epoch sure.
+ * Open connections end with the API key, the login or the agent's key that they were opened with. Whenever access has changed
+ * anywhere, those of all that are open here are looked up, in one query; a hint makes that quick, and the look at the epoch
+ * sure.
  */
 import type { Logger } from "pino";
-import type { ApiKeys } from "../identity/api-keys.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
 
 /** Before the keys are looked up again that PostgreSQL did not tell of. */
 const AGAIN_MS = 500;
 
-/** A connection that was opened with an API key, or with a token made from one. */
+/** A connection that was opened with a credential of this id, or with a token made from it. */
 export interface KeyedSession {
   readonly keyId: string;
-  /** Its key holds no more: it says so, and ends. */
+  /** It holds no more: the connection says so, and ends. */
   revoked(): void;
 }
 
 export class Revocations {
-  readonly #keys: ApiKeys;
+  readonly #ended: (ids: readonly string[]) => Promise<ReadonlySet<string>>;
   readonly #epoch: AccessEpoch;
   readonly #log: Logger;
   readonly #sessions = new Set<KeyedSession>();
@@ -25,8 +25,12 @@ export class Revocations {
   #lookAgain = false;
   #closed = false;
 
-  constructor(keys: ApiKeys, epoch: AccessEpoch, log: Logger) {
-    this.#keys = keys;
+  constructor(
+    ended: (ids: readonly string[]) => Promise<ReadonlySet<string>>,
+    epoch: AccessEpoch,
+    log: Logger,
+  ) {
+    this.#ended = ended;
     this.#epoch = epoch;
     this.#log = log;
     epoch.onChange(() => this.#look());
@@ -61,7 +65,7 @@ export class Revocations {
       const ids = new Set([...this.#sessions].map((session) => session.keyId));
       if (ids.size === 0) continue;
       try {
-        const ended = await this.#keys.ended([...ids]);
+        const ended = await this.#ended([...ids]);
         if (ended.size === 0) continue;
         for (const session of [...this.#sessions]) if (ended.has(session.keyId)) session.revoked();
       } catch (err) {

@@ -136,24 +136,28 @@ async function service(farloom: Farloom): Promise<Check[]> {
 }
 
 async function key(farloom: Farloom): Promise<Check> {
+  const isLogin = farloom.options.login !== undefined;
+  const name = isLogin ? "login" : "API key";
   try {
     const me = await farloom.rest.json<{ owner: string; expiresAt: string; scopes: string[] }>({
       path: "/v1/me",
     });
     const leftMs = Date.parse(me.expiresAt) - Date.now();
-    const soon = leftMs < KEY_ENDS_SOON_MS;
+    // A login's token is replaced by itself.
+    const soon = !isLogin && leftMs < KEY_ENDS_SOON_MS;
+    const until = isLogin ? "" : `, until ${me.expiresAt.slice(0, 10)}`;
     return {
-      name: "API key",
+      name,
       state: soon ? "warning" : "ok",
-      detail: `${me.owner}, until ${me.expiresAt.slice(0, 10)}, ${me.scopes.length} scopes`,
+      detail: `${me.owner}${until}, ${me.scopes.length} scopes`,
       ...(soon && { cure: "farloom keys create, then farloom login" }),
     };
   } catch (error) {
     return {
-      name: "API key",
+      name,
       state: "failed",
       detail: (error as Error).message,
-      cure: "farloom login with a key that is valid here",
+      cure: isLogin ? "farloom login" : "farloom login, or a key that is valid here",
     };
   }
 }

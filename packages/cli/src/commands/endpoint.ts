@@ -4,6 +4,7 @@ import { type Command, Option } from "commander";
 import { type Context, take, withClient } from "../context.js";
 import type { Output } from "../output.js";
 import { ago, wholeNumber } from "../values.js";
+import { addEndpointKeys } from "./endpoint-keys.js";
 import { addLocal } from "./endpoint-local.js";
 import { addEndpointTrust } from "./endpoint-trust.js";
 import { pageOf } from "./functions.js";
@@ -17,6 +18,7 @@ export function addEndpoint(program: Command, context: Context): void {
   addSharing(endpoint, context);
   addLocal(endpoint, context);
   addEndpointTrust(endpoint, context);
+  addEndpointKeys(endpoint, context);
 }
 
 function addRemote(endpoint: Command, { output }: Context): void {

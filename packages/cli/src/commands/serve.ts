@@ -72,6 +72,13 @@ async function serve(flags: ServeFlags, output: Output): Promise<number> {
             output.style("bold", `farloom login --url ${ready.url} --key - < ${ready.apiKeyFile}`),
           `Then make an endpoint:       ${output.style("bold", "farloom endpoint create NAME")}`,
           "and run what that prints on the machine that shall be the endpoint.",
+          ...(service.firstAdminToken === undefined
+            ? []
+            : [
+                "",
+                `To log in by browser, make the first account at ${ready.url}/setup`,
+                `with this one-time token:    ${service.firstAdminToken}`,
+              ]),
           "",
         ].join("\n"),
       );

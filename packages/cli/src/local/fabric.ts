@@ -26,6 +26,8 @@ export interface FabricOptions {
 export interface RunningService {
   readonly url: string;
   readonly apiKey: string;
+  /** With which the first administrator makes an account in a browser; undefined where there is somebody. */
+  readonly firstAdminToken: string | undefined;
   readonly part: Part;
 }
 
@@ -50,8 +52,12 @@ export function claim(state: LocalState): { release(): void; tell(url: string): 
 export async function startService(options: FabricOptions): Promise<RunningService> {
   const { state, host } = options;
   const port = await choosePort(options);
+  let firstAdminToken: string | undefined;
   const part = new Part({
     name: "the service",
+    onReady: (message) => {
+      firstAdminToken = message.firstAdminToken;
+    },
     app: "web-service",
     args: [],
     env: {
@@ -71,7 +77,7 @@ export async function startService(options: FabricOptions): Promise<RunningServi
     throw new CliError((error as Error).message, INTERNAL, `its log: ${join(state.logs, "service.log")}`);
   }
   saveSettings(state, { ...readSettings(state), port: Number(new URL(url).port) });
-  return { url, apiKey: readFileSync(state.apiKeyFile, "utf8").trim(), part };
+  return { url, apiKey: readFileSync(state.apiKeyFile, "utf8").trim(), firstAdminToken, part };
 }
 
 export interface RunningAgent {

@@ -18,6 +18,8 @@ export interface PartOptions {
   readonly env: NodeJS.ProcessEnv;
   readonly logFile: string;
   readonly onProblem: (problem: Problem) => void;
+  /** What else it says over IPC when it is ready. */
+  readonly onReady?: (message: { readonly firstAdminToken?: string }) => void;
   /** It died and is started again. */
   readonly onRestart: (how: string) => void;
   /** It died and stays dead: with this configuration it will not run. */
@@ -90,8 +92,10 @@ export class Part {
     this.#child = child;
     followLog(child.stdout!, logFile, onProblem);
     followLog(child.stderr!, logFile, onProblem);
-    child.on("message", (message: { ready?: string }) => {
-      if (message.ready) this.#ready(message.ready);
+    child.on("message", (message: { ready?: string; firstAdminToken?: string }) => {
+      if (!message.ready) return;
+      this.#options.onReady?.(message);
+      this.#ready(message.ready);
     });
     child.once("error", (error) => this.#died(error.message, undefined));
     child.once("exit", (code, signal) =>

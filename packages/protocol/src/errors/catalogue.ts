@@ -85,7 +85,7 @@ export const ERRORS = {
   CREDENTIAL_REVOKED: entry(
     401,
     false,
-    "The API key behind this connection has been revoked, or has expired. Connect with another: farloom keys create.",
+    "The credential behind this connection has been revoked, or has expired. Log in again (farloom login), or connect with another key (farloom keys create).",
   ),
   NESTED_NOT_ASKED: entry(
     403,
@@ -101,6 +101,58 @@ export const ERRORS = {
     403,
     false,
     "The task {id} has ended, or another attempt of it runs now: its token ended with it.",
+  ),
+  LOGIN_REFUSED: entry(401, false, "The name or the password is not right."),
+  LOGIN_NOT_ALLOWED: entry(403, false, "This service does not let you in: {detail}. Ask whoever runs it."),
+  LOGIN_FAILED: entry(
+    502,
+    true,
+    "The identity provider {provider} did not complete the login: {detail}. Begin it again.",
+  ),
+  LOGIN_INSECURE: entry(403, false, "People log in over https, or on this machine itself: {detail}."),
+  ORIGIN_REFUSED: entry(
+    403,
+    false,
+    "The request did not come from a page of this service ({detail}). Open the page again and repeat it there.",
+  ),
+  PASSWORD_WEAK: entry(
+    400,
+    false,
+    "A password has from {min} to {max} characters, and is not the account's name.",
+  ),
+  ACCOUNT_LINK_INVALID: entry(
+    401,
+    false,
+    "The one-time token is unknown, used or expired. Ask an administrator for another: farloom accounts invite NAME.",
+  ),
+  ACCOUNT_EXISTS: entry(409, false, "There is an account named {name} already. Choose another name."),
+  SESSION_NOT_FOUND: entry(404, false, "There is no login {id} of yours."),
+  AUTHORIZATION_PENDING: entry(
+    400,
+    false,
+    "Nobody has approved this login yet. Ask again after the interval.",
+  ),
+  SLOW_DOWN: entry(400, false, "You ask too often. Wait {seconds} s between two questions from now on."),
+  DEVICE_CODE_EXPIRED: entry(
+    400,
+    false,
+    "The login was not approved within ten minutes, or is over. Begin it again: farloom login.",
+  ),
+  LOGIN_DENIED: entry(400, false, "The login was denied in the browser."),
+  USER_CODE_UNKNOWN: entry(
+    404,
+    false,
+    "No program waits with this code. Codes hold for ten minutes: compare it with what the program shows, or begin again there.",
+  ),
+  REFRESH_INVALID: entry(
+    400,
+    false,
+    "The login has ended: logged out, revoked, unused for too long, or its refresh token was used twice. Log in again: farloom login.",
+  ),
+  GRANT_UNSUPPORTED: entry(
+    400,
+    false,
+    "The grant type {type} is not one of those that GET /.well-known/oauth-authorization-server lists.",
   ),
   ADMIN_ONLY: entry(403, false, "Only an administrator may {action}."),
   ACCESS_DENIED: entry(403, false, "You may see {what}, but you may not {action}. Ask its owner for access."),

@@ -27,6 +27,7 @@ import {
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import { mayRetry, remoteError } from "../errors.js";
+import type { Credential } from "../login.js";
 import type { Task } from "../task.js";
 import { Backoff, backoffMs } from "./backoff.js";
 import { Connection, type ConnectionOptions, type Ended, type LinkFrame } from "./connection.js";
@@ -34,6 +35,8 @@ import type { KeepAlive } from "./keep-alive.js";
 import { type Cut, type Lane, Lanes } from "./lanes.js";
 
 export interface LinkOptions extends ConnectionOptions {
+  /** Instead of the API key. */
+  readonly login?: Credential | undefined;
   readonly connectForMs: number;
   readonly reconnectForMs: number;
 }
@@ -56,6 +59,8 @@ export class ClientLink {
   #everWelcomed = false;
   #failingSinceMs: number | undefined;
   #retryTimer: NodeJS.Timeout | undefined;
+  /** A token of the login is being fetched. */
+  #fetching = false;
   #closed = false;
 
   // Of the session:
@@ -149,12 +154,35 @@ export class ClientLink {
 
   #dial(): void {
     if (this.#connection !== undefined || this.#retryTimer !== undefined || this.#closed) return;
-    const connection = new Connection(this.#options, {
-      welcome: () => this.#opened(),
-      frame: (frame) => this.#frame(frame),
-      writable: () => this.#scheduleFlush(),
-      ended: (how) => this.#ended(how),
-    });
+    const { login, apiKey } = this.#options;
+    const token = login === undefined ? apiKey : login.current;
+    if (token !== undefined) this.#connect(token);
+    else if (!this.#fetching) void this.#fetchToken(login!);
+  }
+
+  async #fetchToken(login: Credential): Promise<void> {
+    this.#fetching = true;
+    const fetched = await login.get().then(
+      (token) => ({ token }),
+      (error: FarloomError) => ({ error }),
+    );
+    this.#fetching = false;
+    if (this.#closed) return;
+    if ("token" in fetched) this.#connect(fetched.token);
+    else if (!mayRetry(fetched.error)) this.#failAll(fetched.error);
+    else this.#retry(fetched.error, fetched.error.retryAfterMs);
+  }
+
+  #connect(apiKey: string): void {
+    const connection = new Connection(
+      { ...this.#options, apiKey },
+      {
+        welcome: () => this.#opened(),
+        frame: (frame) => this.#frame(frame),
+        writable: () => this.#scheduleFlush(),
+        ended: (how) => this.#ended(how),
+      },
+    );
     this.#connection = connection;
     this.#keepAlive.attach(connection);
   }
@@ -189,6 +217,7 @@ export class ClientLink {
 
   #ended(how: Ended): void {
     const connection = this.#connection!;
+    if (how.error.code === "TOKEN_EXPIRED") this.#options.login?.expired();
     const gotSomewhere = this.#released > 0 || this.#received > 0;
     this.#backoff.ended(connection.uptimeMs, gotSomewhere);
     if (gotSomewhere) this.#accidents = 0;
@@ -201,6 +230,11 @@ export class ClientLink {
       this.#failAll(how.error);
       return;
     }
+    this.#retry(how.error, how.kind === "retryable" ? how.retryAfterMs : undefined);
+  }
+
+  /** Dials again after a while, or gives up on everything where it has been tried for too long. */
+  #retry(error: FarloomError, retryAfterMs: number | undefined): void {
     if (this.#open.size === 0) {
       // Nobody waits for anything: the next submission dials.
       this.#failingSinceMs = undefined;
@@ -211,10 +245,9 @@ export class ClientLink {
     const limitMs = this.#everWelcomed ? this.#options.reconnectForMs : this.#options.connectForMs;
     if (nowMs - this.#failingSinceMs > limitMs) {
       this.#failingSinceMs = undefined;
-      this.#failAll(how.error);
+      this.#failAll(error);
       return;
     }
-    const retryAfterMs = how.kind === "retryable" ? how.retryAfterMs : undefined;
     const timer = setTimeout(
       () => {
         this.#keepAlive.detach(timer);

@@ -192,6 +192,8 @@ class Link:
         """A session is over: gives up, or waits before the next one."""
         if self._closed is not None:
             return
+        if ended.error.code == "TOKEN_EXPIRED":
+            self._config.expired()
         if ended.is_fatal:
             self.fail_all(ended.error)
             return
