@@ -20,9 +20,9 @@ const MAX_ENDPOINT_BYTES = 2 * limits.OUTPUT_BYTES_PER_S;
 const BATCH_PIECES = 512;
 const BATCH_BYTES = 1024 * 1024;
 const MAX_STREAMS = 20_000;
-/** Rows of a few bytes each become one after so many, or so many bytes. */
+/** A row: so many small ones, one behind the other, become one, and none grows much above this. */
 const MERGE_ROWS = 32;
-const MERGE_BYTES = 32 * 1024;
+const ROW_BYTES = 64 * 1024;
 /** A long stream loses its middle in steps of this. */
 const TRIM_STEP_BYTES = 64 * 1024;
 
@@ -38,12 +38,20 @@ interface Waiting {
   readonly piece: OutputPiece;
 }
 
-/** What is stored of one stream, and of that the last run of rows without a gap. */
+/** What is stored of one stream, and its last rows that lie one behind the other and have room in one. */
 interface Stream {
   end: number;
   runFrom: number;
   runRows: number;
   trimmedAt: number;
+}
+
+/** A row to be. */
+interface Row {
+  readonly piece: OutputPiece;
+  readonly at: number;
+  readonly parts: Buffer[];
+  bytes: number;
 }
 
 export class OutputWriter {
@@ -110,26 +118,37 @@ export class OutputWriter {
   async #store(batch: readonly OutputPiece[]): Promise<void> {
     const { pool, onWritten } = this.#deps;
     await this.#lookUp(batch);
-    const fresh: OutputPiece[] = [];
-    const touched = new Map<Stream, OutputPiece>();
+    const rows: Row[] = [];
+    const last = new Map<Stream, Row>();
     for (const piece of batch) {
       const stream = this.#streams.get(nameOf(piece))!;
       const known = Math.max(0, stream.end - piece.at); // O1
       if (known >= piece.data.length) continue;
       const at = piece.at + known;
-      if (at !== stream.end) {
-        stream.runFrom = at;
-        stream.runRows = 0;
+      const data = piece.data.subarray(known);
+      const row = last.get(stream);
+      if (row !== undefined && at === stream.end && row.bytes + data.length <= ROW_BYTES) {
+        row.parts.push(data);
+        row.bytes += data.length;
+      } else {
+        if (at !== stream.end || at + data.length - stream.runFrom > ROW_BYTES) {
+          stream.runFrom = at;
+          stream.runRows = 0;
+        }
+        stream.runRows++;
+        const next: Row = { piece, at, parts: [data], bytes: data.length };
+        rows.push(next);
+        last.set(stream, next);
       }
-      stream.runRows++;
-      stream.end = piece.at + piece.data.length;
-      fresh.push(known === 0 ? piece : { ...piece, at, data: piece.data.subarray(known) });
-      touched.set(stream, piece);
+      stream.end = at + data.length;
     }
-    if (fresh.length === 0) return;
-    await insertOutput(pool, fresh);
-    onWritten([...new Set(fresh.map(({ key }) => key))]); // O3
-    for (const [stream, piece] of touched) await this.#tidy(stream, piece);
+    if (rows.length === 0) return;
+    await insertOutput(
+      pool,
+      rows.map(({ piece, at, parts }) => ({ ...piece, at, data: Buffer.concat(parts) })),
+    );
+    onWritten([...new Set(rows.map(({ piece }) => piece.key))]); // O3
+    for (const [stream, { piece }] of last) await this.#tidy(stream, piece);
   }
 
   async #lookUp(batch: readonly OutputPiece[]): Promise<void> {
@@ -147,11 +166,10 @@ export class OutputWriter {
 
   async #tidy(stream: Stream, piece: OutputPiece): Promise<void> {
     const { pool } = this.#deps;
-    const { end, runFrom, runRows } = stream;
-    if (runRows >= MERGE_ROWS || (runRows > 1 && end - runFrom >= MERGE_BYTES)) {
+    const { end, runFrom } = stream;
+    if (stream.runRows >= MERGE_ROWS) {
       await mergeOutput(pool, piece, { from: runFrom, to: end });
-      stream.runFrom = end;
-      stream.runRows = 0;
+      stream.runRows = 1;
     }
     const isLong = end > limits.OUTPUT_HEAD_BYTES + limits.OUTPUT_TAIL_BYTES;
     if (!isLong || end - stream.trimmedAt < TRIM_STEP_BYTES) return;
