@@ -122,8 +122,16 @@ describe("registering", () => {
     ],
     ["more than one GPU and a half", { resources: { gpus: 1.5 } }, "whole ones"],
     ["ranks of no nodes", { resources: { ranks: 4 } }, "go with resources.nodes"],
-    ["fewer ranks than nodes", { resources: { nodes: 3, ranks: 2 } }, "less than one for each of the 3 nodes"],
-    ["ranks that are not as many", { resources: { nodes: 2, ranks: 5, ranksPerNode: 2 } }, "2 nodes of 2 ranks"],
+    [
+      "fewer ranks than nodes",
+      { resources: { nodes: 3, ranks: 2 } },
+      "less than one for each of the 3 nodes",
+    ],
+    [
+      "ranks that are not as many",
+      { resources: { nodes: 2, ranks: 5, ranksPerNode: 2 } },
+      "2 nodes of 2 ranks",
+    ],
     ["a schema that is none", { argsSchema: { type: "array", minItems: "x" } }, "argsSchema"],
   ])("refuses %s", async (_what, more, detail) => {
     const { status, body } = await register({ ...base, ...more });

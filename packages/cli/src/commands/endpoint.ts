@@ -11,10 +11,12 @@ import {
 } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { AgentInfo } from "@farloom/protocol";
 import type { AccessLevel, EndpointAccess, EndpointInfo } from "@farloom/sdk";
 import { type Command, Option } from "commander";
 import { type Context, take, withClient } from "../context.js";
 import { CliError, CONFLICT, FAILED, NOT_FOUND, USAGE } from "../exit-codes.js";
+import { gearFields } from "../gear-fields.js";
 import { agentLogFile, agentStateDir, agentStatus, enrolAgent, stopAgent } from "../local/agent.js";
 import { mainOf } from "../local/apps.js";
 import { prepareLog, prettyLine } from "../local/log.js";
@@ -268,6 +270,7 @@ function addLocal(endpoint: Command, { output, result }: Context): void {
           ],
           ["tasks", status?.tasks && JSON.stringify(status.tasks)],
           ["results to deliver", status?.unackedResults],
+          ...gearFields(status?.agent as Partial<AgentInfo> | undefined),
           ["process", status?.pid],
           ["folder", stateDir],
         ]);
