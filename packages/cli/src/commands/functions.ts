@@ -19,6 +19,8 @@ export interface DefinitionFlags {
   ranks?: number;
   ranksPerNode?: number;
   env?: string[];
+  environment?: string;
+  requires?: string[];
 }
 
 /** The options that say what a function is, for `register` and `run`. */
@@ -36,6 +38,15 @@ export function definitionOptions(command: Command): Command {
     .option("--nodes <n>", "whole nodes of one block that a call needs", wholeNumber)
     .option("--ranks <n>", "processes of a parallel program over those nodes", wholeNumber)
     .option("--ranks-per-node <n>", "the same, for each of them", wholeNumber)
+    .option(
+      "--environment <name>",
+      "the endpoint's environment that it runs in (default: the endpoint's own)",
+    )
+    .option(
+      "--requires <package>",
+      "package that it imports, as pip names it; may be repeated",
+      collect(String),
+    )
     .option("--env <NAME=VALUE>", "environment variable of the call; may be repeated", collect(String))
     .option("--description <text>", "what it does");
 }
@@ -52,7 +63,11 @@ export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
     ...(ranks && { ranks }),
     ...(ranksPerNode && { ranksPerNode }),
   };
-  const vars = Object.fromEntries((flags.env ?? []).map(pairOf));
+  const env = {
+    ...(flags.environment && { interpreter: flags.environment }),
+    ...(flags.requires && { requires: flags.requires }),
+    ...(flags.env && { vars: Object.fromEntries(flags.env.map(pairOf)) }),
+  };
   return {
     file,
     ...(name && { name }),
@@ -63,7 +78,7 @@ export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
     ...(retries !== undefined && { retries }),
     ...(description && { description }),
     ...(Object.keys(resources).length > 0 && { resources }),
-    ...(flags.env && { env: { vars } }),
+    ...(Object.keys(env).length > 0 && { env }),
   };
 }
 
