@@ -248,6 +248,16 @@ def test_what_a_function_requires_is_compared_with_what_its_environment_has() ->
             required([bad])
 
 
+def test_what_an_endpoint_can_never_run_is_answered_with_what_there_is(fabric: Fabric) -> None:
+    @farloom.function(gpus=0.25, memory="1MB")
+    def needs_a_share() -> int:
+        return 1
+
+    assert needs_a_share.definition.options["resources"] == {"gpus": 0.25, "memoryMb": 1}
+    with pytest.raises(farloom.TaskFailedError, match=r"asks for 0.25 GPUs; this endpoint has 0"):
+        needs_a_share.submit().result(30)
+
+
 def test_a_missing_package_is_told_before_anything_is_submitted(fabric: Fabric) -> None:
     @farloom.function(requires=["no-such-package-x>=1"])
     def needs() -> int:

@@ -8,6 +8,7 @@ import {
   type Frame,
   type IdKey,
   keysToColumn,
+  type NodeCapacity,
   type ResultsFrame,
   type TasksFrame,
 } from "@farloom/protocol";
@@ -19,12 +20,14 @@ import { KeptResults } from "../../apps/endpoint-agent/src/results/kept-results.
 import { batchesOf, ResultSender } from "../../apps/endpoint-agent/src/results/result-sender.js";
 import { idColumns, settle } from "../../apps/endpoint-agent/src/results/settle.js";
 import { type HeldTask, optionsOf } from "../../apps/endpoint-agent/src/scheduler/held-task.js";
+import { demandOf } from "../../apps/endpoint-agent/src/scheduler/node-state.js";
 import {
   Scheduler,
   type SchedulerEffect,
   type SchedulerEvent,
 } from "../../apps/endpoint-agent/src/scheduler/scheduler.js";
 import { tasksFrames } from "../../apps/endpoint-agent/src/scheduler/task-frames.js";
+import { GPU_DIGEST } from "./door.js";
 import type { JournalDisk } from "./journal-disk.js";
 import { Node, type NodeDeps } from "./node.js";
 import { helloOf, Outcomes, sessionOver } from "./outcomes.js";
@@ -46,7 +49,9 @@ export class Agent {
   wire: Wire | undefined;
   draining = false;
   readonly #deps: AgentDeps;
-  readonly #scheduler = new Scheduler();
+  readonly #scheduler = new Scheduler((digest) =>
+    digest.equals(GPU_DIGEST) ? demandOf({ gpus: 1 }) : undefined,
+  );
   readonly #sender = new ResultSender();
   readonly #kept = new KeptResults();
   readonly #service = new ServiceStream(new CreditWindow(WINDOW, 1e9), this.#sender);
@@ -54,7 +59,7 @@ export class Agent {
   #toNode: Frame[] = [];
   #nodeReceived = 0;
   #nodeMarked = 0;
-  #nodeHello: { held: ReadonlySet<IdKey>; whole: boolean } | undefined;
+  #nodeHello: { held: ReadonlySet<IdKey>; whole: boolean; capacity: NodeCapacity | undefined } | undefined;
   #stuck = false;
 
   constructor(deps: AgentDeps) {
@@ -180,7 +185,8 @@ export class Agent {
     const frame = this.node.out.shift();
     if (frame === undefined) return false;
     if (frame.t === "hello") {
-      this.#nodeHello = { held: new Set(columnToKeys(frame.held!)), whole: frame.whole === true };
+      const { held, whole, capacity } = frame;
+      this.#nodeHello = { held: new Set(columnToKeys(held!)), whole: whole === true, capacity };
       this.#nodeReceived = this.#nodeMarked = 0;
     } else if (frame.t === "credit") {
       if (this.#nodeHello) this.#apply({ kind: "node_up", node: LOCAL, ...this.#nodeHello });

@@ -21,6 +21,7 @@ export const BUGS = [
   "a reconnect forgets what travelled",
   "an unknown result is forgotten at once",
   "the client is told before the commit",
+  "a node does not say what it has",
 ] as const;
 export type Bug = (typeof BUGS)[number];
 export type Bugs = ReadonlySet<Bug>;

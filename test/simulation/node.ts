@@ -7,6 +7,7 @@ import {
   columnToKeys,
   endOf,
   type Frame,
+  functionIndexOf,
   type IdKey,
   keyAt,
   keysToColumn,
@@ -19,6 +20,7 @@ import {
 } from "@farloom/protocol";
 import { Fifo } from "../../apps/endpoint-agent/src/node/fifo.js";
 import type { Bugs } from "./bugs.js";
+import { GPU_DIGEST } from "./door.js";
 import type { Oracle } from "./oracle.js";
 import type { Random } from "./random.js";
 
@@ -35,6 +37,8 @@ interface Item {
   /** In the order in which tasks came. */
   readonly place: number;
   cancelled: boolean;
+  /** It needs the node's one GPU. */
+  readonly gpu: boolean;
 }
 
 class Worker {
@@ -87,6 +91,9 @@ export class Node {
       software: "sim",
       held: keysToColumn(held),
       whole,
+      ...(bugs.has("a node does not say what it has")
+        ? {}
+        : { capacity: { places: WINDOW, cores: WINDOW, gpus: 1 } }),
     });
     for (const worker of machine.workers) if (worker.kept.length > 0) this.#results(worker, worker.kept);
     while (machine.workers.length < WORKERS) machine.workers.push(new Worker());
@@ -155,10 +162,13 @@ export class Node {
         nonce,
         place: ++this.#places,
         cancelled: false,
+        gpu: frame.fns[functionIndexOf(frame, i)]!.equals(GPU_DIGEST),
       });
     }
     if (this.#draining) this.#returned(items);
     else for (const item of items) this.#queue.push(item);
+    const here = [...this.#queue, ...this.#deps.machine.workers.flatMap((w) => w.held)];
+    this.#deps.oracle.given(here.filter(({ gpu }) => gpu).length, 1);
   }
 
   #cancel(keys: readonly IdKey[]): void {

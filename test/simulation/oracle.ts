@@ -9,6 +9,7 @@
  *       written only by the endpoint's owner.
  *   O5  After a confirmed cancel nothing of the task starts, and nothing of it runs.
  *   O6  A result is of the task that it is bound to.
+ *   O7  A node is never handed more than it has.
  */
 import { type IdKey, TERMINAL_STATES } from "@farloom/protocol";
 
@@ -145,6 +146,12 @@ export class Oracle {
       throw new Violation(`O1: the client hears of ${name(task)} what is not committed`);
     if (task.told && !same(task.told, outcome)) throw new Violation(`O1: ${name(task)} changes its end`);
     task.told = outcome;
+  }
+
+  /** What is in a node's hands of something that it has only so much of. */
+  given(now: number, most: number): void {
+    if (now > most)
+      throw new Violation(`O7: the node was handed ${now} tasks that need a GPU, and has ${most}`);
   }
 
   /** All is quiet: nothing may be open any more. */

@@ -5,6 +5,7 @@ import { prettyFactory } from "pino-pretty";
 import { type AgentStatus, agentStatus } from "../agent.js";
 import { checkService } from "../checks/service.js";
 import { installedSurvival, isStoppedOnPurpose } from "../survive/install.js";
+import { gearFields } from "./gear-fields.js";
 import { CommandError, DONE, logFile, NOT_THERE, type Place } from "./place.js";
 
 /** Between two looks at a log that is followed: shared file systems tell of no changes. */
@@ -46,6 +47,7 @@ function fields(status: AgentStatus, latencyMs: number | undefined, survive: str
     ["service", `${status.service}${latency}`],
     ["link", since === undefined ? `not connected: ${JSON.stringify(link)}` : `connected since ${since}`],
     ["workers", blocks === undefined ? agent.workers : undefined],
+    ...gearFields(agent),
     ["blocks", blocks === undefined ? undefined : JSON.stringify(blocks)],
     ["waiting", tasks.waiting + tasks.queued],
     ["running", tasks.handed],

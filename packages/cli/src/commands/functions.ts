@@ -23,6 +23,8 @@ export interface DefinitionFlags {
   env?: string[];
   isolation?: IsolationLevel;
   network?: boolean;
+  environment?: string;
+  requires?: string[];
 }
 
 /** The options that say what a function is, for `register` and `run`. */
@@ -40,6 +42,15 @@ export function definitionOptions(command: Command): Command {
     .option("--nodes <n>", "whole nodes of one block that a call needs", wholeNumber)
     .option("--ranks <n>", "processes of a parallel program over those nodes", wholeNumber)
     .option("--ranks-per-node <n>", "the same, for each of them", wholeNumber)
+    .option(
+      "--environment <name>",
+      "the endpoint's environment that it runs in (default: the endpoint's own)",
+    )
+    .option(
+      "--requires <package>",
+      "package that it imports, as pip names it; may be repeated",
+      collect(String),
+    )
     .option("--env <NAME=VALUE>", "environment variable of the call; may be repeated", collect(String))
     .addOption(
       new Option("--isolation <level>", "the least isolation that a call wants of its endpoint").choices(
@@ -62,7 +73,11 @@ export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
     ...(ranks && { ranks }),
     ...(ranksPerNode && { ranksPerNode }),
   };
-  const vars = Object.fromEntries((flags.env ?? []).map(pairOf));
+  const env = {
+    ...(flags.environment && { interpreter: flags.environment }),
+    ...(flags.requires && { requires: flags.requires }),
+    ...(flags.env && { vars: Object.fromEntries(flags.env.map(pairOf)) }),
+  };
   return {
     file,
     ...(name && { name }),
@@ -73,7 +88,7 @@ export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
     ...(retries !== undefined && { retries }),
     ...(description && { description }),
     ...(Object.keys(resources).length > 0 && { resources }),
-    ...(flags.env && { env: { vars } }),
+    ...(Object.keys(env).length > 0 && { env }),
     ...(flags.isolation && { isolation: flags.isolation }),
     ...(flags.network && { network: true }),
   };

@@ -212,6 +212,47 @@ describe("pinning and limits", () => {
   });
 });
 
+it("a call over whole nodes is told which it has, and its programs start by the launcher's words", async () => {
+  // A launcher that does nothing but say in a variable how it was called.
+  await start({ mpi_launcher: ["env", "CALLED={ranks} on {hosts}"] }, 1);
+  const options = { whole: { nodes: ["n1", "n2"] } };
+  const resources = { nodes: 2, ranksPerNode: 3 };
+  const code = `
+import os, subprocess
+def f():
+    from farloom_worker_context import task
+    said = subprocess.run([*task.mpi_prefix, "sh", "-c", "echo $CALLED"], capture_output=True, text=True).stdout
+    names = ("FARLOOM_NODES", "FARLOOM_RANKS", "FARLOOM_MPI_PREFIX")
+    return [task.nodes, task.ranks, said.strip(), [os.environ.get(name) for name in names]]
+`;
+  expect((await h.call(python(code, { resources }), [], { options })).value).toEqual([
+    ["n1", "n2"],
+    6,
+    "6 on n1,n2",
+    ["n1,n2", "6", "env 'CALLED=6 on n1,n2'"],
+  ]);
+  expect((await h.call(python(code))).value, "the next one has none").toEqual([
+    null,
+    null,
+    "",
+    [null, null, null],
+  ]);
+  const spec = { argv: ["{mpi_prefix}", "sh", "-c", "echo $CALLED"] };
+  expect((await h.call(command(spec, { resources }), [], { options })).value).toMatchObject({
+    stdout: "6 on n1,n2\n",
+  });
+  expect((await h.call(command(spec), [], { options })).value, "whatever came from above").toMatchObject({
+    stdout: "\n",
+  });
+  const js = node(
+    "export function main() { const { nodes, ranks, mpiPrefix } = farloom.task; return [nodes, ranks, mpiPrefix] }",
+    {
+      resources,
+    },
+  );
+  expect((await h.call(js, [], { options })).value).toEqual([["n1", "n2"], 6, ["env", "CALLED=6 on n1,n2"]]);
+});
+
 it("keeps no more workers than twice its places, and ends those that have been idle longest", async () => {
   const interpreter =
     process.env.FARLOOM_TEST_PYTHON ??
