@@ -14,7 +14,7 @@ from fabric import Fabric
 
 import farloom
 from farloom._environment import check_environment
-from farloom._requirements import memory_mb, walltime_ms
+from farloom._requirements import definition_options, memory_mb, walltime_ms
 from farloom.shipping import describe
 
 
@@ -212,6 +212,18 @@ def test_a_missing_or_another_cloudpickle_is_told_with_its_cure() -> None:
             check_environment(definition, {"name": "e", "agentInfo": {"pythons": {"default": python}}})
         assert told in str(caught.value)
     check_environment(definition, {"name": "never connected"})
+
+
+def test_a_function_says_what_isolation_it_wants(fabric: Fabric) -> None:
+    told = {"isolation": "namespaces", "network": True, "environment": {"vars": {"A": "1"}}}
+    wants = {"isolation": "namespaces", "network": True}
+    assert definition_options(told)["env"] == {"vars": {"A": "1"}, **wants}
+    assert definition_options({})["env"] == {}
+    guarded = farloom.function(isolation="namespaces")(calls.echo)
+    # The endpoint of these tests runs its workers as they are.
+    with pytest.raises(farloom.FarloomError) as caught:
+        guarded.submit(1).result(30)
+    assert caught.value.code == "ISOLATION_UNAVAILABLE"
 
 
 def test_sizes_and_times_are_read_as_people_write_them() -> None:
