@@ -14,7 +14,7 @@ from fabric import Fabric
 
 import farloom
 from farloom._environment import check_environment
-from farloom._requirements import memory_mb, required, walltime_ms
+from farloom._requirements import definition_options, memory_mb, required, walltime_ms
 from farloom.shipping import describe
 
 
@@ -268,6 +268,18 @@ def test_a_missing_package_is_told_before_anything_is_submitted(fabric: Fabric) 
     assert caught.value.code == "ENVIRONMENT_MISMATCH"
     with farloom.Executor(requires="cloudpickle") as ex:
         assert ex.submit(calls.echo, 2).result(30) == 2
+
+
+def test_a_function_says_what_isolation_it_wants(fabric: Fabric) -> None:
+    told = {"isolation": "namespaces", "network": True, "environment": {"vars": {"A": "1"}}}
+    wants = {"isolation": "namespaces", "network": True}
+    assert definition_options(told)["env"] == {"vars": {"A": "1"}, **wants}
+    assert definition_options({})["env"] == {}
+    guarded = farloom.function(isolation="namespaces")(calls.echo)
+    # The endpoint of these tests runs its workers as they are.
+    with pytest.raises(farloom.FarloomError) as caught:
+        guarded.submit(1).result(30)
+    assert caught.value.code == "ISOLATION_UNAVAILABLE"
 
 
 def test_sizes_and_times_are_read_as_people_write_them() -> None:

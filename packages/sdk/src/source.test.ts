@@ -58,6 +58,18 @@ describe("what is registered", () => {
     await expect(functionSpec({ name: "f", fn: Math.max })).rejects.toThrow("wrap it");
   });
 
+  test("isolation and network are part of its environment, beside what that has", async () => {
+    const code = "def f(): pass\n";
+    const env = { vars: { A: "1" } };
+    const spec = await functionSpec({ runtime: "python", code, env, isolation: "namespaces", network: true });
+    expect(spec).toMatchObject({
+      name: "f",
+      env: { vars: { A: "1" }, isolation: "namespaces", network: true },
+    });
+    expect(spec).not.toHaveProperty("isolation");
+    expect(await functionSpec({ runtime: "python", code })).not.toHaveProperty("env");
+  });
+
   test("a command needs no code, and is named after its program", async () => {
     const spec = await functionSpec({ command: { argv: ["/usr/bin/wc", "-l"] } });
     expect(spec).toEqual({ name: "wc", runtime: "command", command: { argv: ["/usr/bin/wc", "-l"] } });

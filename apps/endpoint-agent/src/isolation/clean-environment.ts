@@ -3,7 +3,7 @@
  *
  * From level `limits` on an allow-list: what says where programs and libraries are, how many threads they use, and what
  * a batch system gave. At `none`, where people set variables for their functions before they start the agent, all but
- * those that hold secrets by their name, and ours.
+ * those that hold secrets by their name.
  */
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -16,20 +16,20 @@ const ALLOWED = new Set(
     .filter(Boolean),
 );
 const ALLOWED_PREFIXES = ["LC_", "PYTHON", "CONDA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NVIDIA_"];
-/** Of what a batch system says, nothing that lets its reader act for the job. */
-const BATCH_PREFIXES = ["SLURM_", "PBS_", "SGE_", "LSB_"];
+/** What a batch system, or our node program, says of where this is. */
+const BATCH_PREFIXES = ["SLURM_", "PBS_", "SGE_", "LSB_", "FARLOOM_NODE_"];
 /** For tests of the fabric itself, which mean nothing to a worker of a production machine. */
 const TESTING = /^FARLOOM_(TEST_\w+|PLANT|CRASH_AT)$/;
 
 const SECRET =
   /(^|_)(SECRETS?|TOKENS?|PASSWORDS?|PASSWD|PASSPHRASE|PASS|API_?KEYS?|ACCESS_KEYS?|SECRET_KEYS?|PRIVATE_KEYS?|CREDENTIALS?|COOKIES?)(_|$)/i;
 const SECRET_NAMES =
-  /^(AWS_|AZURE_|GOOGLE_|GCP_|ARM_|OS_|SSH_AUTH_SOCK$|KRB5CCNAME$|DATABASE_URL$|REDIS_URL$|PG|MYSQL_PWD$|NETRC$|KUBECONFIG$|DOCKER_AUTH)/;
+  /^(AWS_|AZURE_|GOOGLE_|GCP_|ARM_|OS_|SSH_AUTH_SOCK$|KRB5CCNAME$|DATABASE_URL$|REDIS_URL$|PG|MYSQL_PWD$|NETRC$|FARLOOM_ENROLMENT_CODE$|KUBECONFIG$|DOCKER_AUTH)/;
 
 /** Whether a variable may hold a secret, by its name. */
 export function isSecretName(name: string): boolean {
   if (TESTING.test(name)) return false;
-  return SECRET.test(name) || SECRET_NAMES.test(name) || name.startsWith("FARLOOM_");
+  return SECRET.test(name) || SECRET_NAMES.test(name);
 }
 
 /** `env` without what holds secrets by its name. */

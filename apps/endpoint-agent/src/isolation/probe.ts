@@ -40,16 +40,24 @@ interface Refusal {
   readonly cure: string;
 }
 
-/** Tries the levels. Throws FarloomError ISOLATION_IMPOSSIBLE where the configured one cannot be had. */
-export async function prepareIsolation(config: IsolationConfig, python: string): Promise<Prepared> {
+/**
+ * Tries the configured level, and with `all` the others too. Throws FarloomError ISOLATION_IMPOSSIBLE where the configured
+ * one cannot be had; then all are tried, to say what can.
+ */
+export async function prepareIsolation(
+  config: IsolationConfig,
+  python: string,
+  all = true,
+): Promise<Prepared> {
   const trials = new Trials(config, python);
   const refusals = new Map<IsolationLevel, Refusal>();
-  for (const level of ISOLATION_LEVELS) {
+  const wanted = all || (await trials.attempt(config.level)) ? ISOLATION_LEVELS : [];
+  for (const level of wanted) {
     const refusal = await trials.attempt(level);
     if (refusal) refusals.set(level, refusal);
   }
-  const offers = ISOLATION_LEVELS.filter((level) => !refusals.has(level));
   const { level, network } = config;
+  const offers = wanted.length === 0 ? [level] : wanted.filter((one) => !refusals.has(one));
   const refusal = refusals.get(level);
   if (refusal)
     throw new FarloomError("ISOLATION_IMPOSSIBLE", { level, ...refusal, offers: offers.join(", ") });
@@ -213,7 +221,12 @@ type Own = Parameters<typeof bubblewrapArgs>[0]["own"];
 
 /** Empty folders in the places of a worker's. */
 async function withPlaces(use: (own: Own) => Promise<string | undefined>): Promise<string | undefined> {
-  const dir = mkdtempSync(join(tmpdir(), "farloom-try-"));
+  let dir: string;
+  try {
+    dir = mkdtempSync(join(tmpdir(), "farloom-try-"));
+  } catch (error) {
+    return (error as Error).message;
+  }
   const own = {
     worker: join(dir, "w"),
     args: join(dir, "a"),

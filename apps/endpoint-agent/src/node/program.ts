@@ -48,7 +48,7 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     ? await environmentAfter(parameters.workerInit, options.env)
     : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
-  const { sandbox } = await prepareIsolation(parameters.isolation ?? NO_ISOLATION, parameters.python);
+  const { sandbox } = await prepareIsolation(parameters.isolation ?? NO_ISOLATION, parameters.python, false);
   const gear = await NodeGear.open(parameters.gear ?? readGearConfig({}), env);
   const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   // From here to where signals are heard nothing waits: a stop finds nothing to tidy up, or somebody who does.
