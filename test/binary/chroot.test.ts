@@ -120,7 +120,7 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
     const connections = service.hellos.length;
     await begin("--provider process");
     await service.until(
-      () => service.hellos.length > connections && service.connected,
+      () => service.hellos.length > connections && service.connected && service.roomTasks > 0,
       "the next agent",
       60_000,
     );
