@@ -67,13 +67,10 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
     expect(await said("farloom-endpoint-agent --help")).toContain("farloom-endpoint-agent setup");
   });
 
-  it("checks, enrols, and runs functions in Python and JavaScript, with its workers unpacked into its state folder", async () => {
-    const told = await said(
-      'FARLOOM_ENROLMENT_CODE=$CODE farloom-endpoint-agent setup --service "$URL" --survive none',
-    );
-    expect(told).toMatch(/✓ program: .* in one file\n✓ service: /);
-    expect(told).toContain("This machine is endpoint cluster.");
-    const agent = spawn(...inside("exec farloom-endpoint-agent run --workers 1 --stop-workers"), {
+  /** An agent in there, until the next one or the end. */
+  const begin = async (options: string): Promise<void> => {
+    await running?.();
+    const agent = spawn(...inside(`exec farloom-endpoint-agent run --workers 1 --stop-workers ${options}`), {
       stdio: ["ignore", "ignore", "inherit"],
     });
     const ended = new Promise((resolve) => agent.once("exit", resolve));
@@ -82,6 +79,15 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
       agent.kill("SIGKILL");
       await ended;
     };
+  };
+
+  it("checks, enrols, and runs functions in Python and JavaScript, with its workers unpacked into its state folder", async () => {
+    const told = await said(
+      'FARLOOM_ENROLMENT_CODE=$CODE farloom-endpoint-agent setup --service "$URL" --survive none',
+    );
+    expect(told).toMatch(/✓ program: .* in one file\n✓ service: /);
+    expect(told).toContain("This machine is endpoint cluster.");
+    await begin("");
     await service.until(
       () => service.connected && service.roomTasks > 0,
       "the agent is connected, with credit",
@@ -110,5 +116,17 @@ describe.skipIf(!isPossible)("the single file in a bare Debian (skipped: needs m
       ]);
     }
     expect(readFileSync(join(ROOT, "root/.farloom/agent/identity.json"), "utf8")).toContain("cluster");
+    // Nodes of blocks are this file too, started as `EXECUTABLE SCRIPT node`.
+    const connections = service.hellos.length;
+    await begin("--provider process");
+    await service.until(
+      () => service.hellos.length > connections && service.connected && service.roomTasks > 0,
+      "the next agent",
+      60_000,
+    );
+    service.def = python;
+    const [key] = service.sendTasks([{ args: Buffer.from("[[1],{}]") }]);
+    await service.until(() => service.resultOf(key!) !== undefined, "the result of a node", 60_000);
+    expect(service.resultOf(key!)!.state).toBe(TERMINAL_STATES.SUCCEEDED);
   });
 });

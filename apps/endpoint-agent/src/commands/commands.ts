@@ -1,6 +1,6 @@
 /** The commands of a person, by name: each gets its options, and returns its exit code. The agent's own are in main.ts. */
 import { readFileSync } from "node:fs";
-import { createInterface } from "node:readline/promises";
+import { createInterface } from "node:readline";
 import { doctorChecks } from "../checks/all.js";
 import { checkLines, isFailed } from "../checks/check.js";
 import { type AgentConfig, resolveConfig } from "../config.js";
@@ -163,6 +163,21 @@ function countOf(text: string | undefined, absent: number): number {
   return count;
 }
 
+/** Asks on the terminal. Lines that were typed, or pasted, before their question are kept for it. */
+function questions(): { question(text: string): Promise<string>; close(): void } {
+  const reader = createInterface({ input: process.stdin, output: process.stdout });
+  const lines = reader[Symbol.asyncIterator]();
+  return {
+    close: () => reader.close(),
+    question: async (text) => {
+      process.stdout.write(text);
+      const { value, done } = await lines.next();
+      if (done) throw new Error("the input ended before everything was answered: nothing was written");
+      return value;
+    },
+  };
+}
+
 async function configureCommand(place: Place, flags: CommandFlags): Promise<number> {
   if (flags.list) {
     const templates = listTemplates();
@@ -178,7 +193,7 @@ async function configureCommand(place: Place, flags: CommandFlags): Promise<numb
   }
   openStateDir(place.paths.root);
   const isAsked = process.stdin.isTTY === true && process.stdout.isTTY === true && !place.json;
-  const terminal = isAsked ? createInterface({ input: process.stdin, output: process.stdout }) : undefined;
+  const terminal = isAsked ? questions() : undefined;
   try {
     const { stateDir, template, force = false } = flags;
     const made = await configure({ stateDir, template, values: readPairs(flags.set ?? []), force, terminal });

@@ -48,7 +48,8 @@ function fields(status: AgentStatus, latencyMs: number | undefined, survive: str
     ["link", since === undefined ? `not connected: ${JSON.stringify(link)}` : `connected since ${since}`],
     ["workers", blocks === undefined ? agent.workers : undefined],
     ...gearFields(agent),
-    ["blocks", blocks === undefined ? undefined : JSON.stringify(blocks)],
+    ["blocks", blocks && blocksText(blocks)],
+    ["last failure", blocks?.lastFailure],
     ["waiting", tasks.waiting + tasks.queued],
     ["running", tasks.handed],
     ["results to deliver", status.unackedResults],
@@ -61,6 +62,17 @@ function fields(status: AgentStatus, latencyMs: number | undefined, survive: str
   const shown = rows.filter(([, value]) => value !== undefined);
   const width = Math.max(...shown.map(([name]) => name.length));
   return shown.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join("\n");
+}
+
+/** `2 running, 1 pending (Priority)`: how many blocks are in each state, and what the first of them waits for. */
+function blocksText({ blocks }: NonNullable<AgentStatus["blocks"]>): string {
+  const states = [...new Set(blocks.map((one) => one.state))];
+  const words = states.map((state) => {
+    const those = blocks.filter((one) => one.state === state);
+    const detail = those.find((one) => one.detail !== undefined)?.detail;
+    return `${those.length} ${state}${detail === undefined ? "" : ` (${detail})`}`;
+  });
+  return words.join(", ") || "none";
 }
 
 export async function logs(place: Place, options: { lines: number; follow: boolean }): Promise<number> {

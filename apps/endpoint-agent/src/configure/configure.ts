@@ -1,6 +1,5 @@
 /** `configure`: writes agent.toml from a template; asks on a terminal for what is not given. */
 import { existsSync, renameSync, writeFileSync } from "node:fs";
-import type { Interface } from "node:readline/promises";
 import { parse as parseToml } from "smol-toml";
 import { checkConfigFile } from "../config.js";
 import { openStateDir } from "../state/state-dir.js";
@@ -14,7 +13,7 @@ export interface ConfigureOptions {
   /** Whether a file that is there is replaced; it is kept beside the new one in any case. */
   readonly force: boolean;
   /** Questions and answers; absent: nobody can be asked. */
-  readonly terminal?: Pick<Interface, "question"> | undefined;
+  readonly terminal?: { question(text: string): Promise<string> } | undefined;
 }
 
 /** What was written, and where. Throws an Error that says what is missing or wrong; then nothing was written. */
