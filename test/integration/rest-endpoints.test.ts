@@ -7,7 +7,7 @@ import { RestClient, type RestService, startRestService } from "../support/rest-
 let rest: RestService;
 let nobody: RestClient;
 beforeAll(async () => {
-  rest = await startRestService();
+  rest = await startRestService({ failedAuthPerMinute: 1_000 });
   nobody = new RestClient(rest.url, undefined);
 });
 afterAll(() => rest.close());

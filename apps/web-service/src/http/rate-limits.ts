@@ -39,10 +39,10 @@ export function limitRates(
       const personWaitMs = persons.take(person);
       if (personWaitMs > 0) throw tooMany(personWaitMs);
     }
-    if (request.routeOptions.config.tries && tries.isBlocked(request.ip)) throw tooMany(TRIES_RETRY_MS);
+    if (request.routeOptions.config?.tries && tries.isBlocked(request.ip)) throw tooMany(TRIES_RETRY_MS);
   });
   app.addHook("onResponse", async (request, reply) => {
-    if (reply.statusCode === 401 && request.routeOptions.config.tries) tries.failed(request.ip);
+    if (reply.statusCode === 401 && request.routeOptions.config?.tries) tries.failed(request.ip);
   });
 }
 
