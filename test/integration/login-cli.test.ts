@@ -143,9 +143,7 @@ describe("farloom login", () => {
   );
 
   it("says what it does with --help", async () => {
-    for (const command of ["login", "logout", "whoami"]) {
-      const { code, stdout } = await farloom([command, "--help"]).ended;
-      expect([code, stdout], command).toEqual([0, expect.stringContaining("Usage: farloom")]);
-    }
+    const { code, stdout } = await farloom(["login", "--help"]).ended;
+    expect([code, stdout]).toEqual([0, expect.stringContaining("--device")]);
   });
 });

@@ -63,10 +63,12 @@ export function devicePage(scope: FastifyInstance, deps: AppDeps): void {
       if (text === undefined || text === "") return askPage(reply);
       try {
         const { code, client, origin, scopes } = await find(at.principal, text);
+        // What it asks for, as far as this person may do it: it never has more.
+        const given = scopes.filter((name) => at.principal!.scopes.has(name));
         const body = html`<p>A program asks to act for <strong>${at.principal.ownerName}</strong>. Approve it only if you have just begun this
 yourself, and the program shows the same code.</p>
 <dl><dt>Code</dt><dd><code>${code}</code></dd><dt>Program</dt><dd>${client}</dd><dt>From the address</dt><dd>${origin}</dd>
-<dt>It may</dt><dd>${scopes.join(", ")}</dd></dl>
+<dt>It may</dt><dd>${given.join(", ")}</dd></dl>
 <form method="post" action="/device">${at.token()}<input type="hidden" name="user_code" value="${code}">
 <button class="main" name="decision" value="approve">Approve</button><button name="decision" value="deny">Deny</button></form>`;
         return sendPage(reply, "Approve a program", body);
