@@ -196,6 +196,8 @@ export class OutputWatch {
       flooded = true;
       const tail = readTail(path);
       try {
+        // Once more: what was written while the tail was read goes too, and is to be counted.
+        sizeBytes = statSync(path).size;
         truncateSync(path, 0);
       } catch {
         continue;
