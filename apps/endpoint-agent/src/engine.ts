@@ -134,8 +134,7 @@ export class Engine implements LinkUser {
   #keptTimer: NodeJS.Timeout | undefined;
   /** Whether the service of this session knows how far tasks say they are (P21). */
   #tellsProgress = false;
-  /** Whether it hears what tasks write (P33), and how this endpoint stands (P32). */
-  #tellsOutput = false;
+  /** Whether it hears how this endpoint stands (P32). */
   #tellsReport = false;
   #draining = false;
   #closed = false;
@@ -182,9 +181,7 @@ export class Engine implements LinkUser {
       apply: (event) => this.#ofNode(event),
       onResults: (frame, node) => this.#takeResults(frame, node),
       onProgress: (frame) => this.#takeProgress(frame),
-      onOutput: (frame, node) => {
-        if (this.#tellsOutput) this.#output.take(frame, node);
-      },
+      onOutput: (frame, node) => this.#output.take(frame, node),
       onHeld: (node, keys) => this.#endStrays(node, keys),
       onTurn: () => this.#turn.soon(),
     });
@@ -267,7 +264,7 @@ export class Engine implements LinkUser {
   opened(session: LinkSession, welcome: WelcomeFrame): void {
     this.#service.open(session);
     this.#tellsProgress = welcome.caps.includes("progress");
-    this.#tellsOutput = welcome.caps.includes("stream");
+    this.#output.opened(welcome.caps.includes("stream"));
     this.#tellsReport = welcome.caps.includes("report");
     this.#reporter.opened();
     const running: IdKey[] = [];
@@ -284,6 +281,7 @@ export class Engine implements LinkUser {
   closed(_reason: EndReason): void {
     this.#service.close();
     this.#trust.serviceWent();
+    this.#output.closed();
     this.#checkQuiet();
   }
 

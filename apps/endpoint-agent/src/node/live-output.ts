@@ -3,7 +3,8 @@
  *
  *   1  A piece is given only where the worker says, after it was read, that it still runs that task: it empties its files
  *      before it begins the next, so no byte is ever taken for another task's.
- *   2  Positions count every byte of the stream, those too that were cut away as a flood (OutputWatch).
+ *   2  Positions count every byte of the stream, those too that were cut away as a flood (OutputWatch), but for what was
+ *      written in the very instant of a cut.
  *   3  Nothing is given twice. What is far behind is left out: positions jump, and the newest is told.
  */
 import { closeSync, openSync, readSync, statSync } from "node:fs";

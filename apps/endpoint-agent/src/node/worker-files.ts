@@ -210,18 +210,20 @@ export class OutputWatch {
       const fd = openPlain(path, constants.O_RDWR);
       if (fd === undefined) continue;
       let tail: ReturnType<typeof tailOf>;
+      let sizeBytes: number;
       try {
         if (fstatSync(fd).size <= FLOOD_BYTES) continue;
         flooded = true;
         tail = tailOf(fd);
         if (tail === undefined) continue;
+        // Once more: what was written while the tail was read goes too, and is to be counted.
+        sizeBytes = fstatSync(fd).size;
         ftruncateSync(fd, 0);
       } catch {
         continue;
       } finally {
         closeSync(fd);
       }
-      const { sizeBytes } = tail;
       const before = this.#cuts[name]?.bytes ?? 0;
       this.#cuts[name] = { bytes: before + sizeBytes, tail: tail.bytes };
       this.#cut = true;
