@@ -18,7 +18,7 @@ describe("the providers", () => {
       slurm: { partition: "gpu", scheduler_options: ["--nice=5"] },
       ssh: { hosts: ["node1", "node2"] },
     };
-    for (const name of Object.keys(PROVIDERS)) expect(make(name, given[name]!).name).toBe(name);
+    for (const name of Object.keys(PROVIDERS)) expect(make(name, given[name] ?? {}).name).toBe(name);
   });
 
   it("what is wrong is told with the place where it stands, and what may stand there", () => {
