@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { arch, availableParallelism, hostname, platform, release, totalmem } from "node:os";
 import type { AgentInfo, GearInfo, IsolationInfo } from "@farloom/protocol";
 import type { AgentConfig } from "./config.js";
-import { probePythons } from "./node/environments/python-probe.js";
+import { ownPython, probePythons } from "./node/environments/python-probe.js";
 import { pythonVersion } from "./python-version.js";
 
 /** `farloom-endpoint-agent/<version>`. */
@@ -20,10 +20,8 @@ export async function readAgentInfo(
     pythonVersion(config.python),
     probePythons(config.environments, { python: config.python, env: process.env }),
   ]);
-  const pythons = {
-    ...(python !== undefined && { default: { version: python, program: config.python } }),
-    ...probed,
-  };
+  const pythons = { ...probed };
+  if (python !== undefined) pythons.default ??= await ownPython(config.python, python);
   if (python !== undefined) {
     runtimes.python = python;
     runtimes.command = "1";

@@ -10,6 +10,9 @@ const MAX_PACKAGES = 2_000;
 /** Modules and containers take their time, and an agent does not wait for them for ever. */
 const MAX_CHARS = 256 * 1024;
 
+/** Much less than the whole list, which takes long where packages lie on a slow disk. */
+const CLOUDPICKLE_PROBE = "import importlib.metadata as m;print(m.version('cloudpickle'))";
+
 const PROBE = `
 import importlib.metadata as m, json, sys
 found = {}
@@ -43,6 +46,12 @@ export async function probePythons(
     }),
   );
   return Object.fromEntries(told.flatMap(({ name, info }) => (info === undefined ? [] : [[name, info]])));
+}
+
+/** The endpoint's own interpreter, where nobody waited for the list of its packages: what pickles need. */
+export async function ownPython(python: string, version: string): Promise<PythonInfo> {
+  const cloudpickle = await printed(python, ["-c", CLOUDPICKLE_PROBE]);
+  return { version, program: python, ...(cloudpickle !== undefined && { cloudpickle }) };
 }
 
 /** What a person types for this Python, after the modules and lines. */
