@@ -1,6 +1,6 @@
 /**
- * What tools print was recorded on machines that have such devices, and put down here: this one has none. The parsers read
- * the same text there.
+ * What tools print, put down here, as the machine of this test need not have such devices: nvidia-smi's as its manual
+ * gives the format, rocm-smi's as public reports show it.
  */
 import { describe, expect, it } from "vitest";
 import { readGearConfig } from "./gear-config.js";
