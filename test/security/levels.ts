@@ -4,12 +4,13 @@
  *
  * Who does what: `me` owns the endpoints and runs the other task; `mallory` may invoke them, and tries to get out.
  */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, execFile, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { Fabric, freePort, processesWith, type ServiceProcess } from "../support/fabric.js";
 import type { Reply, RestClient } from "../support/rest-service.js";
 
@@ -167,8 +168,7 @@ export class Levels {
     };
     const as = ["--reuid", String(uid), "--regid", String(uid), "--clear-groups", process.execPath, AGENT];
     const code = ["--service", this.service.url, "--code", made.body.enrolmentCode as string];
-    const enrolled = spawnSync("setpriv", [...as, "enroll", ...code, "--state-dir", state], { env });
-    if (enrolled.status !== 0) throw new Error(enrolled.stderr.toString());
+    await promisify(execFile)("setpriv", [...as, "enroll", ...code, "--state-dir", state], { env });
     const args = [...as, "run", "--state-dir", state, "--workers", "2", "--stop-workers"];
     const agent = spawn("setpriv", args, { env, stdio: ["ignore", "ignore", "pipe"] });
     this.#agents.push(agent);
