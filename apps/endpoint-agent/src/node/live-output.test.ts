@@ -1,4 +1,4 @@
-import { appendFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type IdKey, keyToBytes, TaskIdAllocator } from "@farloom/protocol";
@@ -60,6 +60,15 @@ describe("what a running task has written", () => {
     write("stdout", "another's secret");
     expect(told(task)).toEqual([]);
     runs(undefined);
+    expect(told(task)).toEqual([]);
+  });
+
+  it("is not read from a link that the task has put there", () => {
+    const task = foreignTask(ids.next(), 0);
+    runs(task.key);
+    writeFileSync(join(dir, "key"), "the agent's secret");
+    rmSync(join(dir, "stdout"));
+    symlinkSync(join(dir, "key"), join(dir, "stdout"));
     expect(told(task)).toEqual([]);
   });
 

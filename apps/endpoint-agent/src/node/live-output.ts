@@ -6,12 +6,13 @@
  *   2  Positions count every byte of the stream, those too that were cut away as a flood (OutputWatch), but for what was
  *      written in the very instant of a cut.
  *   3  Nothing is given twice. What is far behind is left out: positions jump, and the newest is told.
+ *   4  What a task has put in the place of its file (a link, a pipe) is not read.
  */
-import { closeSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, fstatSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { limits, OUTPUT_STREAMS, type OutputPiece } from "@farloom/protocol";
 import type { NodeTask } from "./node-task.js";
-import { type OutputWatch, readRunning } from "./worker-files.js";
+import { type OutputWatch, openPlain, readRunning } from "./worker-files.js";
 
 /** Further behind than this, the rest would be cut as a flood before it is told. */
 const FAR_BEHIND_BYTES = 512 * 1024;
@@ -42,18 +43,17 @@ export class LiveOutput {
       const path = join(this.#dir, name);
       const base = this.#watch.cutBytes(name); // 2
       const most = Math.min(room, limits.MAX_OUTPUT_PIECE_BYTES);
-      const range = rangeOf(next[name], base, base + sizeOf(path), most);
-      if (range === undefined) continue;
-      const data = read(path, range.from - base, range.bytes);
-      if (data.length === 0) continue;
+      const read = readRange(path, (sizeBytes) => rangeOf(next[name], base, base + sizeBytes, most), base);
+      if (read === undefined) continue;
+      const { at, data } = read;
       pieces.push({
         key: task.key,
         attempt: task.attempt,
         stream: OUTPUT_STREAMS[name],
-        at: range.from,
+        at,
         data,
       });
-      next[name] = range.from + data.length;
+      next[name] = at + data.length;
       room -= data.length;
     }
     if (pieces.length === 0 || readRunning(this.#dir) !== task.key) return []; // 1
@@ -75,20 +75,23 @@ export function rangeOf(
   return bytes > 0 ? { from, bytes } : undefined;
 }
 
-function sizeOf(path: string): number {
-  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-}
-
-function read(path: string, position: number, bytes: number): Buffer {
+/** Undefined where there is nothing, or where the task has put something else than a plain file there. */
+function readRange(
+  path: string,
+  rangeFor: (sizeBytes: number) => { readonly from: number; readonly bytes: number } | undefined,
+  base: number,
+): { readonly at: number; readonly data: Buffer } | undefined {
+  const fd = openPlain(path);
+  if (fd === undefined) return undefined;
   try {
-    const fd = openSync(path, "r");
-    try {
-      const data = Buffer.allocUnsafe(bytes);
-      return data.subarray(0, readSync(fd, data, 0, bytes, position));
-    } finally {
-      closeSync(fd);
-    }
+    const range = rangeFor(fstatSync(fd).size);
+    if (range === undefined) return undefined;
+    const data = Buffer.allocUnsafe(range.bytes);
+    const count = readSync(fd, data, 0, range.bytes, range.from - base);
+    return count > 0 ? { at: range.from, data: data.subarray(0, count) } : undefined;
   } catch {
-    return Buffer.alloc(0);
+    return undefined;
+  } finally {
+    closeSync(fd);
   }
 }

@@ -108,15 +108,14 @@ export function readLeftover(dir: string): Leftover {
 /** The task that a worker runs, as it says itself; undefined where it runs none. */
 export function readRunning(dir: string): IdKey | undefined {
   const head = Buffer.alloc(HEAD_BYTES);
+  const fd = openPlain(join(dir, "results"));
+  if (fd === undefined) return undefined;
   try {
-    const fd = openSync(join(dir, "results"), "r");
-    try {
-      if (readSync(fd, head, 0, HEAD_BYTES, 0) < HEAD_BYTES) return undefined;
-    } finally {
-      closeSync(fd);
-    }
+    if (readSync(fd, head, 0, HEAD_BYTES, 0) < HEAD_BYTES) return undefined;
   } catch {
     return undefined;
+  } finally {
+    closeSync(fd);
   }
   return head[4] === 1 ? keyAt(head, 8) : undefined;
 }
@@ -144,7 +143,7 @@ const MAX_LEFT_BYTES = 512 * 1024 * 1024;
  * Opens a file in a worker's folder as a stranger's: a link that a task put in its place would show, or cut, a file of
  * the agent's, and a FIFO would hang it. Undefined where there is no plain file.
  */
-function openPlain(path: string, flags = constants.O_RDONLY): number | undefined {
+export function openPlain(path: string, flags = constants.O_RDONLY): number | undefined {
   try {
     const fd = openSync(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     if (fstatSync(fd).isFile()) return fd;
