@@ -1,6 +1,6 @@
 /** What brings an agent back: the texts, read by the programs that they are for, and the choice among the ways. */
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -31,13 +31,19 @@ describe("the launcher", () => {
   };
 
   it("hands the agent its environment and its folder, whatever characters they have", () => {
-    const path = script(["/bin/sh", "-c", 'printf "%s|" "$PATH" "$HTTPS_PROXY" "$@"', "agent"], {
-      PATH: `/usr/bin:/bin:${HARD}`,
-      HTTPS_PROXY: "http://u:p%20w@proxy:3128",
-      SECRET: "no",
-    });
+    const path = script(
+      ["/bin/sh", "-c", 'printf "%s|" "$PATH" "$HTTPS_PROXY" "$FARLOOM_AGENT_WORKERS" "$@"', "agent"],
+      {
+        PATH: `/usr/bin:/bin:${HARD}`,
+        HTTPS_PROXY: "http://u:p%20w@proxy:3128",
+        FARLOOM_AGENT_WORKERS: "3",
+        FARLOOM_AGENT_STATE_DIR: "/elsewhere",
+        FARLOOM_ENROLMENT_CODE: "no",
+      },
+    );
+    expect(readFileSync(path, "utf8")).not.toMatch(/ENROLMENT|elsewhere/);
     expect(sh(path, "start", "--watch")).toBe(
-      `/usr/bin:/bin:${HARD}|http://u:p%20w@proxy:3128|start|--watch|--state-dir|${folder}|`,
+      `/usr/bin:/bin:${HARD}|http://u:p%20w@proxy:3128|3|start|--watch|--state-dir|${folder}|`,
     );
   });
 

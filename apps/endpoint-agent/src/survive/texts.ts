@@ -28,6 +28,9 @@ export const KEPT_VARIABLES = [
   "LANG",
 ] as const;
 
+/** The agent's own settings are handed on too; the folder stands in the launcher itself. */
+const AGENT_SETTING = /^FARLOOM_AGENT_(?!STATE_DIR$)[A-Z_]+$/;
+
 /** Above this the log is set aside at a start, one generation. */
 const MOST_LOG_KB = 16 * 1024;
 
@@ -56,7 +59,8 @@ export interface LaunchPlan {
  * else is a command of the agent's. Exit codes 2, 4 and 5 of the agent say that another start would end alike.
  */
 export function launcherText({ stateDir, program, env }: LaunchPlan): string {
-  const exports = KEPT_VARIABLES.flatMap((name) =>
+  const settings = Object.keys(env).filter((name) => AGENT_SETTING.test(name));
+  const exports = [...KEPT_VARIABLES, ...settings.sort()].flatMap((name) =>
     env[name] ? [`export ${name}=${shellQuote(env[name])}`] : [],
   );
   const words = program.map(shellQuote).join(" ");
