@@ -23,6 +23,10 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
+          // Loading modules anew for each file costs more than most of them do. Nothing here keeps state in a module.
+          isolate: false,
+          // Some start workers, on a machine that others keep busy.
+          testTimeout: 20_000,
           include: ["packages/*/src/**/*.test.ts", "apps/*/src/**/*.test.ts", "test/simulation/**/*.test.ts"],
         },
       },

@@ -190,9 +190,9 @@ describe("a full disk", () => {
     await enrolled();
     await start();
     const keys: IdKey[] = [];
-    // Twice as much as the disk holds passes through the journal.
-    for (let i = 0; i < 10; i++) {
-      keys.push(...submit(50, 0, 50_000));
+    // Twice as much as the disk holds passes through the journal, a little of it at a time: what is live has room twice.
+    for (let i = 0; i < 100; i++) {
+      keys.push(...submit(5, 0, 50_000));
       await service.until(() => distinct().size === keys.length, "a round of results", 60_000);
     }
     expect(said).not.toContain("the journal cannot be written");

@@ -74,7 +74,9 @@ afterAll(async () => {
 
 /** A call with an empty body where the method has one: who may not come in never reaches the body's check. */
 const attempt = (client: RestClient, { method, path }: Operation): Promise<Reply> =>
-  client.call(method, path, method === "POST" ? { json: {} } : {});
+  client.call(method, path, method === "POST" ? { json: bodyOf(path) } : {});
+/** Most take an empty one. */
+const bodyOf = (path: string): object => (path.endsWith("/signatures") ? { envelope: "none" } : {});
 
 describe("every route", () => {
   it("is on the API page, with the paths of the design", () => {

@@ -147,7 +147,13 @@ it.skipIf(slurmMissing !== undefined)(
     let agent: AgentProcess | undefined;
     try {
       // The only node is taken.
-      const taken = await cluster.run("sbatch", "--parsable", "--exclusive", "--wrap=sleep 600");
+      const taken = await cluster.run(
+        "sbatch",
+        "--parsable",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=sleep 600",
+      );
       await cluster.until(
         "the node is taken",
         async () => (await cluster.run("squeue", "-h", "-o", "%T")) === "RUNNING",
