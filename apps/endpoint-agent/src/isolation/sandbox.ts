@@ -22,6 +22,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { CODEC_REFERENCE, type IsolationLevel } from "@farloom/protocol";
+import { LINES_VARIABLES } from "../node/environments/environment-program.js";
 import { MARKER_VARIABLE } from "../node/remains.js";
 import type { WorkerProgram } from "../node/worker.js";
 import { bubblewrapArgs, INSIDE } from "./bubblewrap.js";
@@ -117,7 +118,9 @@ export class Sandbox {
   /** The program inside its sandbox. `dir` is the worker's folder on the agent's side. */
   confine(program: WorkerProgram, dir: string, wants: Wants, places: AgentPlaces): Confined {
     const { config } = this;
-    const env = allowedEnvironment(program.env, config.env);
+    // The image's own Python runs in a container: nothing there would read them.
+    const lines = config.level === "container" ? [] : LINES_VARIABLES;
+    const env = allowedEnvironment(program.env, [...config.env, ...lines]);
     const { python } = this.#means;
     const command = python?.configured === program.command ? python.executable : program.command;
     const limited = [...limitArgs(config.limits), command, ...program.args];
