@@ -46,8 +46,10 @@ export interface CommandFlags {
 type Command = (place: Place, flags: CommandFlags) => Promise<number>;
 
 export const COMMANDS: Readonly<Record<string, Command>> = {
-  setup: (place, flags) =>
-    setup(place, {
+  setup: (place, flags) => {
+    // The interpreter that is checked is the one that the agent runs, now and whenever it is brought back.
+    if (flags.python !== undefined) process.env.FARLOOM_AGENT_PYTHON = flags.python;
+    return setup(place, {
       serviceUrl: serviceOf(place, flags),
       code: codeOf(place, flags.code),
       name: flags.name,
@@ -55,7 +57,8 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       skipChecks: flags.skipChecks ?? false,
       isShared: flags.shared ?? false,
       survive: methodOf(flags.survive),
-    }),
+    });
+  },
   start: (place, { runArgs, watch = false }) => start(place, { args: runArgs, watch }),
   stop: (place, { within }) => stop(place, durationOf(within)),
   restart: (place, { within }) => restart(place, durationOf(within)),
