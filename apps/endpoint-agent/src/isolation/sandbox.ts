@@ -8,6 +8,7 @@
  *      taken from `payloads/` by the agent. The store of all payloads is not seen.
  *   3  A worker works for one submitter, and either has a network or has not: who wants what is in its lane's name.
  */
+import { createHash } from "node:crypto";
 import {
   chmodSync,
   chownSync,
@@ -73,6 +74,11 @@ export class Sandbox {
 
   get level(): IsolationLevel {
     return this.config.level;
+  }
+
+  /** Its whole configuration, as a digest: a worker that was started under another one runs nothing more. */
+  get rules(): string {
+    return createHash("sha256").update(JSON.stringify(this.config)).digest("hex");
   }
 
   /** Whether workers see other paths than the agent, and serve one submitter each. */

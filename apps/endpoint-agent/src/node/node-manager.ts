@@ -260,9 +260,9 @@ export class NodeManager {
         continue;
       }
       const isAlive = processStartTime(record.pid) === record.startTime;
-      const isOfLevel = (record.level ?? "none") === (this.#options.sandbox?.level ?? "none");
-      if (isAlive && isOfLevel) expected.push(this.#dispatcher.adopt(record));
-      // A worker of another level would run tasks under rules that are not in force any more.
+      const isUnderRules = record.rules === this.#options.sandbox?.rules;
+      if (isAlive && isUnderRules) expected.push(this.#dispatcher.adopt(record));
+      // Another level, network or folder that it may write: it would run tasks under rules that are not in force any more.
       else buried.push((isAlive ? endNow(record) : Promise.resolve()).then(() => this.#bury(record)));
     }
     await Promise.all(buried);
