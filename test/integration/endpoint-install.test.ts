@@ -136,8 +136,8 @@ it("farloom endpoint hands on to the agent's program: options, output and exit c
   );
   expect(json(made)).toMatchObject({ name: "cluster", stateDir, checks: [], survive: { method: "none" } });
   expect(
-    (await endpoint("configure", "--template", "slurm", "--set", "account=lab", "--set", "workers=2")).code,
-  ).toBe(0);
+    await endpoint("configure", "--template", "slurm", "--set", "account=lab", "--set", "workers=2"),
+  ).toMatchObject({ code: 0, stdout: expect.stringContaining("farloom endpoint trust add KEY") });
   expect(readFileSync(join(stateDir, "agent.toml"), "utf8")).toContain('account = "lab"');
   expect(await endpoint("configure", "--template", "slurm")).toMatchObject({ code: 7, stdout: "" });
   expect((await endpoint("logs", "--json")).code).toBe(3);

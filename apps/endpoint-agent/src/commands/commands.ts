@@ -10,6 +10,7 @@ import { normaliseServiceUrl } from "../enrolment.js";
 import { readIdentity } from "../state/identity.js";
 import { openStateDir } from "../state/state-dir.js";
 import { METHODS, type Method } from "../survive/choose.js";
+import { readTrust } from "../trust/trust-file.js";
 import { bugreport } from "./bugreport.js";
 import { drain, restart, start, stop, uninstall } from "./life.js";
 import { logs, status } from "./look.js";
@@ -181,6 +182,14 @@ function questions(): { question(text: string): Promise<string>; close(): void }
   };
 }
 
+/** An endpoint with blocks that trusts nobody yet runs nothing. */
+function trustAdvice({ paths }: Place): string {
+  const { trust } = resolveConfig({ stateDir: paths.root });
+  const { mode, keys } = readTrust(paths.trustFile);
+  if ((trust.mode ?? mode ?? trust.byDefault) !== "enforce" || keys.length > 0) return "";
+  return "\nIt runs only what somebody has signed whom it trusts: farloom endpoint trust add KEY --function OWNER/NAME, or farloom endpoint trust mode off";
+}
+
 async function configureCommand(place: Place, flags: CommandFlags): Promise<number> {
   if (flags.list) {
     const templates = listTemplates();
@@ -202,7 +211,7 @@ async function configureCommand(place: Place, flags: CommandFlags): Promise<numb
     const made = await configure({ stateDir, template, values: readPairs(flags.set ?? []), force, terminal });
     place.result(
       made,
-      `${made.text}\nThis is ${made.path} now. It counts from the agent's next start: farloom endpoint restart`,
+      `${made.text}\nThis is ${made.path} now. It counts from the agent's next start: farloom endpoint restart${trustAdvice(place)}`,
     );
     return DONE;
   } catch (error) {
