@@ -48,7 +48,8 @@ it("runs a task in a worker of its own", async () => {
   try {
     const stateDir = join(folder, "state");
     await agent("enroll", "--service", service.url, "--code", "good-code", "--state-dir", stateDir);
-    await agent("start", "--workers", "1", "--state-dir", stateDir);
+    // Isolation too, which looks for our packages where there are none.
+    await agent("start", "--workers", "1", "--isolation", "limits", "--state-dir", stateDir);
     await service.until(() => service.connected && service.roomTasks > 0, "credit", 30_000);
     service.sendTasks([{}]);
     await service.until(() => service.results.length === 1, "the result", 30_000);

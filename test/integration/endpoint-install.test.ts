@@ -126,16 +126,27 @@ it("farloom endpoint hands on to the agent's program: options, output and exit c
     "--survive",
     "none",
     "--no-checks",
+    "--python",
+    "python3",
     "--json",
   );
   expect(made.code).toBe(0);
+  expect(readFileSync(join(stateDir, "launch.sh"), "utf8")).toMatch(
+    /^export FARLOOM_AGENT_PYTHON='?python3'?$/m,
+  );
   expect(json(made)).toMatchObject({ name: "cluster", stateDir, checks: [], survive: { method: "none" } });
   expect(
-    (await endpoint("configure", "--template", "slurm", "--set", "account=lab", "--set", "workers=2")).code,
-  ).toBe(0);
+    await endpoint("configure", "--template", "slurm", "--set", "account=lab", "--set", "workers=2"),
+  ).toMatchObject({ code: 0, stdout: expect.stringContaining("farloom endpoint trust add KEY") });
   expect(readFileSync(join(stateDir, "agent.toml"), "utf8")).toContain('account = "lab"');
   expect(await endpoint("configure", "--template", "slurm")).toMatchObject({ code: 7, stdout: "" });
   expect((await endpoint("logs", "--json")).code).toBe(3);
+  // What a start is told of trust the agent hears, or there would be none.
+  const mistrusted = await endpoint("start", "--trust", "sometimes");
+  expect([mistrusted.code, mistrusted.stderr]).toEqual([
+    1,
+    expect.stringContaining("option trust is 'sometimes', not one of enforce"),
+  ]);
 }, 120_000);
 
 describe("farloom endpoint", () => {

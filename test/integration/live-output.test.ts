@@ -256,6 +256,22 @@ function farloom(...args: string[]): Promise<{ code: number | null; stdout: stri
   return new Promise((resolve) => child.once("close", (code) => resolve({ code, stdout, stderr })));
 }
 
+it("that somebody follows ends with the credential that it is followed with, and not with the task", async () => {
+  const id = await submit("stay", [60]);
+  const made = await fabric.api(service.url).post("/v1/keys", { label: "follower" });
+  const answer = await fetch(`${other.url}/v1/tasks/${id}/output?follow=true`, {
+    headers: { authorization: `Bearer ${made.body.key}` },
+  });
+  expect(answer.status).toBe(200);
+  await follow(id, { until: (text) => text.includes("before the end\n") });
+  const revoked = await fabric.api(service.url).call("DELETE", `/v1/keys/${made.body.id}`);
+  expect(revoked.status).toBeLessThan(300);
+  expect(await answer.text()).toContain("before the end\n");
+  const { body } = await fabric.api(service.url).get(`/v1/tasks/${id}`);
+  expect(body.state).toBe("STARTED");
+  await fabric.api(service.url).post(`/v1/tasks/${id}/cancel`, {});
+});
+
 it("is shown by the command as it was written, and to nobody else; a stream that follows ends with the task", async () => {
   const id = await submit("lines", [10, 0.1]);
   const shown = farloom("tasks", "logs", "-f", id);

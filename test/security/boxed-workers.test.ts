@@ -143,9 +143,13 @@ describe.skipIf(reason !== undefined)(
           const second = await new NodeHarness({ stateDir, sandbox: boxed.sandbox }).start();
           expect((await second.call(PID)).value).toBe(before);
           await second.manager.close({ leaveWorkers: true });
-          // At another level it would run tasks under rules that are not in force any more.
-          await using third = await new NodeHarness({ stateDir }).start();
-          expect((await third.call(PID)).value).not.toBe(before);
+          // Under other rules, at its level or another, it would run tasks under some that are not in force any more.
+          const third = await new NodeHarness({ stateDir, sandbox: asked.sandbox }).start();
+          const after = (await third.call(PID)).value;
+          expect(after).not.toBe(before);
+          await third.manager.close({ leaveWorkers: true });
+          await using fourth = await new NodeHarness({ stateDir }).start();
+          expect([before, after]).not.toContain((await fourth.call(PID)).value);
         } finally {
           rmSync(stateDir, { recursive: true, force: true });
         }

@@ -13,8 +13,6 @@ export const localNode: NodeFactory = ({ port, log, config, agentInfo, gear, san
       ...(agentInfo.runtimes.python === undefined ? {} : { python: { default: config.python } }),
       command: agentInfo.runtimes.command !== undefined,
       environments: config.environments,
-      // An image brings its own programs, and Node with what our worker needs is not among them.
-      ...(sandbox?.level === "container" ? { node: false as const } : {}),
     },
     sandbox,
     killGraceMs: config.killGraceMs,

@@ -169,20 +169,29 @@ async function runForPerson(command: string, values: Values): Promise<number> {
     skipChecks,
     stateDir: stateDirOf(values["state-dir"]),
     runArgs: RUN_FLAGS.flatMap((flag) =>
-      [values[flag] ?? []].flat().flatMap((value) => [`--${flag}`, String(value)]),
+      [values[flag] ?? []]
+        .flat()
+        .flatMap((value) => (value === true ? [`--${flag}`] : [`--${flag}`, `${value}`])),
     ),
   });
 }
 
 /** What `start` hands on to the agent that it starts. */
 const RUN_FLAGS = [
+  "service",
   "workers",
   "provider",
   "python",
   "log-level",
+  "drain-ms",
+  "kill-grace-ms",
   "reclaim-ms",
+  "recycle-tasks",
+  "recycle-memory-mb",
   "allow-function",
   "isolation",
+  "trust",
+  "stop-workers",
 ] as const;
 
 function optionsOf(values: Values): AgentOptions {

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { inspectJournal } from "../journal/inspect.js";
 import { checkLines } from "./check.js";
 import { checkStateFolder, fileSystemAt } from "./disks.js";
-import { checkPythons, readNvidia, readPartitions, readRocm } from "./programs.js";
+import { checkGpus, checkPythons, readPartitions } from "./programs.js";
 import { checkService, clockCheck } from "./service.js";
 
 let dir: string;
@@ -84,22 +84,12 @@ describe("Pythons", () => {
   });
 });
 
-describe("GPUs", () => {
-  // As nvidia-smi 535 and rocm-smi 5.7 print it, from their documentation: there is no such card on this machine.
-  it("are read from nvidia-smi", () => {
-    expect(readNvidia("NVIDIA A100-SXM4-40GB, 40960\nNVIDIA A100-SXM4-40GB, 40960\n")).toEqual([
-      { name: "NVIDIA A100-SXM4-40GB", memoryMb: 40960 },
-      { name: "NVIDIA A100-SXM4-40GB", memoryMb: 40960 },
-    ]);
-    expect(readNvidia("No devices were found\n")).toEqual([]);
+it("GPUs are those that the agent would find, and where it has them from", async () => {
+  expect(await checkGpus({ PATH: "", CUDA_VISIBLE_DEVICES: "0,GPU-5a1c" })).toMatchObject({
+    state: "ok",
+    detail: "2 × GPU; told by CUDA_VISIBLE_DEVICES",
   });
-
-  it("are read from rocm-smi", () => {
-    const text =
-      '{"card0": {"Card series": "AMD INSTINCT MI250X", "VRAM Total Memory (B)": "68702699520"}, "system": {}}';
-    expect(readRocm(text)).toEqual([{ name: "AMD INSTINCT MI250X", memoryMb: 65520 }]);
-    expect(readRocm("WARNING: no AMD GPUs")).toEqual([]);
-  });
+  expect(await checkGpus({ PATH: "" })).toMatchObject({ state: "skip" });
 });
 
 it("a partition's nodes of several kinds are counted together, and what scontrol adds is told", () => {

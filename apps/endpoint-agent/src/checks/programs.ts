@@ -1,7 +1,8 @@
 /** What is on this machine for tasks: Pythons, a Slurm, GPUs. The readers of other programs' output are pure. */
 import { readdirSync, realpathSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { printed } from "../python-version.js";
+import { discoverGpus } from "../node/gear/gpus.js";
+import { printed, pythonVersion } from "../python-version.js";
 import type { Check, Environment } from "./check.js";
 
 /** Interpreters that are asked for their version: a site may have dozens on its PATH. */
@@ -28,11 +29,7 @@ export async function findPythons(env: Environment): Promise<FoundPython[]> {
     }
   }
   const asked = [...paths.values()].slice(0, MOST_PYTHONS).map(async (path) => {
-    const version = await printed(
-      path,
-      ["-I", "-S", "-c", "import sys;print('%d.%d.%d'%sys.version_info[:3])"],
-      env,
-    );
+    const version = await pythonVersion(path, env);
     return version === undefined ? [] : [{ path, version }];
   });
   return (await Promise.all(asked)).flat();
@@ -176,53 +173,15 @@ export async function checkSlurm(env: Environment): Promise<Check> {
   };
 }
 
-export interface FoundGpu {
-  readonly name: string;
-  readonly memoryMb: number | undefined;
-}
-
-/** Reads `nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`. */
-export function readNvidia(text: string): FoundGpu[] {
-  return text
-    .split("\n")
-    .filter((line) => line.includes(","))
-    .map((line) => {
-      const at = line.lastIndexOf(",");
-      return { name: line.slice(0, at).trim(), memoryMb: Number(line.slice(at + 1)) || undefined };
-    });
-}
-
-/** Reads `rocm-smi --showproductname --showmeminfo vram --json`: an object with one entry for each card. */
-export function readRocm(text: string): FoundGpu[] {
-  let cards: Record<string, Record<string, string>>;
-  try {
-    cards = JSON.parse(text) as typeof cards;
-  } catch {
-    return [];
-  }
-  return Object.entries(cards)
-    .filter(([card]) => /^card\d+$/.test(card))
-    .map(([, fields]) => {
-      const bytes = Number(fields["VRAM Total Memory (B)"]);
-      const name = fields["Card Series"] ?? fields["Card series"] ?? fields["Card Model"] ?? "AMD GPU";
-      return { name, memoryMb: bytes ? Math.round(bytes / 1024 ** 2) : undefined };
-    });
-}
-
+/** As an agent finds them whose configuration declares none. */
 export async function checkGpus(env: Environment): Promise<Check> {
-  const nvidia = await printed(
-    "nvidia-smi",
-    ["--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
-    env,
-  );
-  const rocm = await printed("rocm-smi", ["--showproductname", "--showmeminfo", "vram", "--json"], env);
-  const gpus = [...readNvidia(nvidia ?? ""), ...readRocm(rocm ?? "")];
-  if (gpus.length === 0) return { name: "GPUs", state: "skip", detail: "none on this machine" };
+  const { gpus, from } = await discoverGpus(undefined, env);
+  if (gpus.length === 0) return { name: "GPUs", state: "skip", detail: `none: ${from}` };
   const counts = new Map<string, number>();
-  for (const { name, memoryMb } of gpus) {
+  for (const { name = "GPU", memoryMb } of gpus) {
     const label = `${name}${memoryMb === undefined ? "" : ` (${Math.round(memoryMb / 1024)} GB)`}`;
     counts.set(label, (counts.get(label) ?? 0) + 1);
   }
-  const detail = [...counts].map(([label, count]) => `${count} × ${label}`).join(", ");
-  return { name: "GPUs", state: "ok", detail, facts: { gpus } };
+  const listed = [...counts].map(([label, count]) => `${count} × ${label}`).join(", ");
+  return { name: "GPUs", state: "ok", detail: `${listed}; told by ${from}`, facts: { gpus, from } };
 }

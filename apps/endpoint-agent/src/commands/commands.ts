@@ -10,6 +10,7 @@ import { normaliseServiceUrl } from "../enrolment.js";
 import { readIdentity } from "../state/identity.js";
 import { openStateDir } from "../state/state-dir.js";
 import { METHODS, type Method } from "../survive/choose.js";
+import { readTrust } from "../trust/trust-file.js";
 import { bugreport } from "./bugreport.js";
 import { drain, restart, start, stop, uninstall } from "./life.js";
 import { logs, status } from "./look.js";
@@ -46,8 +47,10 @@ export interface CommandFlags {
 type Command = (place: Place, flags: CommandFlags) => Promise<number>;
 
 export const COMMANDS: Readonly<Record<string, Command>> = {
-  setup: (place, flags) =>
-    setup(place, {
+  setup: (place, flags) => {
+    // The interpreter that is checked is the one that the agent runs, now and whenever it is brought back.
+    if (flags.python !== undefined) process.env.FARLOOM_AGENT_PYTHON = flags.python;
+    return setup(place, {
       serviceUrl: serviceOf(place, flags),
       code: codeOf(place, flags.code),
       name: flags.name,
@@ -55,7 +58,8 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       skipChecks: flags.skipChecks ?? false,
       isShared: flags.shared ?? false,
       survive: methodOf(flags.survive),
-    }),
+    });
+  },
   start: (place, { runArgs, watch = false }) => start(place, { args: runArgs, watch }),
   stop: (place, { within }) => stop(place, durationOf(within)),
   restart: (place, { within }) => restart(place, durationOf(within)),
@@ -178,6 +182,14 @@ function questions(): { question(text: string): Promise<string>; close(): void }
   };
 }
 
+/** An endpoint with blocks that trusts nobody yet runs nothing. */
+function trustAdvice({ paths }: Place): string {
+  const { trust } = resolveConfig({ stateDir: paths.root });
+  const { mode, keys } = readTrust(paths.trustFile);
+  if ((trust.mode ?? mode ?? trust.byDefault) !== "enforce" || keys.length > 0) return "";
+  return "\nIt runs only what somebody has signed whom it trusts: farloom endpoint trust add KEY --function OWNER/NAME, or farloom endpoint trust mode off";
+}
+
 async function configureCommand(place: Place, flags: CommandFlags): Promise<number> {
   if (flags.list) {
     const templates = listTemplates();
@@ -199,7 +211,7 @@ async function configureCommand(place: Place, flags: CommandFlags): Promise<numb
     const made = await configure({ stateDir, template, values: readPairs(flags.set ?? []), force, terminal });
     place.result(
       made,
-      `${made.text}\nThis is ${made.path} now. It counts from the agent's next start: farloom endpoint restart`,
+      `${made.text}\nThis is ${made.path} now. It counts from the agent's next start: farloom endpoint restart${trustAdvice(place)}`,
     );
     return DONE;
   } catch (error) {

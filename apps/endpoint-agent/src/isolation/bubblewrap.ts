@@ -11,7 +11,7 @@
  * No other process, no network unless asked for, nothing of the agent's state folder, no home.
  */
 import { existsSync, lstatSync, readdirSync, readlinkSync, realpathSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 
 /** Where a worker finds its things, whatever the agent's paths are. */
 export const INSIDE = {
@@ -122,4 +122,13 @@ export function isSystemPath(path: string): boolean {
 /** The folder that a program's installation lies in: two above it, as bin/ and lib/ stand side by side. */
 export function installationOf(program: string): string {
   return dirname(dirname(realpathSync(program)));
+}
+
+/**
+ * What of an installation a worker is shown. Where the user's home lies in it (a Node in ~/bin, a Python with the prefix
+ * ~), its programs and libraries alone: the rest is what a sandbox is to hide, the agent's key among it.
+ */
+export function shownOf(installation: string, home: string): string[] {
+  const holdsHome = home === installation || home.startsWith(`${installation}/`);
+  return holdsHome ? ["bin", "lib", "lib64"].map((name) => join(installation, name)) : [installation];
 }

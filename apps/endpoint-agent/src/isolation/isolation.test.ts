@@ -1,10 +1,12 @@
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isolationSuffices } from "@farloom/protocol";
 import { parse as parseToml } from "smol-toml";
 import { describe, expect, it } from "vitest";
-import { OutputWatch, readKept, readLeftover } from "../node/worker-files.js";
+import { FLOOD_BYTES, OutputWatch, readKept, readLeftover } from "../node/worker-files.js";
+import { shownOf } from "./bubblewrap.js";
 import { allowedEnvironment, isSecretName, withoutSecrets } from "./clean-environment.js";
 import { NO_ISOLATION, readIsolationConfig } from "./config.js";
 import { containerCommand, containerVariables } from "./container.js";
@@ -111,6 +113,33 @@ describe("levels", () => {
   });
 });
 
+describe("the interpreter of sandboxed workers", () => {
+  it("is the one of the environment that workers get, as worker_init may have brought another", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "farloom-python-"));
+    try {
+      const python = execFileSync("python3", ["-c", "import sys; print(sys.executable)"]).toString().trim();
+      symlinkSync(python, join(dir, "brought"));
+      const env = { ...process.env, PATH: `${dir}:${process.env.PATH}` };
+      const config = readIsolationConfig({ isolation: "limits" });
+      const { sandbox } = await prepareIsolation(config, "brought", { all: false, env });
+      const program = { command: "brought", args: [], env, runtime: "python" } as const;
+      const places = { socketPath: "/s", payloadsDir: "/p" };
+      expect(sandbox!.confine(program, dir, { network: false }, places).args).toContain(join(dir, "brought"));
+    } finally {
+      rmSync(dir, { recursive: true, force: true });
+    }
+  });
+});
+
+describe("an installation that a sandbox shows", () => {
+  it("is never one that the user's home lies in", () => {
+    expect(shownOf("/opt/node", "/home/me")).toEqual(["/opt/node"]);
+    expect(shownOf("/home/me/.nvm/v20", "/home/me")).toEqual(["/home/me/.nvm/v20"]);
+    expect(shownOf("/home/me", "/home/me")).toEqual(["/home/me/bin", "/home/me/lib", "/home/me/lib64"]);
+    expect(shownOf("/home", "/home/me")).not.toContain("/home");
+  });
+});
+
 describe("a boxed worker's lane", () => {
   it("says submitter and network ahead of the program, which may be called anything", () => {
     const name = boxedLane("python:box:1:x:default", false, "0190b6f0-0000-7000-8000-000000000001");
@@ -161,12 +190,37 @@ describe("a worker's folder", () => {
       mkdirSync(dir);
       const secret = join(parent, "key");
       writeFileSync(secret, "PRIVATE".repeat(300_000));
-      for (const name of ["stdout", "stderr", "results", "kept"]) symlinkSync(secret, join(dir, name));
+      for (const name of ["stdout", "stderr", "results", "kept", "cuts"])
+        symlinkSync(secret, join(dir, name));
       const watch = new OutputWatch(dir);
       expect(watch.check()).toBe(false);
       expect(watch.last()).toEqual({});
       expect(readLeftover(dir)).toEqual({ running: undefined, results: [] });
       expect(readKept(dir)).toEqual([]);
+    } finally {
+      rmSync(parent, { recursive: true, force: true });
+    }
+  });
+
+  it("is written as a stranger's: a flood writes over no file that a link leads to, and a folder stops nobody", () => {
+    const parent = mkdtempSync(join(tmpdir(), "farloom-stranger-"));
+    try {
+      const dir = join(parent, "worker");
+      mkdirSync(dir);
+      const key = join(parent, "key");
+      writeFileSync(key, "PRIVATE");
+      writeFileSync(join(dir, "stdout"), "x".repeat(FLOOD_BYTES + 1));
+      symlinkSync(key, join(dir, "cuts"));
+      const watch = new OutputWatch(dir);
+      expect(watch.check()).toBe(true);
+      expect(readFileSync(key, "utf8")).toBe("PRIVATE");
+      expect(new OutputWatch(dir).cutBytes("stdout")).toBe(FLOOD_BYTES + 1);
+      rmSync(join(dir, "cuts"));
+      mkdirSync(join(dir, "cuts"));
+      expect(watch.merge(undefined)).toMatchObject({ stdoutBytes: FLOOD_BYTES + 1 });
+      rmSync(join(dir, "cuts"), { recursive: true });
+      execFileSync("mkfifo", [join(dir, "cuts")]);
+      expect(new OutputWatch(dir).cutBytes("stdout")).toBe(0);
     } finally {
       rmSync(parent, { recursive: true, force: true });
     }

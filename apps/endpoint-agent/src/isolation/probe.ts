@@ -6,14 +6,15 @@
  * answer is what the endpoint could offer.
  */
 import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { isSea } from "node:sea";
 import { fileURLToPath } from "node:url";
 import { FarloomError, ISOLATION_LEVELS, type IsolationInfo, type IsolationLevel } from "@farloom/protocol";
 import { printed } from "../python-version.js";
-import { bubblewrapArgs, installationOf, isSystemPath } from "./bubblewrap.js";
+import { bubblewrapArgs, installationOf, isSystemPath, shownOf } from "./bubblewrap.js";
 import type { IsolationConfig } from "./config.js";
 import { containerCommand } from "./container.js";
 import { type Means, Sandbox } from "./sandbox.js";
@@ -40,6 +41,13 @@ interface Refusal {
   readonly cure: string;
 }
 
+export interface PrepareOptions {
+  /** Whether other levels than the configured one are tried. Default: true. */
+  readonly all?: boolean;
+  /** Where the interpreter is looked for, as workers will be. Default: this process's own. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+}
+
 /**
  * Tries the configured level, and with `all` the others too. Throws FarloomError ISOLATION_IMPOSSIBLE where the configured
  * one cannot be had; then all are tried, to say what can.
@@ -47,7 +55,7 @@ interface Refusal {
 export async function prepareIsolation(
   config: IsolationConfig,
   python: string,
-  all = true,
+  { all = true, env = process.env }: PrepareOptions = {},
 ): Promise<Prepared> {
   const trials = new Trials(config, python);
   const refusals = new Map<IsolationLevel, Refusal>();
@@ -61,7 +69,7 @@ export async function prepareIsolation(
   const refusal = refusals.get(level);
   if (refusal)
     throw new FarloomError("ISOLATION_IMPOSSIBLE", { level, ...refusal, offers: offers.join(", ") });
-  const sandbox = level === "none" ? undefined : new Sandbox(config, await trials.means(level));
+  const sandbox = level === "none" ? undefined : new Sandbox(config, await trials.means(level, env));
   return { sandbox, info: { level, offers, network } };
 }
 
@@ -91,8 +99,9 @@ class Trials {
     }
   }
 
-  async means(level: IsolationLevel): Promise<Means> {
-    const [executable, ...prefixes] = (await printed(this.#python, ["-c", PYTHON_PROBE]))?.split("\n") ?? [];
+  async means(level: IsolationLevel, env: NonNullable<PrepareOptions["env"]>): Promise<Means> {
+    const told = await printed(this.#python, ["-c", PYTHON_PROBE], env);
+    const [executable, ...prefixes] = told?.split("\n") ?? [];
     return {
       python: executable ? { configured: this.#python, executable } : undefined,
       userNamespace: level === "namespaces",
@@ -255,8 +264,14 @@ function userOf(user: string): { readonly uid: number; readonly gid: number } | 
 /** The folders that workers need and that the system's mounts do not show: of Python, of Node, and ours. */
 function installations(prefixes: readonly string[]): readonly string[] {
   const own = fileURLToPath(new URL("../../", import.meta.url));
-  const folders = [...prefixes, installationOf(process.execPath), own, ...packagesFor(own)];
-  const real = folders.map((path) => path.replace(/(?<=.)\/$/, ""));
+  const program = realpathSync(process.execPath);
+  // The single file is all of itself, and may lie anywhere.
+  const node = isSea() ? [] : [installationOf(program)];
+  const folders = [...prefixes, ...node, own, ...packagesFor(own)].map((path) =>
+    path.replace(/(?<=.)\/$/, ""),
+  );
+  const real = folders.flatMap((path) => shownOf(path, homedir()));
+  if (!real.some((path) => program.startsWith(`${path}/`))) real.push(program);
   // The shorter first: a mount hides what was mounted below it before.
   return [...new Set(real)].filter((path) => path !== "/" && !isSystemPath(path)).sort();
 }
@@ -267,6 +282,11 @@ function packagesFor(own: string): string[] {
   for (let dir = dirname(own); dir !== dirname(dir); dir = dirname(dir)) {
     if (existsSync(join(dir, "node_modules"))) found.push(join(dir, "node_modules"));
   }
-  const protocol = createRequire(import.meta.url).resolve("@farloom/protocol");
-  return [...found, dirname(dirname(protocol))];
+  try {
+    const protocol = createRequire(import.meta.url).resolve("@farloom/protocol");
+    return [...found, dirname(dirname(protocol))];
+  } catch {
+    // The single file has it in itself.
+    return found;
+  }
 }

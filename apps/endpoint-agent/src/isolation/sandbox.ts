@@ -8,6 +8,7 @@
  *      taken from `payloads/` by the agent. The store of all payloads is not seen.
  *   3  A worker works for one submitter, and either has a network or has not: who wants what is in its lane's name.
  */
+import { createHash } from "node:crypto";
 import {
   chmodSync,
   chownSync,
@@ -22,6 +23,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { CODEC_REFERENCE, type IsolationLevel } from "@farloom/protocol";
+import { LINES_VARIABLES } from "../node/environments/environment-program.js";
 import { MARKER_VARIABLE } from "../node/remains.js";
 import type { WorkerProgram } from "../node/worker.js";
 import { bubblewrapArgs, INSIDE } from "./bubblewrap.js";
@@ -74,6 +76,11 @@ export class Sandbox {
     return this.config.level;
   }
 
+  /** Its whole configuration, as a digest: a worker that was started under another one runs nothing more. */
+  get rules(): string {
+    return createHash("sha256").update(JSON.stringify(this.config)).digest("hex");
+  }
+
   /** Whether workers see other paths than the agent, and serve one submitter each. */
   get isBoxed(): boolean {
     return this.level !== "none" && this.level !== "limits";
@@ -117,7 +124,9 @@ export class Sandbox {
   /** The program inside its sandbox. `dir` is the worker's folder on the agent's side. */
   confine(program: WorkerProgram, dir: string, wants: Wants, places: AgentPlaces): Confined {
     const { config } = this;
-    const env = allowedEnvironment(program.env, config.env);
+    // The image's own Python runs in a container: nothing there would read them.
+    const lines = config.level === "container" ? [] : LINES_VARIABLES;
+    const env = allowedEnvironment(program.env, [...config.env, ...lines]);
     const { python } = this.#means;
     const command = python?.configured === program.command ? python.executable : program.command;
     const limited = [...limitArgs(config.limits), command, ...program.args];

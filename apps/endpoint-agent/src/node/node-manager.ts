@@ -56,7 +56,7 @@ import type { FunctionRecord, NodeTask } from "./node-task.js";
 import type { NodeManagerOptions } from "./options.js";
 import type { FramePort } from "./port.js";
 import { killGroup, processStartTime } from "./proc.js";
-import { laneNameOf, programOf } from "./programs.js";
+import { laneNameOf, programOf, runtimesInImage } from "./programs.js";
 import { clearRemains } from "./remains.js";
 import type { Worker } from "./worker.js";
 import { readKept, readLeftover } from "./worker-files.js";
@@ -126,6 +126,8 @@ export class NodeManager {
     // What holds a secret is no worker's business; a sandbox lets through less still.
     const env = withoutSecrets(options.env ?? process.env);
     this.#env = env;
+    const runtimes =
+      options.sandbox?.level === "container" ? runtimesInImage(options.runtimes) : options.runtimes;
     this.#dispatcher = new Dispatcher({
       log: options.log,
       workers: options.workers,
@@ -141,7 +143,7 @@ export class NodeManager {
       records: this.#records,
       gear: options.gear,
       programOf: (laneName) =>
-        programOf(laneName, options.runtimes, { env, folders: [this.#runDir, this.#payloadsDir] }),
+        programOf(laneName, runtimes, { env, folders: [this.#runDir, this.#payloadsDir] }),
       up: this.#upstream(),
     });
     this.#listener = new WorkerListener({
@@ -258,9 +260,9 @@ export class NodeManager {
         continue;
       }
       const isAlive = processStartTime(record.pid) === record.startTime;
-      const isOfLevel = (record.level ?? "none") === (this.#options.sandbox?.level ?? "none");
-      if (isAlive && isOfLevel) expected.push(this.#dispatcher.adopt(record));
-      // A worker of another level would run tasks under rules that are not in force any more.
+      const isUnderRules = record.rules === this.#options.sandbox?.rules;
+      if (isAlive && isUnderRules) expected.push(this.#dispatcher.adopt(record));
+      // Another level, network or folder that it may write: it would run tasks under rules that are not in force any more.
       else buried.push((isAlive ? endNow(record) : Promise.resolve()).then(() => this.#bury(record)));
     }
     await Promise.all(buried);
@@ -325,7 +327,12 @@ export class NodeManager {
     const isCleared = await clearRemains({ pid, startTime, marker }, () => 0);
     if (!isCleared)
       this.#log.warn({ worker: record.name, pid }, "not everything that it started could be ended");
-    for (const path of foldersOf(record.dir)) rmSync(path, { recursive: true, force: true });
+    try {
+      for (const path of foldersOf(record.dir)) rmSync(path, { recursive: true, force: true });
+    } catch (err) {
+      // A task may have closed a folder of its own to us: that keeps no agent from starting.
+      this.#log.warn({ err, worker: record.name }, "the folders of an old worker cannot be removed");
+    }
   }
 
   /** What a boxed worker's result refers to lies in a folder of the worker's own. */

@@ -48,7 +48,8 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
     ? await environmentAfter(parameters.workerInit, options.env)
     : options.env;
   const node = options.name ?? env.FARLOOM_NODE_NAME ?? slurmNode(env) ?? hostname();
-  const { sandbox } = await prepareIsolation(parameters.isolation ?? NO_ISOLATION, parameters.python, false);
+  const isolation = parameters.isolation ?? NO_ISOLATION;
+  const { sandbox } = await prepareIsolation(isolation, parameters.python, { all: false, env });
   const gear = await NodeGear.open(parameters.gear ?? readGearConfig({}), env);
   const hasPython = (await pythonVersion(parameters.python, env)) !== undefined;
   // From here to where signals are heard nothing waits: a stop finds nothing to tidy up, or somebody who does.
@@ -91,7 +92,6 @@ export async function runNode(options: NodeProgramOptions): Promise<number> {
       ...(hasPython ? { python: { default: parameters.python } } : {}),
       command: hasPython,
       ...(parameters.environments && { environments: parameters.environments }),
-      ...(sandbox?.level === "container" ? { node: false as const } : {}),
     },
     sandbox,
     killGraceMs: parameters.killGraceMs,

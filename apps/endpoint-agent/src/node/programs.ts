@@ -24,6 +24,18 @@ export function laneNameOf(definition: FunctionDefinition): string {
   }
 }
 
+/**
+ * What an image leaves of a node's runtimes: it brings its own Python, so that no environment of the machine's is there,
+ * and Node with what our worker needs is not among its programs.
+ */
+export function runtimesInImage({ python, command }: RuntimeConfig): RuntimeConfig {
+  return {
+    ...(python?.default !== undefined && { python: { default: python.default } }),
+    ...(command !== undefined && { command }),
+    node: false,
+  };
+}
+
 /** Where workers run. */
 export interface ProgramPlace {
   readonly env: Readonly<Record<string, string | undefined>>;

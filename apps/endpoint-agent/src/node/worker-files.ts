@@ -138,6 +138,7 @@ const RESULTS = new Set(["results"] as const);
 const NOTHING = Buffer.alloc(0);
 /** Results without a mark, of 64 KiB at most each, are bounded by credit; a sparse file of a task's making is not. */
 const MAX_LEFT_BYTES = 512 * 1024 * 1024;
+const MAX_CUTS_BYTES = 1_024;
 
 /**
  * Opens a file in a worker's folder as a stranger's: a link that a task put in its place would show, or cut, a file of
@@ -154,11 +155,11 @@ export function openPlain(path: string, flags = constants.O_RDONLY): number | un
   return undefined;
 }
 
-function readPlain(path: string): Buffer | undefined {
+function readPlain(path: string, mostBytes = MAX_LEFT_BYTES): Buffer | undefined {
   const fd = openPlain(path);
   if (fd === undefined) return undefined;
   try {
-    return fstatSync(fd).size > MAX_LEFT_BYTES ? undefined : readFileSync(fd);
+    return fstatSync(fd).size > mostBytes ? undefined : readFileSync(fd);
   } catch {
     return undefined;
   } finally {
@@ -233,14 +234,15 @@ export class OutputWatch {
 
   /** What an agent before this one cut; without it, positions in the stream would begin anew. */
   #restore(): void {
-    let kept: Partial<Record<string, unknown>>;
+    let kept: Partial<Record<string, unknown>> | null;
     try {
-      kept = JSON.parse(readFileSync(join(this.#dir, "cuts"), "utf8")) as typeof kept;
+      const text = readPlain(join(this.#dir, "cuts"), MAX_CUTS_BYTES) ?? NOTHING;
+      kept = JSON.parse(text.toString()) as typeof kept;
     } catch {
       return;
     }
     for (const name of STREAMS) {
-      const bytes = kept[name];
+      const bytes = kept?.[name];
       if (typeof bytes !== "number" || !Number.isSafeInteger(bytes) || bytes <= 0) continue;
       this.#cuts[name] = { bytes, tail: Buffer.alloc(0) };
       this.#cut = true;
@@ -248,14 +250,22 @@ export class OutputWatch {
   }
 
   #record(): void {
+    const { stdout, stderr } = this.#cuts;
+    const text = JSON.stringify({ stdout: stdout?.bytes, stderr: stderr?.bytes });
+    this.#forgetRecord();
     try {
-      const { stdout, stderr } = this.#cuts;
-      writeFileSync(
-        join(this.#dir, "cuts"),
-        JSON.stringify({ stdout: stdout?.bytes, stderr: stderr?.bytes }),
-      );
+      // As a new file alone: a link that a task put in its place would lead to a file of the agent's.
+      writeFileSync(join(this.#dir, "cuts"), text, { flag: "wx", mode: 0o600 });
     } catch {
-      // On a full disk the next agent counts from what it finds.
+      // A full disk, or a task's doing: the next agent counts from what it finds.
+    }
+  }
+
+  #forgetRecord(): void {
+    try {
+      rmSync(join(this.#dir, "cuts"), { force: true });
+    } catch {
+      // A folder that a task has put there.
     }
   }
 
@@ -273,7 +283,7 @@ export class OutputWatch {
       merged[`${name}Bytes`] = cut.bytes + (merged[`${name}Bytes`] ?? 0);
     }
     this.#cut = false;
-    rmSync(join(this.#dir, "cuts"), { force: true });
+    this.#forgetRecord();
     return merged;
   }
 

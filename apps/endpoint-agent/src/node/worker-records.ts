@@ -22,6 +22,8 @@ export interface WorkerRecord {
   readonly gear?: Gear | undefined;
   /** The level of isolation that it was started at; absent: none. */
   readonly level?: string | undefined;
+  /** Of its sandbox (Sandbox.rules); absent where it has none. */
+  readonly rules?: string | undefined;
 }
 
 export class WorkerRecords {

@@ -254,6 +254,7 @@ export class Worker {
         dir,
         marker,
         level: place.sandbox?.level,
+        rules: place.sandbox?.rules,
         gear: context.gear,
       },
       context.owner,

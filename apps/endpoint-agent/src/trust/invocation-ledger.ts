@@ -61,7 +61,12 @@ export class InvocationLedger {
       this.#rewrite(nowSeconds());
       if (this.#taken.size >= MAX_CALLS) return "too many signed calls are remembered here";
     }
-    this.#write(key, attempt, { isTaken: true, expires: call.expires });
+    try {
+      this.#write(key, attempt, { isTaken: true, expires: call.expires });
+    } catch (error) {
+      // Begun without that, it could be begun again.
+      return `that it is begun cannot be written here: ${(error as Error).message}`;
+    }
     this.#note(key, attempt, call.expires);
     return undefined;
   }
@@ -70,7 +75,11 @@ export class InvocationLedger {
   release(key: IdKey, attempt: number): void {
     const known = this.#taken.get(key);
     if (!known?.attempts.delete(attempt)) return;
-    this.#write(key, attempt, { isTaken: false, expires: known.expires });
+    try {
+      this.#write(key, attempt, { isTaken: false, expires: known.expires });
+    } catch {
+      // After a restart it counts as begun.
+    }
   }
 
   close(): void {
@@ -85,9 +94,16 @@ export class InvocationLedger {
   }
 
   #write(key: IdKey, attempt: number, what: { readonly isTaken: boolean; readonly expires: number }): void {
-    if (this.#records > 2 * MAX_CALLS) this.#rewrite(nowSeconds());
-    this.#fd ??= openSync(this.#path, "a", 0o600);
-    writeSync(this.#fd, record(key, attempt, what));
+    try {
+      if (this.#records > 2 * MAX_CALLS) this.#rewrite(nowSeconds());
+      this.#fd ??= openSync(this.#path, "a", 0o600);
+      const written = writeSync(this.#fd, record(key, attempt, what));
+      if (written < RECORD_BYTES) throw new Error("the disk is full");
+    } catch (error) {
+      // A part of a record may lie there now: all are written anew before the next one.
+      this.#records = Number.POSITIVE_INFINITY;
+      throw error;
+    }
     this.#records++;
   }
 

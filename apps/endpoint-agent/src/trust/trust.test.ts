@@ -1,4 +1,12 @@
-import { chmodSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { keyAt, makeSignKey, newBatchId, publicKeyLine } from "@farloom/protocol";
@@ -145,6 +153,23 @@ describe("the ledger of signed calls", () => {
     ledger = open();
     expect(ledger.take(task, 1, call())).toBeUndefined();
     ledger.close();
+  });
+
+  it("takes nothing that it cannot write down, and goes on when it can", () => {
+    const there = join(dir, "disk");
+    const ledger = new InvocationLedger(join(there, "invocations"));
+    expect(ledger.take(task, 1, call())).toMatch(/cannot be written here: ENOENT/);
+    mkdirSync(there);
+    expect(ledger.take(task, 1, call())).toBeUndefined();
+    ledger.close();
+    rmSync(there, { recursive: true });
+    // What came back is let go, though nobody could write that.
+    ledger.release(task, 1);
+    expect(ledger.take(task, 1, call())).toMatch(/cannot be written/);
+    mkdirSync(there);
+    expect(ledger.take(task, 1, call())).toBeUndefined();
+    ledger.close();
+    expect(new InvocationLedger(join(there, "invocations")).take(task, 1, call())).toMatch(/begun before/);
   });
 
   it("forgets what has expired, and reads on after a torn end", () => {

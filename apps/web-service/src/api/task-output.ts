@@ -3,10 +3,11 @@
  * soon as there is more; with `follow` its body goes on until the task has ended.
  */
 import { Readable } from "node:stream";
-import { uuidToKey } from "@farloom/protocol";
+import { FarloomError, uuidToKey } from "@farloom/protocol";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
+import { authorizationOf } from "../http/browser.js";
 import { type OutputPart, type OutputPlace, outputOf } from "../tasks/output.js";
 import type { TaskRow } from "../tasks/reader.js";
 import { MAX_WAIT_S } from "../tasks/waiting.js";
@@ -43,8 +44,14 @@ export function taskOutputRoutes(
   deps: AppDeps,
   read: (request: FastifyRequest, reply: FastifyReply, id: string) => Promise<TaskRow>,
 ): void {
-  const { pool, outputNews, deliver } = deps;
+  const { pool, outputNews, deliver, identity, config } = deps;
   let followers = 0;
+
+  /** A body that goes on holds no longer than the credential that it was asked for with (P30). */
+  const requireStill = async ({ headers }: FastifyRequest): Promise<void> => {
+    const { nested } = await identity.authenticate(authorizationOf(headers, config.publicUrl));
+    if (nested !== undefined) await identity.nested.requireOpen(nested);
+  };
 
   app.get(
     "/v1/tasks/:id/output",
@@ -109,6 +116,7 @@ export function taskOutputRoutes(
       const both = AbortSignal.any([signal, look.signal]);
       const news = outputNews.next(key, both);
       try {
+        await requireStill(request);
         const part = await outputOf(pool, await read(request, reply, id), place);
         const leftMs = untilMs - performance.now();
         const isOver = leftMs <= 0 || signal.aborted || deps.draining();
@@ -139,7 +147,13 @@ async function* following(
       const where = isNextAttempt
         ? { ...place, attempt: part.attempt + 1, offset: 0 }
         : { ...place, attempt: part.attempt, offset: part.at + part.data.length };
-      part = await next(where, Number.POSITIVE_INFINITY);
+      try {
+        part = await next(where, Number.POSITIVE_INFINITY);
+      } catch (error) {
+        // The credential has ended, or the task is gone: whoever asks again is told.
+        if (error instanceof FarloomError) return;
+        throw error;
+      }
       // Nothing, and more may come: the service is stopping, and whoever follows asks again.
       if (part.data.length === 0 && part.more) return;
     }

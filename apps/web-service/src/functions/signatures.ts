@@ -90,17 +90,17 @@ export class FunctionSignatures {
   /** What an agent is told of each function: those of all versions of this owner that have the same code. */
   async told(fns: readonly FunctionRecord[]): Promise<string[][]> {
     const { rows } = await this.#pool.query<{ key: number; envelope: string }>(
-      `SELECT asked.key, s.envelope FROM unnest($1::int[]) AS asked(key)
-       JOIN function f ON f.key = asked.key
-       JOIN function same ON same.owner_id = f.owner_id AND same.digest = f.digest
-       JOIN function_signature s ON s.function_key = same.key
-       ORDER BY (s.added_by = f.owner_id) DESC, s.added_at DESC, s.id`,
-      [fns.map((fn) => fn.key)],
+      `SELECT asked.key, told.envelope FROM unnest($1::int[]) AS asked(key)
+       CROSS JOIN LATERAL (
+         SELECT s.envelope, s.added_by = f.owner_id AS own, s.added_at, s.id FROM function f
+         JOIN function same ON same.owner_id = f.owner_id AND same.digest = f.digest
+         JOIN function_signature s ON s.function_key = same.key
+         WHERE f.key = asked.key ORDER BY own DESC, s.added_at DESC, s.id LIMIT $2) AS told
+       ORDER BY told.own DESC, told.added_at DESC, told.id`,
+      // As many people as may use a function may sign it: their envelopes are not read to be thrown away.
+      [fns.map((fn) => fn.key), MAX_TOLD],
     );
-    return fns.map((fn) => {
-      const own = rows.filter(({ key }) => key === fn.key);
-      return own.slice(0, MAX_TOLD).map(({ envelope }) => envelope);
-    });
+    return fns.map((fn) => rows.filter(({ key }) => key === fn.key).map(({ envelope }) => envelope));
   }
 }
 

@@ -65,6 +65,14 @@ export function addLocal(endpoint: Command, { output, result }: Context): void {
     .option(
       "--isolation <level>",
       "how workers are kept apart: none, limits, namespaces, container or user (default: as agent.toml says)",
+    )
+    .option(
+      "--trust <mode>",
+      "whether functions must be signed: enforce, warn or off (default: as trust.toml says)",
+    )
+    .addHelpText(
+      "after",
+      "\nThese count for this start alone: what brings the agent back reads agent.toml, trust.toml and the FARLOOM_AGENT_… settings of the installation.",
     );
 
   local("stop", "end the agent; what runs is finished or kept").option(...within);

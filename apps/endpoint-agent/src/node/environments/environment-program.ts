@@ -19,9 +19,10 @@ export interface PythonPlace {
   readonly folders: readonly string[];
 }
 
+/** How names and lines reach the script; a sandbox that picks variables lets them through. */
+export const LINES_VARIABLES = ["FARLOOM_WORKER_INIT", "FARLOOM_CONDA", "FARLOOM_MODULES"] as const;
 /** Constant: standard input is the worker's, and the lines are not its tasks' business. */
-const AFTER_LINES =
-  'eval "$FARLOOM_WORKER_INIT" </dev/null && unset FARLOOM_WORKER_INIT FARLOOM_CONDA FARLOOM_MODULES && exec "$@"';
+const AFTER_LINES = `eval "$FARLOOM_WORKER_INIT" </dev/null && unset ${LINES_VARIABLES.join(" ")} && exec "$@"`;
 const FIND_MODULE =
   'type module >/dev/null 2>&1 || for file in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /usr/share/modules/init/bash; do [ -r "$file" ] && . "$file" && break; done';
 // Unquoted: several names, none of which has a space or another meaning for a shell (environment-config.ts).

@@ -5,6 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { command, NodeHarness, PYTHON, python } from "../../../../../test/support/node-harness.js";
+import { readIsolationConfig } from "../../isolation/config.js";
+import { prepareIsolation } from "../../isolation/probe.js";
+import { Sandbox } from "../../isolation/sandbox.js";
 import { parseEnvironment, readEnvironments } from "./environment-config.js";
 import { pythonStart } from "./environment-program.js";
 import { infoOf, probePythons } from "./python-probe.js";
@@ -121,6 +124,45 @@ describe("workers in environments", () => {
       command({ argv: ["sh", "-c", "echo $LOADED"] }, { env: { interpreter: "mod" } }),
     );
     expect(end.value).toMatchObject({ stdout: "gcc/12\n" });
+  });
+
+  it("come after their lines where workers get but some of the variables", async () => {
+    const config = readIsolationConfig({ isolation: "limits" });
+    const { sandbox } = await prepareIsolation(config, PYTHON, { all: false });
+    const named = { x: { python: PYTHON, worker_init: "export LOADED=by-lines" } };
+    await using limited = await new NodeHarness({
+      sandbox,
+      runtimes: {
+        python: { default: PYTHON },
+        environments: readEnvironments({ environments: named }),
+      },
+    }).start();
+    expect(((await limited.call(of("x"))).value as unknown[])[1]).toBe("by-lines");
+  });
+
+  it("are none of a node whose workers run in an image, which has another Python", async () => {
+    const config = readIsolationConfig({ isolation: { level: "container", image: "no.sif" } });
+    const means = {
+      python: undefined,
+      userNamespace: false,
+      disableUserNamespaces: false,
+      installations: [],
+      becomes: undefined,
+    };
+    await using boxed = await new NodeHarness({
+      sandbox: new Sandbox(config, means),
+      runtimes: {
+        python: { default: PYTHON },
+        environments: readEnvironments({ environments: { x: { python: PYTHON } } }),
+      },
+    }).start();
+    const end = await boxed.call(of("x"));
+    expect([end.state, end.reason, end.detail.error?.type]).toEqual([
+      "FAILED",
+      "runtime_missing",
+      "RuntimeMissing",
+    ]);
+    expect(end.detail.error!.message).toContain('no environment named "x"');
   });
 
   it("may be a function's own where the endpoint allows it, and not otherwise", async () => {
