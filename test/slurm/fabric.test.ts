@@ -45,8 +45,15 @@ interface Fault {
 }
 
 const firstJob = async (endpoint: SlurmEndpoint) => (await endpoint.jobs())[0]!;
+/** A process may have run several tasks, and end with another. */
 const kill = (pids: readonly number[], signal: NodeJS.Signals) => {
-  for (const pid of pids) process.kill(pid, signal);
+  for (const pid of new Set(pids)) {
+    try {
+      process.kill(pid, signal);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+  }
 };
 /** What a node runs goes on until Slurm kills it: a task that may end meanwhile has not been struck. */
 const nodeGone = (endpoint: SlurmEndpoint) => endpoint.agent.line("a node is gone");

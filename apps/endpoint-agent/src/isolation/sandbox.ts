@@ -12,6 +12,7 @@ import { createHash } from "node:crypto";
 import {
   chmodSync,
   chownSync,
+  closeSync,
   constants,
   copyFileSync,
   linkSync,
@@ -26,6 +27,7 @@ import { CODEC_REFERENCE, type IsolationLevel } from "@farloom/protocol";
 import { LINES_VARIABLES } from "../node/environments/environment-program.js";
 import { MARKER_VARIABLE } from "../node/remains.js";
 import type { WorkerProgram } from "../node/worker.js";
+import { openPlain } from "../node/worker-files.js";
 import { bubblewrapArgs, INSIDE } from "./bubblewrap.js";
 import { allowedEnvironment } from "./clean-environment.js";
 import type { IsolationConfig, TaskLimits } from "./config.js";
@@ -219,6 +221,11 @@ export function takeReferenced(
   const to = join(places.payloadsDir, name);
   try {
     if (!lstatSync(from).isFile()) return;
+    // Under the digest that a task claims lies perhaps what others need: it is not replaced.
+    if (lstatSync(to, { throwIfNoEntry: false })?.isFile()) {
+      rmSync(from);
+      return;
+    }
     moveOrCopy(from, to);
     // It may have become a link since it was looked at.
     if (!lstatSync(to).isFile()) {
@@ -265,12 +272,19 @@ function linkOrCopy(from: string, to: string): void {
   }
 }
 
-function moveOrCopy(from: string, to: string): void {
+/** What is copied is what was opened: a link that a task puts in its place meanwhile leads nowhere. Exported for its test. */
+export function moveOrCopy(from: string, to: string): void {
   try {
     renameSync(from, to);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EXDEV") throw error;
-    copyFileSync(from, `${to}.new`, constants.COPYFILE_EXCL);
+    const fd = openPlain(from);
+    if (fd === undefined) throw error;
+    try {
+      copyFileSync(`/proc/self/fd/${fd}`, `${to}.new`, constants.COPYFILE_EXCL);
+    } finally {
+      closeSync(fd);
+    }
     renameSync(`${to}.new`, to);
     rmSync(from, { force: true });
   }
