@@ -12,6 +12,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { freshDatabase, type TestDatabase } from "./postgres.js";
 import { RestClient } from "./rest-service.js";
 
@@ -20,6 +21,8 @@ const SERVICE = join(ROOT, "apps/web-service/dist/main.js");
 const AGENT = join(ROOT, "apps/endpoint-agent/dist/main.js");
 const START_MS = 60_000;
 const STOP_MS = 15_000;
+/** What is left of a fabric so long after its end was left behind. */
+const LEAVE_MS = 10_000;
 /** Lines kept of each process. */
 const LOG_LINES = 2_000;
 
@@ -320,7 +323,12 @@ export class Fabric {
   async close(): Promise<void> {
     for (const program of this.#programs.reverse()) await program.stop();
     const crashes = this.#programs.flatMap((program) => program.crash ?? []);
-    const left = processesWith(this.home);
+    // A node of a block has said goodbye to its agent before its process has ended.
+    let left = processesWith(this.home);
+    for (const end = performance.now() + LEAVE_MS; left.length > 0 && performance.now() < end; ) {
+      await sleep(100);
+      left = processesWith(this.home);
+    }
     for (const { pid } of left) process.kill(pid, "SIGKILL");
     rmSync(this.home, { recursive: true, force: true });
     await this.database.drop();
