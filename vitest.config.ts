@@ -50,7 +50,6 @@ export default defineConfig({
         },
       },
       { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },
-      { extends: true, test: { ...withPostgres, name: "security", include: ["test/security/**/*.test.ts"] } },
       {
         extends: true,
         // `npm run bench:slurm`: no part of the tests.
