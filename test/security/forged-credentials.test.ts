@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { loadSigningKey, type SigningKey } from "../../apps/web-service/src/identity/signing-key.js";
 import { Browser } from "../support/browser.js";
 import { type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
-import { agentToken } from "../support/fake-agent.js";
+import { agentToken, FakeAgent } from "../support/fake-agent.js";
 import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
 import { type RawReply, raw, upgradeLines } from "./raw-http.js";
 
@@ -267,6 +267,49 @@ describe("the doors", () => {
     const median = (list: number[]): number => list.sort((a, b) => a - b)[Math.floor(list.length / 2)]!;
     const [a, b] = [median(times[right]!), median(times[unknown]!)];
     expect(Math.abs(a - b), `${a} ms, ${b} ms`).toBeLessThan(Math.max(5, 0.75 * Math.max(a, b)));
+  });
+});
+
+describe("a running task's own token", () => {
+  it("is for its task alone: for no other task, at no other door, and not after its end", async () => {
+    const agent = await FakeAgent.start(rest.api, "nests", ({ bytes }) =>
+      bytes.includes("hold") ? undefined : { value: 1 },
+    );
+    try {
+      const fn = { name: "f", runtime: "python", code: "def f(*a): return 1\n" };
+      expect((await rest.api.post("/v1/functions", fn)).status).toBe(201);
+      const call = { function: "f", endpoint: agent.endpointId, args: ["hold"] };
+      const submit = async (options: object): Promise<string> =>
+        (await rest.api.post("/v1/tasks", { ...call, ...options })).body.id;
+      const task = await submit({ options: { nested: true } });
+      const another = await submit({ options: { nested: true } });
+      const plain = await submit({});
+      const asked = (id: string, token: string) =>
+        new RestClient(rest.url, token).post(`/v1/tasks/${id}/token`, {});
+      expect((await asked(plain, agent.token)).body.code).toBe("NESTED_NOT_ASKED");
+      expect((await asked(task, session)).body.code, "another endpoint's agent").toBe("TASK_NOT_FOUND");
+      const { token } = (await asked(task, agent.token)).body;
+      const nested = new RestClient(rest.url, token);
+      expect((await nested.get("/v1/tasks")).body.items).toEqual([]);
+      for (const id of [task, another, plain]) {
+        for (const path of [`/v1/tasks/${id}`, `/v1/tasks/${id}/result`, `/v1/tasks/${id}/output`])
+          expect([403, 404], path).toContain((await nested.get(path)).status);
+        expect([403, 404]).toContain((await nested.post(`/v1/tasks/${id}/cancel`, {})).status);
+        expect((await asked(id, token)).status).toBe(401);
+      }
+      for (const path of ["/v1/me", "/v1/keys", "/v1/audit", "/v1/groups"])
+        expect((await nested.get(path)).status, path).toBe(403);
+      expect((await nested.post("/v1/tokens")).status).toBe(403);
+      const elsewhere = await nested.post("/v1/tasks", { ...call, endpoint: other.id });
+      expect(elsewhere.body.code).toBe("NESTED_SCOPE");
+      const upgrade = upgradeLines(host, limits.AGENT_LINK_PATH, [bearer(token)]);
+      expect((await raw(rest.url, upgrade)).status).toBe(401);
+      // Its endpoint's end is the task's.
+      expect((await rest.api.delete(`/v1/endpoints/${agent.endpointId}`)).status).toBe(204);
+      await expect.poll(async () => (await nested.get("/v1/tasks")).body.code).toBe("NESTED_ENDED");
+    } finally {
+      await agent.close();
+    }
   });
 });
 
