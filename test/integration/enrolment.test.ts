@@ -5,10 +5,11 @@ import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { FRAMES_DOWN, limits } from "@farloom/protocol";
+import { errorMessage, FRAMES_DOWN, limits } from "@farloom/protocol";
 import { PrismaPg } from "@prisma/adapter-pg";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { enroll } from "../../apps/endpoint-agent/src/enrolment.js";
 import { Enrolment } from "../../apps/web-service/src/endpoints/enrolment.js";
 import { PrismaClient } from "../../apps/web-service/src/generated/prisma/client.js";
 import type { Identity } from "../../apps/web-service/src/identity/identity.js";
@@ -56,6 +57,18 @@ const endsWithin5s = async (peer: FramePeer) => {
 };
 
 describe("an enrolment code", () => {
+  it("that is no good is refused in the service's words, which say what to do", async () => {
+    const code = `fle_${"0".repeat(32)}_${"A".repeat(32)}`;
+    const refused = await enroll({
+      serviceUrl: rest.url,
+      code,
+      stateDir: join(rest.stateDir, "agent"),
+    }).catch((error: Error) => error);
+    expect(refused).toMatchObject({
+      message: expect.stringContaining(errorMessage("ENROLMENT_CODE_INVALID")),
+    });
+  });
+
   it(`brought ${REPLICAS * EACH} times at once, through the pools of ${REPLICAS} replicas, makes one agent`, async () => {
     const { body: made } = await rest.api.post("/v1/endpoints", { name: "raced" });
     const pools = Array.from(

@@ -126,7 +126,7 @@ export function isOk(response: IncomingMessage): boolean {
 /** The failure that a response stands for; reads its body. */
 export async function failureOf(url: URL, response: IncomingMessage): Promise<HttpFailure> {
   const status = response.statusCode ?? 0;
-  let error: { code?: string; message?: string } = {};
+  let error: { code?: string; message?: string; detail?: string } = {};
   try {
     const value = JSON.parse(await readText(response)) as { error?: typeof error } & typeof error;
     error = value.error ?? value;
@@ -138,9 +138,8 @@ export async function failureOf(url: URL, response: IncomingMessage): Promise<Ht
     status,
     code: typeof error.code === "string" ? error.code : `HTTP_${status}`,
     message:
-      typeof error.message === "string"
-        ? error.message
-        : `${url.origin} answered ${status} for ${url.pathname}`,
+      [error.detail, error.message].find((text) => typeof text === "string") ??
+      `${url.origin} answered ${status} for ${url.pathname}`,
     retryAfterMs: Number.isFinite(seconds) && seconds > 0 ? seconds * 1000 : undefined,
   });
 }

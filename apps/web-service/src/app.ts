@@ -1,7 +1,7 @@
 /**
  * The HTTP application: plugins, hooks and routes over what is handed in. It owns no state and no process; main.ts
- * and service.ts do. Hooks run in the order of registration: bodies' Accept, policy (who is it, may they),
- * rate limit, and then the body is read.
+ * and service.ts do. Hooks run in the order of registration: bodies' Accept, host (is it for us), policy
+ * (who is it, may they), rate limit, and then the body is read.
  */
 import type { Server } from "node:http";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
@@ -38,6 +38,7 @@ import type { PrismaClient } from "./generated/prisma/client.js";
 import { BODY_LIMIT_BYTES, registerBodies } from "./http/bodies.js";
 import { registerDocs } from "./http/docs.js";
 import type { Metrics } from "./http/metrics.js";
+import type { OwnHosts } from "./http/own-hosts.js";
 import { enforcePolicies } from "./http/policy.js";
 import { registerProblems } from "./http/problem.js";
 import { limitRates } from "./http/rate-limits.js";
@@ -61,6 +62,7 @@ export interface AppDeps {
   readonly prisma: PrismaClient;
   readonly pool: pg.Pool;
   readonly identity: Identity;
+  readonly hosts: OwnHosts;
   readonly people: People;
   readonly functions: FunctionRegistry;
   readonly signatures: FunctionSignatures;
@@ -97,7 +99,7 @@ const REQUEST_TIMEOUT_MS = 3_600_000;
 
 /** The application, not yet listening. Rejects where a route declares no policy. */
 export async function buildApp(deps: AppDeps): Promise<Api> {
-  const { config, log, identity, metrics } = deps;
+  const { config, log, identity, hosts, metrics } = deps;
   const app: Api = fastify({
     loggerInstance: log,
     // Every request is counted in the metrics; only failures are worth a line.
@@ -120,6 +122,9 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   registerValidation(app);
   registerBodies(app);
   registerSecurityHeaders(app);
+  app.addHook("onRequest", async (request) =>
+    hosts.require(request.headers.host, request.socket.localAddress),
+  );
   enforcePolicies(app, identity, config);
   limitRates(app, config);
   recordRequests(app, deps.audit);

@@ -48,6 +48,8 @@ describe("resolveConfig", () => {
     ["DATABASE_URL", "mysql://u:secret@h/d"],
     ["REDIS_URL", "localhost:6379"],
     ["FARLOOM_BOOTSTRAP_OWNER", "Me/you"],
+    ["FARLOOM_ALLOWED_HOSTS", "a.example, *.example"],
+    ["FARLOOM_ALLOWED_HOSTS", "https://a.example"],
   ])("names %s where it is %s", (variable, value) => {
     const parse = () => resolveConfig({}, { [variable]: value });
     expect(parse).toThrow(ConfigError);

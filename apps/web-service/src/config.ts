@@ -55,6 +55,11 @@ export interface Config {
    * the address of a caller is that of the connection.
    */
   readonly trustedProxies: readonly string[];
+  /**
+   * Names besides its own that the service is called by, as `host` (on any port) or `host:port`, with commas: of a proxy that
+   * names another than the public URL's. FARLOOM_ALLOWED_HOSTS; default: none (http/own-hosts.ts has which are its own).
+   */
+  readonly allowedHosts: readonly string[];
   /** Where the first API key is written at start, if it is missing or not valid here. FARLOOM_BOOTSTRAP_KEY_FILE; undefined: none is made. */
   readonly bootstrapKeyFile: string | undefined;
   /** Whom that key belongs to. FARLOOM_BOOTSTRAP_OWNER; default "me". */
@@ -147,6 +152,7 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
     trustedProxies:
       options.trustedProxies ??
       addresses(text(undefined, "FARLOOM_TRUSTED_PROXIES"), "FARLOOM_TRUSTED_PROXIES"),
+    allowedHosts: options.allowedHosts ?? hostNames(text(undefined, "FARLOOM_ALLOWED_HOSTS")),
     bootstrapKeyFile: text(options.bootstrapKeyFile, "FARLOOM_BOOTSTRAP_KEY_FILE"),
     bootstrapOwner: ownerName(text(options.bootstrapOwner, "FARLOOM_BOOTSTRAP_OWNER") ?? "me"),
     rateLimitPerMinute: int(options.rateLimitPerMinute, "FARLOOM_RATE_LIMIT_PER_MINUTE", {
@@ -215,6 +221,19 @@ function addresses(value: string | undefined, variable: string): readonly string
       (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= size));
     if (!good)
       throw new ConfigError(`${variable} has ${JSON.stringify(item)}, which is no address or network`);
+  }
+  return named;
+}
+
+function hostNames(value: string | undefined): readonly string[] {
+  const list = (value ?? "").split(",").map((item) => item.trim());
+  const named = list.filter((item) => item !== "");
+  for (const item of named) {
+    // No wildcards: whoever can have a name below one of ours made would be let in.
+    if (!/^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?$/.test(item))
+      throw new ConfigError(
+        `FARLOOM_ALLOWED_HOSTS has ${JSON.stringify(item)}, which is no host or host:port`,
+      );
   }
   return named;
 }

@@ -39,6 +39,7 @@ import { AgentSession } from "./gateway/agent-session.js";
 import { PrismaClient } from "./generated/prisma/client.js";
 import { authorizationOf, placeOf, requireOrigin } from "./http/browser.js";
 import { Metrics } from "./http/metrics.js";
+import { OwnHosts } from "./http/own-hosts.js";
 import { observeRoad } from "./http/road-metrics.js";
 import { bootstrapKey } from "./identity/bootstrap.js";
 import { Identity } from "./identity/identity.js";
@@ -329,12 +330,14 @@ async function start(
   const metrics = new Metrics();
   observeRoad(metrics.registry, { dispatch, intake, collect });
   let draining = false;
+  const hosts = new OwnHosts(config);
   const app = await buildApp({
     config,
     log,
     prisma,
     pool,
     identity,
+    hosts,
     people,
     functions,
     signatures,
@@ -434,7 +437,7 @@ async function start(
         },
       },
     ],
-    { log, maxLinks: config.maxLinks, maxLinksPerOwner: config.maxLinksPerOwner },
+    { log, hosts, maxLinks: config.maxLinks, maxLinksPerOwner: config.maxLinksPerOwner },
   );
   undo.push(async () => {
     draining = true;

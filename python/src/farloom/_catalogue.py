@@ -146,6 +146,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The request did not come from a page of this service ({detail}). Open the page again and repeat it there.",
     ),
+    "HOST_REFUSED": (
+        421,
+        False,
+        "This service is not called {host}. Use its own address; where that is right, whoever runs it names it in FARLOOM_PUBLIC_URL or FARLOOM_ALLOWED_HOSTS.",
+    ),
     "PASSWORD_WEAK": (
         400,
         False,

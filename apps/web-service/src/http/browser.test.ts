@@ -68,11 +68,19 @@ describe("cookies", () => {
   });
 
   it("count under the name that they have here, and after an Authorization", () => {
-    const cookie = "farloom-loopback=evil; __Host-farloom=good";
-    expect(sessionCookie({ cookie }, "https://f.example")).toBe("good");
-    expect(sessionCookie({ cookie: "farloom-loopback=evil" }, "https://f.example")).toBeUndefined();
+    const cookie = "farloom-loopback=fls_evil; __Host-farloom=fls_good";
+    expect(sessionCookie({ cookie }, "https://f.example")).toBe("fls_good");
+    expect(sessionCookie({ cookie: "farloom-loopback=fls_evil" }, "https://f.example")).toBeUndefined();
     expect(authorizationOf({ cookie, authorization: "Bearer k" }, undefined)).toBe("Bearer k");
-    expect(authorizationOf({ cookie }, undefined)).toBe("Bearer evil");
+    expect(authorizationOf({ cookie }, undefined)).toBe("Bearer fls_evil");
+  });
+
+  it("are no place for another credential, of which no page's token would be asked", () => {
+    for (const value of ["fl_0123456789abcdef_secret", "eyJhbGciOiJFZERTQSJ9.e30.x", "fls"]) {
+      const cookie = `farloom-loopback=${value}`;
+      expect(sessionCookie({ cookie }, undefined)).toBeUndefined();
+      expect(authorizationOf({ cookie }, undefined)).toBeUndefined();
+    }
   });
 });
 

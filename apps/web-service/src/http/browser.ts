@@ -72,13 +72,20 @@ export function readCookie(header: string | undefined, name: string): string | u
   return values.length === 1 && values[0] !== "" ? values[0] : undefined;
 }
 
-/** The session cookie of a request, by the name that it has here: under the other one it is somebody else's. */
+/** How the value of every session cookie begins. */
+const SESSION_PREFIX = "fls_";
+
+/**
+ * The session cookie of a request, by the name that it has here: under the other one it is somebody else's. Another
+ * credential in its place is none: only a login's is asked for the page's token (1).
+ */
 export function sessionCookie(
   { cookie }: IncomingHttpHeaders,
   publicUrl: string | undefined,
 ): string | undefined {
   if (cookie === undefined) return undefined;
-  return readCookie(cookie, cookieName("session", publicUrl?.startsWith("https:") === true));
+  const value = readCookie(cookie, cookieName("session", publicUrl?.startsWith("https:") === true));
+  return value?.startsWith(SESSION_PREFIX) ? value : undefined;
 }
 
 /** What a request shows as who it is from: its Authorization, or a browser's cookie as if it were one. */

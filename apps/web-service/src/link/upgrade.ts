@@ -7,6 +7,7 @@ import type { Duplex } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { WebSocketServer } from "ws";
+import type { OwnHosts } from "../http/own-hosts.js";
 import { assertFramePolicies } from "./frame-policy.js";
 import type { Upgraded } from "./frame-socket.js";
 
@@ -28,9 +29,15 @@ export function serveLinks(
   routes: readonly LinkRoute<any>[],
   {
     log,
+    hosts,
     maxLinks,
     maxLinksPerOwner,
-  }: { readonly log: Logger; readonly maxLinks: number; readonly maxLinksPerOwner: number },
+  }: {
+    readonly log: Logger;
+    readonly hosts: OwnHosts;
+    readonly maxLinks: number;
+    readonly maxLinksPerOwner: number;
+  },
 ): () => void {
   assertFramePolicies();
   const wss = new WebSocketServer({
@@ -49,6 +56,7 @@ export function serveLinks(
     const route = routes.find((r) => r.path === path);
     try {
       if (!open) throw new FarloomError("DRAINING");
+      hosts.require(request.headers.host, request.socket.localAddress);
       if (!route)
         throw new FarloomError("ROUTE_NOT_FOUND", { method: "GET", path: String(path).slice(0, 100) });
       const offered = (request.headers["sec-websocket-protocol"] ?? "").split(",").map((p) => p.trim());

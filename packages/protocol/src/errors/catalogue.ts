@@ -115,6 +115,11 @@ export const ERRORS = {
     false,
     "The request did not come from a page of this service ({detail}). Open the page again and repeat it there.",
   ),
+  HOST_REFUSED: entry(
+    421,
+    false,
+    "This service is not called {host}. Use its own address; where that is right, whoever runs it names it in FARLOOM_PUBLIC_URL or FARLOOM_ALLOWED_HOSTS.",
+  ),
   PASSWORD_WEAK: entry(
     400,
     false,
