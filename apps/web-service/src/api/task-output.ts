@@ -7,6 +7,7 @@ import { uuidToKey } from "@farloom/protocol";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
+import { principalOf } from "../http/policy.js";
 import { type OutputPart, type OutputPlace, outputOf } from "../tasks/output.js";
 import type { TaskRow } from "../tasks/reader.js";
 import { MAX_WAIT_S } from "../tasks/waiting.js";
@@ -43,7 +44,7 @@ export function taskOutputRoutes(
   deps: AppDeps,
   read: (request: FastifyRequest, reply: FastifyReply, id: string) => Promise<TaskRow>,
 ): void {
-  const { pool, outputNews, deliver } = deps;
+  const { tenants, outputNews, deliver } = deps;
   let followers = 0;
 
   app.get(
@@ -66,7 +67,7 @@ export function taskOutputRoutes(
       const { wait, follow, ...asked } = request.query;
       const place: OutputPlace = { attempt: undefined, ...asked };
       const row = await read(request, reply, id);
-      const part = await outputOf(pool, row, place);
+      const part = await outputOf(tenants, { ownerId: principalOf(request).ownerId, row }, place);
       reply.type("text/plain; charset=utf-8").header("cache-control", "no-store");
       if ((wait === 0 && !follow) || followers >= MAX_FOLLOWERS) return send(reply, part);
       const stop = new AbortController();
@@ -109,7 +110,8 @@ export function taskOutputRoutes(
       const both = AbortSignal.any([signal, look.signal]);
       const news = outputNews.next(key, both);
       try {
-        const part = await outputOf(pool, await read(request, reply, id), place);
+        const task = { ownerId: principalOf(request).ownerId, row: await read(request, reply, id) };
+        const part = await outputOf(tenants, task, place);
         const leftMs = untilMs - performance.now();
         const isOver = leftMs <= 0 || signal.aborted || deps.draining();
         if (part.data.length > 0 || !part.more || isOver) return part;
