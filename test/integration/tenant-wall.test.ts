@@ -3,7 +3,7 @@
  * module that reads for a person, with the condition on the owner taken out of the statement's text, are run twice:
  * under the role of the road, where they leak (so they are mutants indeed), and under the tenants', where they do not.
  */
-import { randomBytes, randomUUID } from "node:crypto";
+import { createHash, randomBytes, randomUUID } from "node:crypto";
 import { type IdKey, keyToUuid, TaskIdAllocator, uuidToKey } from "@farloom/protocol";
 import pg from "pg";
 import { pino } from "pino";
@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readAudit } from "../../apps/web-service/src/audit/reader.js";
 import { ObjectRows } from "../../apps/web-service/src/objects/rows.js";
 import { PayloadRows } from "../../apps/web-service/src/payloads/rows.js";
+import { SharedPayloads } from "../../apps/web-service/src/payloads/shared.js";
 import { readLateResult } from "../../apps/web-service/src/store/late-results.js";
 import { outcomesByIds } from "../../apps/web-service/src/store/read-outcomes.js";
 import { readOutput } from "../../apps/web-service/src/store/task-output.js";
@@ -29,7 +30,7 @@ import { RestClient, type RestService, startRestService } from "../support/rest-
 
 const log = pino({ level: "silent" });
 const INSUFFICIENT_PRIVILEGE = "42501";
-const [ANN, BOB] = [randomUUID(), randomUUID()] as const;
+const [ANN, BOB, LENDER] = [randomUUID(), randomUUID(), randomUUID()] as const;
 const DIGEST = randomBytes(32);
 const BUCKET = "lab";
 
@@ -55,6 +56,7 @@ beforeAll(async () => {
   rest = await startRestService();
   road = rest.database.pool;
   walled = open(rest.database.tenantUrl);
+  await road.query("INSERT INTO owner (id, name) VALUES ($1, 'lender')", [LENDER]);
   ann = await rowsOf(ANN, "ann");
   bob = await rowsOf(BOB, "bob");
 });
@@ -146,6 +148,18 @@ async function rowsOf(ownerId: string, name: string): Promise<Rows> {
     `INSERT INTO audit_entry (seq, at, owner_id, actor, credential, action, target, origin, status, code, detail, previous, hash)
      SELECT coalesce(max(seq), 0) + 1000, now(), $1, $2, '', 'a', '', '', 200, '', '', '\\x00', '\\x00' FROM audit_entry`,
     [ownerId, name],
+  );
+  // A result that is a reference to a file of whoever owns the endpoint: an index finds it by its digest.
+  const referring = ids.next();
+  await road.query("INSERT INTO endpoint (id, owner_id, name) VALUES ($1, $2, $3)", [groupId, LENDER, name]);
+  await road.query(
+    `INSERT INTO task (id, owner_id, endpoint_id, function_key, group_id, args, codec) VALUES ($1, $2, $3, 1, $3, '\\x01', 1)`,
+    [keyToUuid(referring), ownerId, groupId],
+  );
+  await road.query(
+    `INSERT INTO outcome (task_id, state, reason, attempt, result, codec, queue_us, run_us, cpu_us, peak_kb)
+     VALUES ($1, 1, 0, 1, sha256($2), 129, 0, 0, 0, 0)`,
+    [keyToUuid(referring), Buffer.from(`file for ${name}`)],
   );
   return { ownerId, ended, open: opened, expired, groupId, objectKey, blobId };
 }
@@ -242,6 +256,13 @@ describe("a statement that forgets whose rows it wants", () => {
   });
 });
 
+it("a file that came as a result is its submitter's to read, and nobody else's who knows its digest", async () => {
+  const shared = new SharedPayloads(road, new TenantPool(walled));
+  const digest = createHash("sha256").update("file for bob").digest();
+  expect(await shared.ownerForSubmitter(BOB, digest)).toBe(LENDER);
+  expect(await shared.ownerForSubmitter(ANN, digest)).toBeUndefined();
+});
+
 describe("the tenants' role", () => {
   const tables = TENANT_GRANTS.map(({ table }) => table);
   const count = async (pool: pg.Pool | pg.PoolClient, table: string): Promise<number> =>
@@ -320,7 +341,7 @@ describe("the connections of tenants", () => {
         text: "SELECT owner_id FROM task",
       });
       await bad;
-      return rows.length === 3 && rows.every(({ owner_id }) => owner_id === who.ownerId);
+      return rows.length === 4 && rows.every(({ owner_id }) => owner_id === who.ownerId);
     });
     expect(await Promise.all(asked)).toEqual(asked.map(() => true));
   });
