@@ -20,8 +20,8 @@ export interface Config {
   /** PostgreSQL. DATABASE_URL; undefined: an embedded one in the state folder. */
   readonly databaseUrl: string | undefined;
   /**
-   * The same database under the role for what one person reads of their own. FARLOOM_TENANT_DATABASE_URL; undefined:
-   * one of our making where the database is embedded, else the role of DATABASE_URL, and PostgreSQL keeps nobody apart.
+   * The same database under the role for what one person reads of their own. FARLOOM_TENANT_DATABASE_URL; undefined: the
+   * role of DATABASE_URL, and PostgreSQL keeps nobody apart. The embedded database has one of our making, whatever this says.
    */
   readonly tenantDatabaseUrl: string | undefined;
   /** Redis for background work. REDIS_URL; undefined: PostgreSQL does it. */

@@ -150,7 +150,7 @@ async function start(
     const postgres = await keepEmbeddedPostgres({ dataDir: join(config.stateDir, "postgres"), log });
     undo.push(() => postgres.stop());
     databaseUrl = postgres.url;
-    tenantDatabaseUrl ??= postgres.tenantUrl;
+    tenantDatabaseUrl = postgres.tenantUrl;
   }
   const pool = openPool(databaseUrl, POOL_CONNECTIONS, "farloom", log);
   const hot = openPool(databaseUrl, HOT_CONNECTIONS, hotName(replicaId), log, HOT_PLANNER);
