@@ -41,7 +41,17 @@ ensureBuilt();
 const program = [process.execPath, MAIN, ...process.argv.slice(2)];
 const contained = mayUnshare();
 const [command, ...args] = contained ? ["unshare", ...UNSHARE, "sh", "-c", UP, "sh", ...program] : program;
-const { PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, DATABASE_URL, REDIS_URL, ...env } = process.env;
+const {
+  PGHOST,
+  PGPORT,
+  PGUSER,
+  PGPASSWORD,
+  PGDATABASE,
+  DATABASE_URL,
+  FARLOOM_TENANT_DATABASE_URL,
+  REDIS_URL,
+  ...env
+} = process.env;
 const run = startContained(command, args, {
   cwd: ROOT,
   env: { ...env, ...(contained && { FARLOOM_FAULTS_CONTAINED: "1" }) },

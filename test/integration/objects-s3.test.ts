@@ -7,6 +7,7 @@ import { ConfigError, resolveConfig } from "../../apps/web-service/src/config.js
 import { ObjectRows } from "../../apps/web-service/src/objects/rows.js";
 import { S3Backend } from "../../apps/web-service/src/objects/s3.js";
 import { sweepObjects } from "../../apps/web-service/src/objects/sweep.js";
+import { TenantPool } from "../../apps/web-service/src/store/tenant-pool.js";
 import { type RestService, startRestService } from "../support/rest-service.js";
 import { s3Available, startS3, type TestS3 } from "../support/s3.js";
 
@@ -82,7 +83,11 @@ describe.skipIf(!s3Available)("an object in S3", () => {
 
   it("is swept where no row has it, and uploads in parts that nobody finished are aborted", async () => {
     const backend = new S3Backend(s3.settings);
-    const deps = { rows: new ObjectRows(rest.database.pool), backend, log: pino({ level: "silent" }) };
+    const deps = {
+      rows: new ObjectRows(rest.database.pool, new TenantPool(rest.database.pool)),
+      backend,
+      log: pino({ level: "silent" }),
+    };
     await put("kept", Buffer.from("kept"));
     const before = await s3.keys();
     await backend.write(

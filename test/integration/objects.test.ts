@@ -9,6 +9,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { FolderBackend } from "../../apps/web-service/src/objects/folder.js";
 import { ObjectRows } from "../../apps/web-service/src/objects/rows.js";
 import { sweepObjects } from "../../apps/web-service/src/objects/sweep.js";
+import { TenantPool } from "../../apps/web-service/src/store/tenant-pool.js";
 import { type Reply, RestClient, type RestService, startRestService } from "../support/rest-service.js";
 
 let rest: RestService;
@@ -400,7 +401,7 @@ describe("a list", () => {
 
   it("agrees with a plain model, whatever keys, prefix, delimiter and page", async () => {
     const { ownerId } = (await rest.api.get("/v1/me")).body;
-    const rows = new ObjectRows(rest.database.pool);
+    const rows = new ObjectRows(rest.database.pool, new TenantPool(rest.database.pool));
     const text = fc.string({ unit: fc.constantFrom("a", "b", "/", "-", "é"), maxLength: 6 });
     const model = fc.record({
       keys: fc.uniqueArray(
@@ -656,7 +657,7 @@ describe("the sweep", () => {
     await put(bucket, "k", "kept");
     const root = join(rest.stateDir, "objects");
     const deps = {
-      rows: new ObjectRows(rest.database.pool),
+      rows: new ObjectRows(rest.database.pool, new TenantPool(rest.database.pool)),
       backend: new FolderBackend(root),
       log: pino({ level: "silent" }),
     };

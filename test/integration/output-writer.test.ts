@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { runRetention } from "../../apps/web-service/src/background/retention.js";
 import { OutputWriter } from "../../apps/web-service/src/collect/output-writer.js";
 import { readOutput } from "../../apps/web-service/src/store/task-output.js";
+import { TenantPool } from "../../apps/web-service/src/store/tenant-pool.js";
 import { joined } from "../../apps/web-service/src/tasks/output.js";
 import { freshDatabase, type TestDatabase } from "../support/postgres.js";
 
@@ -12,9 +13,11 @@ const log = pino({ level: "silent" });
 const ids = new TaskIdAllocator();
 const ENDPOINT = "01a209ca-e86a-7123-ae21-400dcac571c2";
 let database: TestDatabase;
+let tenants: TenantPool;
 
 beforeAll(async () => {
   database = await freshDatabase();
+  tenants = new TenantPool(database.pool);
 });
 afterAll(() => database?.drop());
 
@@ -55,7 +58,7 @@ async function store(turns: readonly (readonly OutputPiece[])[]): Promise<IdKey[
   return written;
 }
 const rows = async (key: IdKey) =>
-  readOutput(database.pool, { key, attempt: 1, stream: 1 }, { offset: 0, rows: 100_000 });
+  readOutput(tenants, { ownerId: ENDPOINT, key, attempt: 1, stream: 1 }, { offset: 0, rows: 100_000 });
 
 it("repetitions and overlaps are stored once, by the writer that knows and by one that comes later", async () => {
   const key = await task();
@@ -78,16 +81,16 @@ it("many small pieces become few rows, with a gap where there is one, and stream
   expect(found.length).toBeLessThan(70);
   expect(joined(found, 0)).toEqual({ at: 0, data: Buffer.from(digits(100)) });
   const behindGap = await readOutput(
-    database.pool,
-    { key, attempt: 1, stream: 1 },
+    tenants,
+    { ownerId: ENDPOINT, key, attempt: 1, stream: 1 },
     { offset: 120, rows: 100 },
   );
   expect(joined(behindGap, 120)).toEqual({ at: 150, data: Buffer.from(digits(100)) });
   for (const other of [
-    { key, attempt: 1, stream: 2 },
-    { key, attempt: 2, stream: 1 },
+    { ownerId: ENDPOINT, key, attempt: 1, stream: 2 },
+    { ownerId: ENDPOINT, key, attempt: 2, stream: 1 },
   ]) {
-    const all = joined(await readOutput(database.pool, other, { offset: 0, rows: 1_000 }), 0).data;
+    const all = joined(await readOutput(tenants, other, { offset: 0, rows: 1_000 }), 0).data;
     expect(all.length).toBe(200);
   }
 });
@@ -107,8 +110,8 @@ it("of a long stream the first and the last bytes are kept, of a task that is no
   expect(last.at + last.data.length).toBe(end);
   const tail = joined(
     await readOutput(
-      database.pool,
-      { key, attempt: 1, stream: 1 },
+      tenants,
+      { ownerId: ENDPOINT, key, attempt: 1, stream: 1 },
       { offset: end - limits.OUTPUT_TAIL_BYTES, rows: 100 },
     ),
     end - limits.OUTPUT_TAIL_BYTES,

@@ -270,6 +270,8 @@ export class Fabric {
       FARLOOM_STATE_DIR: join(this.home, "service"),
       FARLOOM_PORT: String(port),
       DATABASE_URL: this.database.url,
+      // Behind a proxy of the test's, all that the service says to PostgreSQL goes through it.
+      ...(env.DATABASE_URL === undefined ? { FARLOOM_TENANT_DATABASE_URL: this.database.tenantUrl } : {}),
       FARLOOM_BOOTSTRAP_KEY_FILE: this.keyFile,
       ...this.#options.env,
       ...env,

@@ -9,6 +9,8 @@ const INSUFFICIENT_PRIVILEGE = "42501";
 export interface TestDatabase {
   /** For a service under test; the same database as `pool`. */
   readonly url: string;
+  /** The same under the tenants' role, which row-level security binds. */
+  readonly tenantUrl: string;
   readonly pool: pg.Pool;
   /** Ends the pool, cuts every other connection and removes the database. */
   drop(): Promise<void>;
@@ -33,6 +35,7 @@ export async function freshDatabase(options: FreshDatabaseOptions = {}): Promise
   pool.on("error", () => {});
   return {
     url,
+    tenantUrl: tenantUrlOf(url),
     pool,
     async drop() {
       await pool.end();
@@ -45,6 +48,13 @@ export async function freshDatabase(options: FreshDatabaseOptions = {}): Promise
 function urlOf(name: string): string {
   const url = new URL(inject("templateUrl"));
   url.pathname = `/${name}`;
+  return url.toString();
+}
+
+/** The tenants' role of the embedded server has the service's password. */
+function tenantUrlOf(databaseUrl: string): string {
+  const url = new URL(databaseUrl);
+  url.username = "farloom_tenant";
   return url.toString();
 }
 

@@ -42,7 +42,16 @@ export async function startRestService(options: ConfigOptions = {}): Promise<Res
   const stateDir = await mkdtemp(join(tmpdir(), "farloom-rest-"));
   const bootstrapKeyFile = join(stateDir, "first.key");
   const config = resolveConfig(
-    { port: 0, host: "127.0.0.1", databaseUrl: database.url, stateDir, bootstrapKeyFile, ...options },
+    {
+      port: 0,
+      host: "127.0.0.1",
+      databaseUrl: database.url,
+      // A database that the test brings has no role of ours.
+      tenantDatabaseUrl: options.databaseUrl === undefined ? database.tenantUrl : undefined,
+      stateDir,
+      bootstrapKeyFile,
+      ...options,
+    },
     {},
   );
   const log = pino({ level: process.env.FARLOOM_TEST_LOG ?? "silent" });

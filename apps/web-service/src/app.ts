@@ -53,6 +53,7 @@ import type { PayloadStore } from "./payloads/store.js";
 import type { StoredBytes } from "./quotas/stored-bytes.js";
 import type { AccessLists } from "./sharing/access-lists.js";
 import type { Teams } from "./sharing/teams.js";
+import type { TenantPool } from "./store/tenant-pool.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake, TaskOutputNews } from "./tasks/ports.js";
 import type { TaskReach } from "./tasks/reach.js";
 
@@ -61,6 +62,10 @@ export interface AppDeps {
   readonly log: FastifyBaseLogger;
   readonly prisma: PrismaClient;
   readonly pool: pg.Pool;
+  /** For what one person reads of their own. */
+  readonly tenants: TenantPool;
+  /** Whether PostgreSQL keeps people's rows apart too. */
+  readonly isWalled: boolean;
   readonly identity: Identity;
   readonly hosts: OwnHosts;
   readonly people: People;

@@ -19,6 +19,11 @@ export interface Config {
   readonly publicUrl: string | undefined;
   /** PostgreSQL. DATABASE_URL; undefined: an embedded one in the state folder. */
   readonly databaseUrl: string | undefined;
+  /**
+   * The same database under the role for what one person reads of their own. FARLOOM_TENANT_DATABASE_URL; undefined: the
+   * role of DATABASE_URL, and PostgreSQL keeps nobody apart. The embedded database has one of our making, whatever this says.
+   */
+  readonly tenantDatabaseUrl: string | undefined;
   /** Redis for background work. REDIS_URL; undefined: PostgreSQL does it. */
   readonly redisUrl: string | undefined;
   /** Payload files, signing key, embedded database. FARLOOM_STATE_DIR; default ~/.local/state/farloom. */
@@ -127,6 +132,11 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
       "https:",
     ])?.replace(/\/+$/, ""),
     databaseUrl: url(text(options.databaseUrl, "DATABASE_URL"), "DATABASE_URL", ["postgres:", "postgresql:"]),
+    tenantDatabaseUrl: url(
+      text(options.tenantDatabaseUrl, "FARLOOM_TENANT_DATABASE_URL"),
+      "FARLOOM_TENANT_DATABASE_URL",
+      ["postgres:", "postgresql:"],
+    ),
     redisUrl: url(text(options.redisUrl, "REDIS_URL"), "REDIS_URL", ["redis:", "rediss:"]),
     stateDir: resolve(text(options.stateDir, "FARLOOM_STATE_DIR") ?? defaultStateDir(env)),
     s3: options.s3 ?? s3Settings(text),

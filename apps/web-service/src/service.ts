@@ -53,6 +53,7 @@ import { OpenBudget } from "./intake/open-budget.js";
 import { Revocations } from "./link/revocations.js";
 import { serveLinks } from "./link/upgrade.js";
 import { openBackend } from "./objects/open-backend.js";
+import { ObjectRows } from "./objects/rows.js";
 import { ObjectStore } from "./objects/store.js";
 import { startObjectSweep } from "./objects/sweep.js";
 import { SharedPayloads } from "./payloads/shared.js";
@@ -72,11 +73,15 @@ import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
 import { hotName } from "./store/ownership.js";
 import { isPassingAtStart } from "./store/pg-errors.js";
 import { ANSWER_TIMEOUT_MS, STATEMENT_TIMEOUT_MS } from "./store/statement-limits.js";
+import { TenantPool } from "./store/tenant-pool.js";
+import { raiseTenantWall } from "./store/tenant-wall.js";
 import { TaskReach } from "./tasks/reach.js";
 import { SOFTWARE } from "./version.js";
 
 /** Connections for ordinary queries. */
 const POOL_CONNECTIONS = 10;
+/** Connections on which single people's rows are read. */
+const TENANT_CONNECTIONS = 6;
 /** Connections for the hot path: two lanes each of intake and collect, and pages. */
 const HOT_CONNECTIONS = 6;
 /** How long a start waits for PostgreSQL. */
@@ -141,20 +146,25 @@ async function start(
   const replicaId = randomUUID();
 
   // The database
-  let databaseUrl = config.databaseUrl;
+  let { databaseUrl, tenantDatabaseUrl } = config;
   if (databaseUrl === undefined) {
     const postgres = await keepEmbeddedPostgres({ dataDir: join(config.stateDir, "postgres"), log });
     undo.push(() => postgres.stop());
     databaseUrl = postgres.url;
+    tenantDatabaseUrl = postgres.tenantUrl;
   }
   const pool = openPool(databaseUrl, POOL_CONNECTIONS, "farloom", log);
   const hot = openPool(databaseUrl, HOT_CONNECTIONS, hotName(replicaId), log, HOT_PLANNER);
+  const walled = openPool(tenantDatabaseUrl ?? databaseUrl, TENANT_CONNECTIONS, "farloom-tenant", log);
   undo.push(
     brief(() => pool.end()),
     brief(() => hot.end()),
+    brief(() => walled.end()),
   );
   await assertDurable(pool);
   await applyMigrations(pool, findMigrationsDir(), log);
+  const isWalled = await raiseTenantWall(pool, walled, log);
+  const tenants = new TenantPool(walled);
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
   undo.push(() => prisma.$disconnect());
 
@@ -171,17 +181,17 @@ async function start(
   const functions = new FunctionRegistry(prisma, visible, epoch);
   const signatures = new FunctionSignatures(pool);
   const endpoints = new EndpointRegistry(prisma, pool, epoch);
-  const reach = new TaskReach(pool, functions, identity.nested);
-  const payloads = new PayloadStore(pool, config.stateDir, log);
+  const reach = new TaskReach(tenants, functions, identity.nested);
+  const payloads = new PayloadStore({ pool, tenants }, config.stateDir, log);
   undo.push(() => payloads.close());
   const blobs = await openBackend(config, log);
-  const objects = new ObjectStore(pool, blobs, log);
+  const objects = new ObjectStore(new ObjectRows(pool, tenants), blobs, log);
   const endObjectSweep = startObjectSweep({ rows: objects.rows, backend: blobs, log });
   undo.push(brief(endObjectSweep), () => blobs.close());
   await bootstrapKey(config, identity, log);
 
   // The road
-  const deliver = new Deliver(pool);
+  const deliver = new Deliver(pool, tenants);
   let isAlone = true;
   let sweep: Sweep | undefined;
   const bus = await joinHintBus({
@@ -336,6 +346,8 @@ async function start(
     log,
     prisma,
     pool,
+    tenants,
+    isWalled,
     identity,
     hosts,
     people,
@@ -348,7 +360,7 @@ async function start(
     stored: new StoredBytes(pool, log, config.maxStoredMbPerOwner * 1024 ** 2),
     teams: new Teams(prisma, epoch),
     accessLists: new AccessLists(prisma, epoch),
-    sharedPayloads: new SharedPayloads(pool),
+    sharedPayloads: new SharedPayloads(pool, tenants),
     reach,
     intake,
     dispatch,

@@ -21,7 +21,7 @@ const Entry = Type.Object({
   hash: Type.String({ description: "SHA-256 over `previous` and the canonical JSON of the other fields" }),
 });
 
-export function auditRoutes(app: Api, { pool }: AppDeps): void {
+export function auditRoutes(app: Api, { tenants }: AppDeps): void {
   app.get(
     "/v1/audit",
     {
@@ -46,7 +46,8 @@ export function auditRoutes(app: Api, { pool }: AppDeps): void {
     async (request) => {
       const { ownerId, isAdmin } = principalOf(request);
       const { cursor, limit, order } = request.query;
-      const page = await readAudit(pool, {
+      const page = await readAudit(tenants, {
+        readerId: ownerId,
         ownerId: isAdmin ? undefined : ownerId,
         cursor: numberCursor(cursor),
         fromEnd: order === "desc",

@@ -21,9 +21,9 @@ const CountedView = Type.Intersect([
   }),
 ]);
 
-export function groupRoutes(app: Api, { pool, dispatch }: AppDeps): void {
-  const groups = new TaskGroups(pool);
-  const reader = new TaskReader(pool, dispatch);
+export function groupRoutes(app: Api, { tenants, dispatch }: AppDeps): void {
+  const groups = new TaskGroups(tenants);
+  const reader = new TaskReader(tenants, dispatch);
 
   app.post(
     "/v1/groups",

@@ -27,7 +27,7 @@ const KeyView = Type.Object({
   revokedAt: Type.Optional(Time),
 });
 
-export function keyRoutes(app: Api, { identity, endpoints: registry, config }: AppDeps): void {
+export function keyRoutes(app: Api, { identity, endpoints: registry, config, isWalled }: AppDeps): void {
   app.post(
     "/v1/keys",
     {
@@ -176,6 +176,11 @@ export function keyRoutes(app: Api, { identity, endpoints: registry, config }: A
             owner: Type.String(),
             ownerId: Type.String(),
             admin: Type.Boolean(),
+            tenantWall: Type.Optional(
+              Type.Boolean({
+                description: "For administrators: whether PostgreSQL itself keeps people's rows apart too",
+              }),
+            ),
             keyId: Type.String(),
             scopes: Type.Array(Type.String()),
             expiresAt: Time,
@@ -192,7 +197,15 @@ export function keyRoutes(app: Api, { identity, endpoints: registry, config }: A
     (request) => {
       const { ownerName, ownerId, isAdmin, keyId, scopes, expiresAtMs, via } = principalOf(request);
       const expiresAt = new Date(expiresAtMs).toISOString();
-      const me = { owner: ownerName, ownerId, admin: isAdmin, keyId, scopes: [...scopes], expiresAt };
+      const me = {
+        owner: ownerName,
+        ownerId,
+        admin: isAdmin,
+        ...(isAdmin ? { tenantWall: isWalled } : {}),
+        keyId,
+        scopes: [...scopes],
+        expiresAt,
+      };
       const cookie = via === "session" ? sessionCookie(request.headers, config.publicUrl) : undefined;
       return cookie === undefined ? me : { ...me, csrf: csrfToken(cookie) };
     },

@@ -8,6 +8,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { authorizationOf } from "../http/browser.js";
+import { principalOf } from "../http/policy.js";
 import { type OutputPart, type OutputPlace, outputOf } from "../tasks/output.js";
 import type { TaskRow } from "../tasks/reader.js";
 import { MAX_WAIT_S } from "../tasks/waiting.js";
@@ -44,7 +45,7 @@ export function taskOutputRoutes(
   deps: AppDeps,
   read: (request: FastifyRequest, reply: FastifyReply, id: string) => Promise<TaskRow>,
 ): void {
-  const { pool, outputNews, deliver, identity, config } = deps;
+  const { tenants, outputNews, deliver, identity, config } = deps;
   let followers = 0;
 
   /** A body that goes on holds no longer than the credential that it was asked for with (P30). */
@@ -73,7 +74,7 @@ export function taskOutputRoutes(
       const { wait, follow, ...asked } = request.query;
       const place: OutputPlace = { attempt: undefined, ...asked };
       const row = await read(request, reply, id);
-      const part = await outputOf(pool, row, place);
+      const part = await outputOf(tenants, { ownerId: principalOf(request).ownerId, row }, place);
       reply.type("text/plain; charset=utf-8").header("cache-control", "no-store");
       if ((wait === 0 && !follow) || followers >= MAX_FOLLOWERS) return send(reply, part);
       const stop = new AbortController();
@@ -117,7 +118,8 @@ export function taskOutputRoutes(
       const news = outputNews.next(key, both);
       try {
         await requireStill(request);
-        const part = await outputOf(pool, await read(request, reply, id), place);
+        const task = { ownerId: principalOf(request).ownerId, row: await read(request, reply, id) };
+        const part = await outputOf(tenants, task, place);
         const leftMs = untilMs - performance.now();
         const isOver = leftMs <= 0 || signal.aborted || deps.draining();
         if (part.data.length > 0 || !part.more || isOver) return part;

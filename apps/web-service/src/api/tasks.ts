@@ -40,11 +40,11 @@ const MAX_WHOLE = 200;
 const MAX_IDEMPOTENCY_KEY = 200;
 
 export function taskRoutes(app: Api, deps: AppDeps): void {
-  const { pool, dispatch, functions, endpoints, payloads, intake, identity, reach } = deps;
-  const reader = new TaskReader(pool, dispatch);
+  const { tenants, dispatch, functions, endpoints, payloads, intake, identity, reach } = deps;
+  const reader = new TaskReader(tenants, dispatch);
   const waiting = new Waiting(deps.deliver, reader);
-  const groups = new TaskGroups(pool);
-  const idempotency = new Idempotency(pool);
+  const groups = new TaskGroups(tenants);
+  const idempotency = new Idempotency(tenants);
   const submission = new Submission({ functions, endpoints, payloads, intake, groups, idempotency, reader });
 
   const optionsOf = (request: FastifyRequest): ViewOptions => ({
@@ -70,7 +70,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
       reply,
     });
     if (rows[0]) return rows[0];
-    const [stone] = await readTombstones(pool, principalOf(request).ownerId, [uuidToKey(id)!]);
+    const [stone] = await readTombstones(tenants, principalOf(request).ownerId, [uuidToKey(id)!]);
     if (!stone) throw new FarloomError("TASK_NOT_FOUND", { id });
     throw new FarloomError("TASK_EXPIRED", {
       id,
@@ -84,7 +84,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
     const options = optionsOf(request);
     const view = wholeView(reader, row, options);
     if (row.state === null || row.state < TERMINAL_STATES.CANCELLED) return view;
-    const late = await readLateResult(pool, principalOf(request).ownerId, uuidToKey(row.id)!);
+    const late = await readLateResult(tenants, principalOf(request).ownerId, uuidToKey(row.id)!);
     if (late) view.late = lateView(late, options);
     return view;
   };

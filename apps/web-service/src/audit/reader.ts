@@ -1,9 +1,11 @@
 /** Reading the audit log, in the order of the chain or from its end. Nothing is left out for an administrator; others see what their own account did. */
 import type { AuditEntry } from "@farloom/protocol";
-import type pg from "pg";
+import type { TenantPool } from "../store/tenant-pool.js";
 
 export interface AuditPage {
-  /** Undefined: everybody's. */
+  /** Who asks. */
+  readonly readerId: string;
+  /** Undefined: everybody's, which only an administrator gets. */
   readonly ownerId: string | undefined;
   /** Only what comes after this number, or, from the end, before it. */
   readonly cursor: number | undefined;
@@ -19,10 +21,10 @@ interface Row extends Omit<AuditEntry, "at" | "seq" | "ownerId"> {
 
 /** A page of entries, and the number to go on from; undefined at the end. */
 export async function readAudit(
-  pool: pg.Pool,
-  { ownerId, cursor, fromEnd, limit }: AuditPage,
+  tenants: TenantPool,
+  { readerId, ownerId, cursor, fromEnd, limit }: AuditPage,
 ): Promise<{ items: AuditEntry[]; nextCursor: number | undefined }> {
-  const { rows } = await pool.query<Row>({
+  const { rows } = await tenants.query<Row>(readerId, {
     name: fromEnd ? "audit-from-end" : "audit-in-order",
     text: `SELECT seq, at, owner_id, actor, credential, action, target, origin, status, code, detail,
              encode(previous, 'hex') AS previous, encode(hash, 'hex') AS hash

@@ -14,6 +14,7 @@ import { keyToUuid } from "@farloom/protocol";
 import type { Pool } from "pg";
 import type { TaskProgress } from "../dispatch/task-entry.js";
 import { outcomesByIds, recentKeys, recentOutcomes, standingKeys } from "../store/read-outcomes.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { Trails } from "./trails.js";
 
 /** Outcomes read by one statement: their results together are at most 64 MiB. */
@@ -46,14 +47,16 @@ interface Waiter {
 
 export class Deliver {
   readonly #pool: Pool;
+  readonly #tenants: TenantPool;
   readonly #watchers = new Map<IdKey, Set<ResultSink>>();
   readonly #waiters = new Map<IdKey, Set<Waiter>>();
   readonly #stopped = new AbortController();
   /** Where the tasks of groups are. */
   readonly trails = new Trails();
 
-  constructor(pool: Pool) {
+  constructor(pool: Pool, tenants: TenantPool) {
     this.#pool = pool;
+    this.#tenants = tenants;
     // One listener for each request that waits: waiting.ts has their bound.
     setMaxListeners(0, this.#stopped.signal);
   }
@@ -102,7 +105,8 @@ export class Deliver {
       // At the pace at which the client reads: it would be cut for what was pushed on it.
       while (sink.crowded && !sink.closed) await sleep(CROWDED_MS);
       if (sink.closed) return;
-      for (const item of await outcomesByIds(this.#pool, keyToUuid(sink.ownerKey), page)) sink.push(item);
+      const ownerId = keyToUuid(sink.ownerKey);
+      for (const item of await outcomesByIds(this.#tenants, ownerId, page)) sink.push(item);
     }
   }
 

@@ -3,11 +3,12 @@
  *
  *   R1  A row changes only from what was read of it: by its blob's id. So conditions are decided without a lock, and
  *       whoever replaces a row knows which blob is nobody's any more.
- *   R2  Everything is looked up within one owner.
+ *   R2  Everything is looked up within one owner, and PostgreSQL shows no more. Only the sweep sees all.
  *   R3  A list walks the index: one step for each key, or for each group of keys that share all up to the delimiter,
  *       however many are in it.
  */
 import type pg from "pg";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { afterPrefix, type ObjectName } from "./names.js";
 
 export interface ObjectRow {
@@ -72,13 +73,15 @@ const BUCKETS = `
 
 export class ObjectRows {
   readonly #pool: pg.Pool;
+  readonly #tenants: TenantPool;
 
-  constructor(pool: pg.Pool) {
+  constructor(pool: pg.Pool, tenants: TenantPool) {
     this.#pool = pool;
+    this.#tenants = tenants;
   }
 
   async find(ownerId: string, { bucket, keyBytes }: ObjectName): Promise<ObjectRow | undefined> {
-    const { rows } = await this.#pool.query<RawRow>({
+    const { rows } = await this.#tenants.query<RawRow>(ownerId, {
       name: "object-find",
       text: `SELECT ${COLUMNS} FROM object WHERE owner_id = $1 AND bucket = $2 AND key = $3`,
       values: [ownerId, bucket, keyBytes],
@@ -105,13 +108,13 @@ export class ObjectRows {
     ];
     const { rows } =
       before === undefined
-        ? await this.#pool.query<RawRow>({
+        ? await this.#tenants.query<RawRow>(ownerId, {
             name: "object-insert",
             text: `INSERT INTO object (owner_id, bucket, key, blob_id, size_bytes, digest, content_type, metadata)
               VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (owner_id, bucket, key) DO NOTHING RETURNING ${COLUMNS}`,
             values,
           })
-        : await this.#pool.query<RawRow>({
+        : await this.#tenants.query<RawRow>(ownerId, {
             name: "object-replace",
             text: `UPDATE object SET blob_id = $4, size_bytes = $5, digest = $6, content_type = $7, metadata = $8, modified_at = now()
               WHERE owner_id = $1 AND bucket = $2 AND key = $3 AND blob_id = $9 RETURNING ${COLUMNS}`,
@@ -122,7 +125,7 @@ export class ObjectRows {
 
   /** False where it is no longer `before` (R1). */
   async remove(ownerId: string, { bucket, keyBytes }: ObjectName, before: ObjectRow): Promise<boolean> {
-    const { rowCount } = await this.#pool.query({
+    const { rowCount } = await this.#tenants.query(ownerId, {
       name: "object-remove",
       text: "DELETE FROM object WHERE owner_id = $1 AND bucket = $2 AND key = $3 AND blob_id = $4",
       values: [ownerId, bucket, keyBytes, before.blobId],
@@ -132,7 +135,7 @@ export class ObjectRows {
 
   /** Removes all of these that there are; their blobs. */
   async removeAll(ownerId: string, bucket: string, keys: readonly Buffer[]): Promise<string[]> {
-    const { rows } = await this.#pool.query<{ blob_id: string }>({
+    const { rows } = await this.#tenants.query<{ blob_id: string }>(ownerId, {
       name: "object-remove-all",
       // Locked in one order, so that two such calls never wait for one another in a circle.
       text: `DELETE FROM object WHERE ctid = ANY(ARRAY(
@@ -150,8 +153,12 @@ export class ObjectRows {
     const range = [ownerId, bucket, from, to];
     const { rows } =
       delimiter === undefined
-        ? await this.#pool.query<RawStep>({ name: "object-list", text: LIST, values: [...range, limit + 1] })
-        : await this.#pool.query<RawStep>({
+        ? await this.#tenants.query<RawStep>(ownerId, {
+            name: "object-list",
+            text: LIST,
+            values: [...range, limit + 1],
+          })
+        : await this.#tenants.query<RawStep>(ownerId, {
             name: "object-list-groups",
             text: LIST_GROUPS,
             values: [...range, delimiter, prefix.length + 1, afterPrefix(delimiter), limit + 1],
@@ -167,7 +174,7 @@ export class ObjectRows {
 
   /** At most 1,000. */
   async buckets(ownerId: string): Promise<string[]> {
-    const { rows } = await this.#pool.query<{ bucket: string }>({
+    const { rows } = await this.#tenants.query<{ bucket: string }>(ownerId, {
       name: "object-buckets",
       text: BUCKETS,
       values: [ownerId],

@@ -14,14 +14,13 @@
 import { randomUUID } from "node:crypto";
 import { Readable } from "node:stream";
 import { FarloomError, limits } from "@farloom/protocol";
-import type pg from "pg";
 import type { Logger } from "pino";
 import type { ByteRange } from "../http/range.js";
 import type { BlobBackend } from "./backend.js";
 import { type ConditionHeaders, failedPrecondition } from "./conditions.js";
 import { Incoming, tooLarge } from "./incoming.js";
 import { type ObjectName, shown } from "./names.js";
-import { type ListOptions, type ListPage, type ObjectRow, ObjectRows } from "./rows.js";
+import type { ListOptions, ListPage, ObjectRow, ObjectRows } from "./rows.js";
 
 /** Writers of one object at once that are put in an order; each try means that another one has succeeded. */
 const MAX_TRIES = 100;
@@ -47,8 +46,8 @@ export class ObjectStore {
   readonly #uploads = new Map<string, number>();
   #uploadCount = 0;
 
-  constructor(pool: pg.Pool, backend: BlobBackend, log: Logger) {
-    this.rows = new ObjectRows(pool);
+  constructor(rows: ObjectRows, backend: BlobBackend, log: Logger) {
+    this.rows = rows;
     this.backend = backend;
     this.#log = log;
   }

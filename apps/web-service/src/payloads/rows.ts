@@ -8,6 +8,7 @@
 import type pg from "pg";
 import type { Logger } from "pino";
 import { GroupCommit, type Unit } from "../store/group-commit.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { LruMap } from "../support/lru-map.js";
 
 /** Unused rows are kept for a day after their last touch: one that we did not repeat for an hour costs them that hour. */
@@ -37,11 +38,13 @@ const INSERT = `
 
 export class PayloadRows {
   readonly #pool: pg.Pool;
+  readonly #tenants: TenantPool;
   readonly #known = new LruMap<string, Known>(MAX_KNOWN);
   readonly #inserts: GroupCommit<NewRow>;
 
-  constructor(pool: pg.Pool, log: Logger) {
+  constructor(pool: pg.Pool, tenants: TenantPool, log: Logger) {
     this.#pool = pool;
+    this.#tenants = tenants;
     this.#inserts = new GroupCommit<NewRow>({
       name: "payload-put",
       lanes: 1,
@@ -63,7 +66,7 @@ export class PayloadRows {
   async has(ownerId: string, digest: Buffer): Promise<number | undefined> {
     const known = this.#known.get(payloadKey(ownerId, digest));
     if (known) return known.sizeBytes;
-    const { rows } = await this.#pool.query<{ size: string }>({
+    const { rows } = await this.#tenants.query<{ size: string }>(ownerId, {
       name: "payload-has",
       text: "SELECT size_bytes AS size FROM payload WHERE owner_id = $1 AND digest = $2",
       values: [ownerId, digest],

@@ -10,12 +10,15 @@
  * files has: a reference begins with its file's digest.
  */
 import type pg from "pg";
+import type { TenantPool } from "../store/tenant-pool.js";
 
 export class SharedPayloads {
   readonly #pool: pg.Pool;
+  readonly #tenants: TenantPool;
 
-  constructor(pool: pg.Pool) {
+  constructor(pool: pg.Pool, tenants: TenantPool) {
     this.#pool = pool;
+    this.#tenants = tenants;
   }
 
   /** Whose file the agent of this endpoint may read by that digest (1). */
@@ -32,10 +35,12 @@ export class SharedPayloads {
 
   /** Whose file this submitter may read by that digest (2). */
   async ownerForSubmitter(ownerId: string, digest: Buffer): Promise<string | undefined> {
-    const { rows } = await this.#pool.query<{ owner_id: string }>({
+    const { rows } = await this.#tenants.query<{ owner_id: string }>(ownerId, {
       name: "payload-for-submitter",
-      text: `SELECT e.owner_id FROM outcome o JOIN task t ON t.id = o.task_id JOIN endpoint e ON e.id = t.endpoint_id
-             WHERE o.codec >= 128 AND o.result >= $1 AND o.result <= $2 AND t.owner_id = $3 AND e.owner_id <> $3 LIMIT 1`,
+      text: `SELECT n.endpoint_owner_id AS owner_id
+             FROM outcome o JOIN task t ON t.id = o.task_id JOIN task_names n ON n.task_id = t.id
+             WHERE o.codec >= 128 AND o.result >= $1 AND o.result <= $2 AND t.owner_id = $3
+               AND n.endpoint_owner_id <> $3 LIMIT 1`,
       values: [digest, lastOf(digest), ownerId],
     });
     return rows[0]?.owner_id;

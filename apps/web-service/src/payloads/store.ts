@@ -20,6 +20,7 @@ import { FarloomError, limits } from "@farloom/protocol";
 import { crashPoint } from "@farloom/protocol/testing";
 import type pg from "pg";
 import type { Logger } from "pino";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { Disk } from "./disk.js";
 import { TEMP_FOLDER } from "./disk-jobs.js";
 import { PayloadRows, payloadKey } from "./rows.js";
@@ -28,6 +29,12 @@ import { drain, gather, tooLarge, writeAll, writeHashed } from "./upload.js";
 
 /** One piece of a large file on its way to the socket: few trips to the thread pool. */
 const READ_BYTES = 1024 * 1024;
+
+/** The connections for rows: everybody's, and one person's. */
+export interface PayloadDatabase {
+  readonly pool: pg.Pool;
+  readonly tenants: TenantPool;
+}
 
 export interface PayloadRef {
   readonly digest: Buffer;
@@ -57,9 +64,9 @@ export class PayloadStore {
   readonly #lines = new Map<string, Promise<unknown>>();
   #tempFolder: Promise<unknown> | undefined;
 
-  constructor(pool: pg.Pool, stateDir: string, log: Logger) {
+  constructor(db: PayloadDatabase, stateDir: string, log: Logger) {
     this.#root = join(stateDir, "payloads");
-    this.#rows = new PayloadRows(pool, log);
+    this.#rows = new PayloadRows(db.pool, db.tenants, log);
     this.#disk = new Disk({ root: this.#root, shared: this.#staging.shared });
   }
 

@@ -28,6 +28,8 @@ import type { PostgresSettings } from "./postgres-settings.js";
 
 /** The role and the database of the service. The role owns its database and is no superuser. */
 const NAME = "farloom";
+/** The role under which one person's rows are read: it owns nothing, and row-level security binds it. */
+const TENANT = "farloom_tenant";
 /** Crash recovery of a busy server took 1.65 s; a checkpoint distance of 4 GB can take a minute on a slow disk. */
 const START_TIMEOUT_MS = 120_000;
 
@@ -49,6 +51,8 @@ export interface EmbeddedPostgresOptions {
 export interface EmbeddedPostgres {
   /** For pg, Prisma and psql; carries the password, so it is never logged. Uses the Unix socket where it can. */
   readonly url: string;
+  /** The same for the tenants' role (tenant-pool.ts). */
+  readonly tenantUrl: string;
   readonly pid: number;
   /** True when the server was already running. */
   readonly adopted: boolean;
@@ -81,6 +85,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   });
   return {
     url: urlFor(cluster, NAME, NAME),
+    tenantUrl: urlFor(cluster, TENANT, NAME),
     pid: server.pid,
     adopted,
     stop() {
@@ -131,17 +136,18 @@ async function logTail(file: string): Promise<string> {
   return text.trimEnd().split("\n").slice(-5).join(" | ");
 }
 
-/** Makes the service's role and database where they are missing, and proves that the server is this cluster's. */
+/** Makes the service's roles and database where they are missing, and proves that the server is this cluster's. */
 async function createDatabase(cluster: Cluster): Promise<void> {
   const client = new pg.Client({ connectionString: urlFor(cluster, ADMIN, "postgres") });
   client.on("error", () => {});
   try {
     await client.connect();
-    const { rows } = await client.query<{ dir: string; role: boolean; database: boolean }>(
+    const { rows } = await client.query<{ dir: string; role: boolean; tenant: boolean; database: boolean }>(
       `SELECT current_setting('data_directory') AS dir,
               EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS role,
+              EXISTS (SELECT FROM pg_roles WHERE rolname = $2) AS tenant,
               EXISTS (SELECT FROM pg_database WHERE datname = $1) AS database`,
-      [NAME],
+      [NAME, TENANT],
     );
     const state = rows[0];
     if (state?.dir !== cluster.dir)
@@ -151,6 +157,10 @@ async function createDatabase(cluster: Cluster): Promise<void> {
     const password = pg.escapeLiteral(cluster.secret.password);
     if (!state.role)
       await client.query(`CREATE ROLE ${NAME} LOGIN CREATEDB PASSWORD ${password}`).catch(ignoreExisting);
+    if (!state.tenant)
+      await client
+        .query(`CREATE ROLE ${TENANT} LOGIN NOSUPERUSER NOBYPASSRLS PASSWORD ${password}`)
+        .catch(ignoreExisting);
     if (!state.database) await client.query(`CREATE DATABASE ${NAME} OWNER ${NAME}`).catch(ignoreExisting);
   } finally {
     await client.end().catch(() => {});

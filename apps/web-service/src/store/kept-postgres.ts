@@ -51,6 +51,7 @@ export async function keepEmbeddedPostgres(
 
   return {
     url: first.url,
+    tenantUrl: first.tenantUrl,
     get pid() {
       return current.pid;
     },

@@ -7,6 +7,7 @@ import { keyToUuid } from "@farloom/protocol";
 import { planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import { byteaColumn, int2Column, int4Column, jsonbColumn, uuidColumn } from "./pg-columns.js";
+import type { TenantPool } from "./tenant-pool.js";
 
 export interface LateResult extends Slice {
   readonly key: IdKey;
@@ -61,12 +62,17 @@ export async function keepLateResults(pool: Pool, results: readonly LateResult[]
 }
 
 /** The newest late result of the owner's task. */
-export async function readLateResult(pool: Pool, ownerId: string, key: IdKey): Promise<LateRow | undefined> {
-  const { rows } = await pool.query<LateRow>(
-    `SELECT attempt, state, reason, result, codec, detail, received_at FROM late_result
-     WHERE task_id = $1 AND owner_id = $2 ORDER BY id DESC LIMIT 1`,
-    [keyToUuid(key), ownerId],
-  );
+export async function readLateResult(
+  tenants: TenantPool,
+  ownerId: string,
+  key: IdKey,
+): Promise<LateRow | undefined> {
+  const { rows } = await tenants.query<LateRow>(ownerId, {
+    name: "late-result",
+    text: `SELECT attempt, state, reason, result, codec, detail, received_at FROM late_result
+           WHERE task_id = $1 AND owner_id = $2 ORDER BY id DESC LIMIT 1`,
+    values: [keyToUuid(key), ownerId],
+  });
   return rows[0];
 }
 

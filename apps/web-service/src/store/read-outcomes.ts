@@ -3,6 +3,7 @@
 import type { IdKey, OutcomeDetail, ResultItem } from "@farloom/protocol";
 import type { Pool } from "pg";
 import { uuidColumn } from "./pg-columns.js";
+import type { TenantPool } from "./tenant-pool.js";
 
 const COLUMNS = `uuid_send(o.task_id) AS id, o.state, o.reason, o.attempt, o.result, o.result_sha256, o.codec,
   o.queue_us::float8 AS queue_us, o.run_us::float8 AS run_us, o.cpu_us::float8 AS cpu_us, o.peak_kb, o.detail`;
@@ -36,12 +37,15 @@ interface Row {
 
 /** The outcomes there are among `keys`, of this owner only. */
 export async function outcomesByIds(
-  pool: Pool,
+  tenants: TenantPool,
   ownerId: string,
   keys: readonly IdKey[],
 ): Promise<ResultItem[]> {
   if (keys.length === 0) return [];
-  const { rows } = await pool.query<Row>({ ...BY_IDS, values: [uuidColumn(keys, (k) => k), ownerId] });
+  const { rows } = await tenants.query<Row>(ownerId, {
+    ...BY_IDS,
+    values: [uuidColumn(keys, (k) => k), ownerId],
+  });
   return rows.map(toItem);
 }
 

@@ -5,6 +5,7 @@
 import { type IdKey, keyToUuid, limits, type OutputPiece } from "@farloom/protocol";
 import type { Pool } from "pg";
 import { byteaColumn, int2Column, int4Column, int8Column, uuidColumn } from "./pg-columns.js";
+import type { TenantPool } from "./tenant-pool.js";
 
 /** One stream of one attempt of a task. */
 export interface StreamKey {
@@ -87,20 +88,21 @@ export async function trimOutput(pool: Pool, stream: StreamKey, end: number): Pr
   });
 }
 
-/** Rows that hold bytes from `offset` on, in order. */
+/** Rows that hold bytes from `offset` on, in order; none where the task is another owner's. */
 export async function readOutput(
-  pool: Pool,
-  stream: StreamKey,
+  tenants: TenantPool,
+  stream: StreamKey & { readonly ownerId: string },
   from: { readonly offset: number; readonly rows: number },
 ): Promise<OutputRow[]> {
-  const { rows } = await pool.query<OutputRow>({
+  const { rows } = await tenants.query<OutputRow>(stream.ownerId, {
     name: "read-output",
     text: `SELECT at::float8 AS at, data FROM task_output
            WHERE task_id = $1 AND attempt = $2 AND stream = $3 AND at + octet_length(data) > $4::float8::int8
              AND at >= coalesce((SELECT max(p.at) FROM task_output p WHERE p.task_id = $1 AND p.attempt = $2
                                    AND p.stream = $3 AND p.at <= $4::float8::int8), 0)
+             AND EXISTS (SELECT 1 FROM task t WHERE t.id = $1 AND t.owner_id = $6)
            ORDER BY at LIMIT $5`,
-    values: [keyToUuid(stream.key), stream.attempt, stream.stream, from.offset, from.rows],
+    values: [keyToUuid(stream.key), stream.attempt, stream.stream, from.offset, from.rows, stream.ownerId],
   });
   return rows;
 }

@@ -1,7 +1,7 @@
 /** What remains of a task after its retention: that it was, and how it ended. */
 import type { IdKey } from "@farloom/protocol";
-import type { Pool } from "pg";
 import { uuidColumn } from "./pg-columns.js";
+import type { TenantPool } from "./tenant-pool.js";
 
 export interface TombstoneRow {
   task_id: string;
@@ -12,14 +12,15 @@ export interface TombstoneRow {
 
 /** The owner's tasks among `keys` that were deleted when their retention ended. */
 export async function readTombstones(
-  pool: Pool,
+  tenants: TenantPool,
   ownerId: string,
   keys: readonly IdKey[],
 ): Promise<TombstoneRow[]> {
-  const { rows } = await pool.query<TombstoneRow>(
-    `SELECT b.task_id, b.state, b.reason, b.finished_at FROM unnest($1::uuid[]) AS u (id)
-     JOIN tombstone b ON b.task_id = u.id WHERE b.owner_id = $2`,
-    [uuidColumn(keys, (key) => key), ownerId],
-  );
+  const { rows } = await tenants.query<TombstoneRow>(ownerId, {
+    name: "tombstones",
+    text: `SELECT b.task_id, b.state, b.reason, b.finished_at FROM unnest($1::uuid[]) AS u (id)
+           JOIN tombstone b ON b.task_id = u.id WHERE b.owner_id = $2`,
+    values: [uuidColumn(keys, (key) => key), ownerId],
+  });
   return rows;
 }

@@ -4,8 +4,8 @@
  */
 import { createHash } from "node:crypto";
 import { FarloomError, type IdKey, isUuid, keyAt, keyToUuid, newBatchId, uuidToKey } from "@farloom/protocol";
-import type pg from "pg";
 import { v7 as uuidv7 } from "uuid";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { LruMap } from "../support/lru-map.js";
 
 const CACHE_GROUPS = 50_000;
@@ -17,14 +17,14 @@ export interface GroupRow {
 }
 
 export class TaskGroups {
-  readonly #pool: pg.Pool;
+  readonly #tenants: TenantPool;
   /** Group id to owner: neither ever changes. */
   readonly #owners = new LruMap<string, string>(CACHE_GROUPS);
   /** Owner to default group. */
   readonly #defaults = new LruMap<string, string>(CACHE_GROUPS);
 
-  constructor(pool: pg.Pool) {
-    this.#pool = pool;
+  constructor(tenants: TenantPool) {
+    this.#tenants = tenants;
   }
 
   keyOf(groupId: string): IdKey {
@@ -45,7 +45,7 @@ export class TaskGroups {
 
   async create(ownerId: string, name: string): Promise<GroupRow> {
     const id = uuidv7();
-    const { rows } = await this.#pool.query<{ created_at: Date }>({
+    const { rows } = await this.#tenants.query<{ created_at: Date }>(ownerId, {
       name: "group-create",
       text: "INSERT INTO task_group (id, owner_id, name) VALUES ($1, $2, $3) RETURNING created_at",
       values: [id, ownerId, name],
@@ -56,7 +56,7 @@ export class TaskGroups {
 
   /** The group's row; undefined where there is none, or it is another's. */
   async find(ownerId: string, groupId: string): Promise<GroupRow | undefined> {
-    const { rows } = await this.#pool.query<GroupRow>({
+    const { rows } = await this.#tenants.query<GroupRow>(ownerId, {
       name: "group-find",
       text: `SELECT id, name, created_at AS "createdAt" FROM task_group WHERE id = $1 AND owner_id = $2`,
       values: [groupId, ownerId],
@@ -73,12 +73,13 @@ export class TaskGroups {
     if (cursor !== undefined && !isUuid(cursor)) {
       throw new FarloomError("REQUEST_INVALID", { detail: "query.cursor is not one of ours" });
     }
-    const { rows } = await this.#pool.query<GroupRow>(
-      `SELECT id, name, created_at AS "createdAt" FROM task_group
+    const { rows } = await this.#tenants.query<GroupRow>(ownerId, {
+      name: "group-list",
+      text: `SELECT id, name, created_at AS "createdAt" FROM task_group
        WHERE owner_id = $1 AND ($2::uuid IS NULL OR (created_at, id) < (SELECT created_at, id FROM task_group WHERE id = $2 AND owner_id = $1))
        ORDER BY created_at DESC, id DESC LIMIT $3`,
-      [ownerId, cursor ?? null, limit + 1],
-    );
+      values: [ownerId, cursor ?? null, limit + 1],
+    });
     const items = rows.slice(0, limit);
     return { items, nextCursor: rows.length > limit ? items.at(-1)!.id : undefined };
   }
@@ -89,10 +90,11 @@ export class TaskGroups {
     if (known !== undefined) return known;
     const random = createHash("sha256").update(`default group of ${ownerId}`).digest().subarray(0, 10);
     const id = keyToUuid(keyAt(newBatchId(0, random)));
-    await this.#pool.query(
-      "INSERT INTO task_group (id, owner_id, name) VALUES ($1, $2, 'default') ON CONFLICT DO NOTHING",
-      [id, ownerId],
-    );
+    await this.#tenants.query(ownerId, {
+      name: "group-default",
+      text: "INSERT INTO task_group (id, owner_id, name) VALUES ($1, $2, 'default') ON CONFLICT DO NOTHING",
+      values: [id, ownerId],
+    });
     this.#defaults.set(ownerId, id);
     return id;
   }

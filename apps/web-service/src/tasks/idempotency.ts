@@ -3,7 +3,7 @@
  * with the key gets the same ids, whatever became of the first request.
  */
 import { FarloomError, keyAt, keyToBytes, keyToUuid, uuidToKey } from "@farloom/protocol";
-import type pg from "pg";
+import type { TenantPool } from "../store/tenant-pool.js";
 
 export interface IdempotencyRecord {
   readonly baseId: Buffer;
@@ -24,15 +24,15 @@ interface Row {
 }
 
 export class Idempotency {
-  readonly #pool: pg.Pool;
+  readonly #tenants: TenantPool;
 
-  constructor(pool: pg.Pool) {
-    this.#pool = pool;
+  constructor(tenants: TenantPool) {
+    this.#tenants = tenants;
   }
 
   /** The record of this key, or undefined where it is new. @throws FarloomError IDEMPOTENCY_MISMATCH */
   async find(ownerId: string, use: Use): Promise<IdempotencyRecord | undefined> {
-    const { rows } = await this.#pool.query<Row>({
+    const { rows } = await this.#tenants.query<Row>(ownerId, {
       name: "idempotency-find",
       text: "SELECT body_digest, group_id, base_id, task_count FROM idempotency WHERE owner_id = $1 AND key = $2",
       values: [ownerId, use.key],
@@ -50,7 +50,7 @@ export class Idempotency {
   /** Keeps the record, or returns the one that another request with the same key kept first. */
   async record(ownerId: string, use: Use, record: IdempotencyRecord): Promise<IdempotencyRecord> {
     const { baseId, groupId, taskCount } = record;
-    const { rowCount } = await this.#pool.query({
+    const { rowCount } = await this.#tenants.query(ownerId, {
       name: "idempotency-record",
       text: `INSERT INTO idempotency (owner_id, key, body_digest, group_id, base_id, task_count)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,

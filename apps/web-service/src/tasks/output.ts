@@ -11,8 +11,8 @@ import {
   type OutputStream,
   uuidToKey,
 } from "@farloom/protocol";
-import type { Pool } from "pg";
 import { type OutputRow, readOutput } from "../store/task-output.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import type { TaskRow } from "./reader.js";
 
 /** Rows read at once: at most 6 MiB, mostly far less. */
@@ -37,14 +37,24 @@ export interface OutputPlace {
   readonly attempt: number | undefined;
 }
 
+/** A task, and whose it is. */
+export interface OwnedTask {
+  readonly ownerId: string;
+  readonly row: TaskRow;
+}
+
 /** What there is from `offset` on; the row must have been read whole. */
-export async function outputOf(pool: Pool, row: TaskRow, place: OutputPlace): Promise<OutputPart> {
+export async function outputOf(
+  tenants: TenantPool,
+  { ownerId, row }: OwnedTask,
+  place: OutputPlace,
+): Promise<OutputPart> {
   const lastAttempt = row.state === null ? row.attempt : row.outcome_attempt;
   const { offset, stream, attempt = lastAttempt } = place;
   const isOver = row.state !== null || attempt < lastAttempt;
   const rows = await readOutput(
-    pool,
-    { key: uuidToKey(row.id)!, attempt, stream: OUTPUT_STREAMS[stream] },
+    tenants,
+    { ownerId, key: uuidToKey(row.id)!, attempt, stream: OUTPUT_STREAMS[stream] },
     { offset, rows: PAGE_ROWS },
   );
   const { at, data } = joined(rows, offset);

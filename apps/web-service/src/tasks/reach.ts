@@ -3,11 +3,11 @@
  * submitted. A running task's own token asks for nothing else than what the task submitted, or is refused.
  */
 import { type IdKey, keyToUuid, uuidToKey } from "@farloom/protocol";
-import type pg from "pg";
 import type { FunctionRegistry } from "../functions/registry.js";
 import { reachesEndpoint, reachesFunction } from "../identity/narrow.js";
 import type { NestedTokens } from "../identity/nested.js";
 import type { Principal } from "../identity/principal.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 
 /** What of a task says whether a narrow key reaches it. */
 export interface ReachedTask {
@@ -16,12 +16,12 @@ export interface ReachedTask {
 }
 
 export class TaskReach {
-  readonly #pool: pg.Pool;
+  readonly #tenants: TenantPool;
   readonly #functions: FunctionRegistry;
   readonly #nested: NestedTokens;
 
-  constructor(pool: pg.Pool, functions: FunctionRegistry, nested: NestedTokens) {
-    this.#pool = pool;
+  constructor(tenants: TenantPool, functions: FunctionRegistry, nested: NestedTokens) {
+    this.#tenants = tenants;
     this.#functions = functions;
     this.#nested = nested;
   }
@@ -30,7 +30,7 @@ export class TaskReach {
   async within(principal: Principal, keys: readonly IdKey[]): Promise<IdKey[]> {
     await this.#nested.requireTasks(principal, keys);
     if (principal.narrow === undefined || keys.length === 0) return [...keys];
-    const { rows } = await this.#pool.query<ReachedTask & { id: string }>({
+    const { rows } = await this.#tenants.query<ReachedTask & { id: string }>(principal.ownerId, {
       name: "tasks-within",
       text: "SELECT id, endpoint_id, function_key FROM task WHERE id = ANY($1::uuid[]) AND owner_id = $2",
       values: [keys.map(keyToUuid), principal.ownerId],

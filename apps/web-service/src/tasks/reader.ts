@@ -1,6 +1,7 @@
 /**
  * Reading tasks: one by one, in batches, in lists, in counts. Rows say what is final; for an open task the owner
- * of its queue is asked for the live state. Everything is read within one owner.
+ * of its queue is asked for the live state. Everything is read within one owner, twice: each statement says whose tasks,
+ * and PostgreSQL shows it no others.
  *
  * Hand-written SQL, since this is asked as often as tasks are submitted: one statement brings the task, its outcome
  * and the names of its function and endpoint.
@@ -19,7 +20,7 @@ import {
   type Why,
   whyWaiting,
 } from "@farloom/protocol";
-import type pg from "pg";
+import type { TenantPool } from "../store/tenant-pool.js";
 import type { TaskDispatch } from "./ports.js";
 import { waitFacts } from "./why-waiting.js";
 
@@ -89,37 +90,34 @@ const MAX_LIVE_COUNTED = 10_000;
 
 const COLUMNS = `
   t.id, t.seq, t.endpoint_id, t.function_key, t.group_id, t.attempt, t.submitted_at, t.not_before, t.cancel_requested_at, t.started_at,
-  fo.name AS function_owner, f.name AS function_name, f.version AS function_version, f.digest AS function_digest,
-  e.name AS endpoint_name, e.connected_at AS endpoint_connected_at, e.disconnected_at AS endpoint_disconnected_at,
-  e.deleted_at AS endpoint_deleted_at,
+  n.function_owner, n.function_name, n.function_version, n.function_digest,
+  n.endpoint_name, n.endpoint_connected_at, n.endpoint_disconnected_at, n.endpoint_deleted_at,
   o.state, o.reason, o.attempt AS outcome_attempt, o.codec, o.queue_us, o.run_us, o.cpu_us, o.peak_kb, o.finished_at,
   octet_length(o.result) AS result_bytes`;
 const FROM = `
   FROM task t
   LEFT JOIN outcome o ON o.task_id = t.id
-  LEFT JOIN function f ON f.key = t.function_key
-  LEFT JOIN owner fo ON fo.id = f.owner_id
-  LEFT JOIN endpoint e ON e.id = t.endpoint_id`;
+  LEFT JOIN task_names n ON n.task_id = t.id`;
 const ALONG_INDEX = `SELECT set_config(name, 'off', true)
   FROM unnest(ARRAY['enable_sort', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_seqscan']) AS name`;
 /** The traceback is for whoever reads one task; the pickled exception for clients on a link. */
 const LIGHT = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'traceback' - 'data' AS error ${FROM}`;
 const WHOLE = `SELECT ${COLUMNS}, (o.detail -> 'error') - 'data' AS error, o.detail, o.result, o.result_sha256,
-  f.runtime AS function_runtime, CASE WHEN o.state IS NULL THEN f.definition -> 'resources' END AS needs,
-  CASE WHEN o.state IS NULL THEN e.report END AS endpoint_report, e.reported_at AS endpoint_reported_at ${FROM}`;
+  n.function_runtime, CASE WHEN o.state IS NULL THEN n.function_resources END AS needs,
+  CASE WHEN o.state IS NULL THEN n.endpoint_report END AS endpoint_report, n.endpoint_reported_at ${FROM}`;
 
 export class TaskReader {
-  readonly #pool: pg.Pool;
+  readonly #tenants: TenantPool;
   readonly #dispatch: TaskDispatch;
 
-  constructor(pool: pg.Pool, dispatch: TaskDispatch) {
-    this.#pool = pool;
+  constructor(tenants: TenantPool, dispatch: TaskDispatch) {
+    this.#tenants = tenants;
     this.#dispatch = dispatch;
   }
 
   /** The owner's tasks of these ids, in no particular order; what is not the owner's is left out. */
   async read(ownerId: string, keys: readonly IdKey[], whole: boolean): Promise<TaskRow[]> {
-    const { rows } = await this.#pool.query<TaskRow>({
+    const { rows } = await this.#tenants.query<TaskRow>(ownerId, {
       name: whole ? "task-read-whole" : "task-read-light",
       text: `${whole ? WHOLE : LIGHT} WHERE t.owner_id = $1 AND t.id = ANY($2::uuid[])`,
       values: [ownerId, keys.map(keyToUuid)],
@@ -154,7 +152,7 @@ export class TaskReader {
 
   /** Undefined where the owner has no task in that group. */
   async countGroup(ownerId: string, groupId: string): Promise<GroupCounts | undefined> {
-    const { rows } = await this.#pool.query<{ state: number | null; n: string }>({
+    const { rows } = await this.#tenants.query<{ state: number | null; n: string }>(ownerId, {
       name: "task-count-group",
       text: `SELECT o.state, count(*) AS n FROM task t LEFT JOIN outcome o ON o.task_id = t.id
              WHERE t.group_id = $1 AND t.owner_id = $2 GROUP BY o.state`,
@@ -184,7 +182,7 @@ export class TaskReader {
     limit: number,
     afterSeq = 0,
   ): Promise<{ key: IdKey; endpointKey: IdKey; seq: number }[]> {
-    const { rows } = await this.#pool.query<{ id: string; endpoint_id: string; seq: string }>({
+    const { rows } = await this.#tenants.query<{ id: string; endpoint_id: string; seq: string }>(ownerId, {
       name: "task-open-of-group",
       text: `SELECT t.id, t.endpoint_id, t.seq FROM task t
              WHERE t.group_id = $1 AND t.owner_id = $2 AND t.seq > $4
@@ -201,7 +199,7 @@ export class TaskReader {
 
   /** How many of the tasks with ids from `first` to `last` the owner has: whether a submission was committed. */
   async countRange(ownerId: string, first: IdKey, last: IdKey): Promise<number> {
-    const { rows } = await this.#pool.query<{ n: string }>({
+    const { rows } = await this.#tenants.query<{ n: string }>(ownerId, {
       name: "task-count-range",
       text: "SELECT count(*) AS n FROM task WHERE owner_id = $1 AND id BETWEEN $2 AND $3",
       values: [ownerId, keyToUuid(first), keyToUuid(last)],
@@ -256,28 +254,17 @@ export class TaskReader {
     }
     values.push(filter.limit);
     const text = `${LIGHT} WHERE ${where.join(" AND ")} ORDER BY t.seq DESC LIMIT $${values.length}`;
-    return this.#alongIndex(text, values);
+    return this.#alongIndex(ownerId, text, values);
   }
 
   /**
    * Runs a page's query along the index, newest first, whatever the statistics of a table that has just grown a
    * thousandfold say: the plan that they suggest reads and sorts all that the owner has.
    */
-  async #alongIndex(text: string, values: unknown[]): Promise<TaskRow[]> {
-    const client = await this.#pool.connect();
-    let failure: Error | undefined;
-    try {
-      await client.query("BEGIN READ ONLY");
+  #alongIndex(ownerId: string, text: string, values: unknown[]): Promise<TaskRow[]> {
+    return this.#tenants.reading(ownerId, async (client) => {
       await client.query(ALONG_INDEX);
-      const { rows } = await client.query<TaskRow>(text, values);
-      await client.query("COMMIT");
-      return rows;
-    } catch (error) {
-      failure = error as Error;
-      throw error;
-    } finally {
-      // After an error the connection is closed, and the transaction goes with it.
-      client.release(failure);
-    }
+      return (await client.query<TaskRow>(text, values)).rows;
+    });
   }
 }

@@ -92,7 +92,7 @@ async function remote(url: string | undefined): Promise<Check[]> {
   try {
     checks.push(...(await service(farloom)));
     if (checks.some((check) => check.state === "failed")) return checks;
-    checks.push(await key(farloom));
+    checks.push(...(await key(farloom)));
     checks.push(await endpoint(farloom));
     return checks;
   } finally {
@@ -135,31 +135,51 @@ async function service(farloom: Farloom): Promise<Check[]> {
   }
 }
 
-async function key(farloom: Farloom): Promise<Check> {
+async function key(farloom: Farloom): Promise<Check[]> {
   const isLogin = farloom.options.login !== undefined;
   const name = isLogin ? "login" : "API key";
   try {
-    const me = await farloom.rest.json<{ owner: string; expiresAt: string; scopes: string[] }>({
+    const me = await farloom.rest.json<{
+      owner: string;
+      expiresAt: string;
+      scopes: string[];
+      tenantWall?: boolean;
+    }>({
       path: "/v1/me",
     });
     const leftMs = Date.parse(me.expiresAt) - Date.now();
     // A login's token is replaced by itself.
     const soon = !isLogin && leftMs < KEY_ENDS_SOON_MS;
     const until = isLogin ? "" : `, until ${me.expiresAt.slice(0, 10)}`;
-    return {
+    const valid: Check = {
       name,
       state: soon ? "warning" : "ok",
       detail: `${me.owner}${until}, ${me.scopes.length} scopes`,
       ...(soon && { cure: "farloom keys create, then farloom login" }),
     };
+    return me.tenantWall === undefined ? [valid] : [valid, tenantWall(me.tenantWall)];
   } catch (error) {
-    return {
-      name,
-      state: "failed",
-      detail: (error as Error).message,
-      cure: isLogin ? "farloom login" : "farloom login, or a key that is valid here",
-    };
+    return [
+      {
+        name,
+        state: "failed",
+        detail: (error as Error).message,
+        cure: isLogin ? "farloom login" : "farloom login, or a key that is valid here",
+      },
+    ];
   }
+}
+
+/** Only administrators are told. */
+function tenantWall(stands: boolean): Check {
+  const name = "tenants";
+  if (stands) return { name, state: "ok", detail: "PostgreSQL itself keeps people's rows apart too" };
+  return {
+    name,
+    state: "warning",
+    detail: "the service's statements alone keep people's rows apart",
+    cure: "give the service a second role by FARLOOM_TENANT_DATABASE_URL (docs/tenancy.md)",
+  };
 }
 
 async function endpoint(farloom: Farloom): Promise<Check> {

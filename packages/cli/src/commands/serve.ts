@@ -31,7 +31,7 @@ export function addServe(program: Command, { output, result }: Context): void {
     .option("--log-level <level>", "of the log in the state folder", "info")
     .addHelpText(
       "after",
-      "\nPostgreSQL and Redis of your own: DATABASE_URL, REDIS_URL. Behind a proxy: FARLOOM_PUBLIC_URL.",
+      "\nPostgreSQL and Redis of your own: DATABASE_URL (FARLOOM_TENANT_DATABASE_URL), REDIS_URL. Behind a proxy: FARLOOM_PUBLIC_URL.",
     )
     .action(async (flags: ServeFlags) => {
       result.code = await serve(flags, output);
