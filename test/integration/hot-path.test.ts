@@ -64,15 +64,18 @@ const taskRows = (keys: readonly IdKey[]) =>
 const outcomeRows = (keys: readonly IdKey[]) =>
   count("SELECT count(*) FROM outcome WHERE task_id = ANY($1::uuid[])", keys);
 
-/** Holds every INSERT of a task back until the function it gives is called. */
+/** Holds every INSERT of a task back until the function it gives is called, or its test has ended. */
 async function holdInserts(): Promise<() => Promise<void>> {
   const connection = await fabric.database.pool.connect();
   await connection.query("BEGIN");
   await connection.query("LOCK TABLE task IN EXCLUSIVE MODE");
-  return async () => {
-    await connection.query("COMMIT");
-    connection.release();
+  let released: Promise<void> | undefined;
+  const release = (): Promise<void> => {
+    released ??= connection.query("COMMIT").then(() => connection.release());
+    return released;
   };
+  open.push({ close: release });
+  return release;
 }
 
 describe("what each side is told", () => {

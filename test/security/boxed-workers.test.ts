@@ -12,7 +12,10 @@ import { command, NodeHarness, node, PYTHON, python } from "../support/node-harn
 import { whyNot } from "./levels.js";
 
 const TEST_MS = 60_000;
-const PID = python("def pid():\n    import os\n    return os.readlink('/proc/self/ns/pid')\n");
+/** Tells workers apart: the kernel gives the number of a namespace that is gone to the next one. */
+const WORKER = python(
+  "def worker():\n    import builtins, uuid\n    if not hasattr(builtins, 'who'):\n        builtins.who = str(uuid.uuid4())\n    return builtins.who\n",
+);
 const CONNECT = (network?: boolean) =>
   python(
     "def reach(port):\n    import socket\n    socket.create_connection(('127.0.0.1', port), 2).close()\n",
@@ -102,7 +105,7 @@ describe.skipIf(reason !== undefined)(
       async () => {
         const fabric = await open(boxed);
         const of = async (submitter?: string) =>
-          (await fabric.call(PID, [], submitter === undefined ? {} : { options: { submitter } })).value;
+          (await fabric.call(WORKER, [], submitter === undefined ? {} : { options: { submitter } })).value;
         const ann = "0190b6f0-0000-7000-8000-000000000001";
         const bob = "0190b6f0-0000-7000-8000-000000000002";
         const [mine, hers, his] = [await of(), await of(ann), await of(bob)];
@@ -138,18 +141,18 @@ describe.skipIf(reason !== undefined)(
         const stateDir = mkdtempSync(join(tmpdir(), "fl-box-"));
         try {
           const first = await new NodeHarness({ stateDir, sandbox: boxed.sandbox }).start();
-          const before = (await first.call(PID)).value;
+          const before = (await first.call(WORKER)).value;
           await first.manager.close({ leaveWorkers: true });
           const second = await new NodeHarness({ stateDir, sandbox: boxed.sandbox }).start();
-          expect((await second.call(PID)).value).toBe(before);
+          expect((await second.call(WORKER)).value).toBe(before);
           await second.manager.close({ leaveWorkers: true });
           // Under other rules, at its level or another, it would run tasks under some that are not in force any more.
           const third = await new NodeHarness({ stateDir, sandbox: asked.sandbox }).start();
-          const after = (await third.call(PID)).value;
+          const after = (await third.call(WORKER)).value;
           expect(after).not.toBe(before);
           await third.manager.close({ leaveWorkers: true });
           await using fourth = await new NodeHarness({ stateDir }).start();
-          expect([before, after]).not.toContain((await fourth.call(PID)).value);
+          expect([before, after]).not.toContain((await fourth.call(WORKER)).value);
         } finally {
           rmSync(stateDir, { recursive: true, force: true });
         }

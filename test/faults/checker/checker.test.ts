@@ -100,6 +100,11 @@ describe("a clean history breaks no rule", () => {
     ).toEqual([]);
   });
 
+  it("of a loss that the agent itself told of, soon", () => {
+    const story = new Story().submitted("a").ran("a", { end: false });
+    expect(story.told("a", { state: "LOST", reason: "agent_lost" }).broken).toEqual([]);
+  });
+
   it("of a cancel that is not confirmed, after which something did", () => {
     const story = new Story().submitted("a").ran("a", { end: false });
     story.evidence.push(late("a", 900));
@@ -257,7 +262,7 @@ const VIOLATIONS: Record<string, Record<string, () => Story>> = {
   },
   "lost-early": {
     "LOST before the reclaim time": () =>
-      new Story().submitted("a").told("a", { state: "LOST", reason: "agent_lost" }),
+      new Story().submitted("a").told("a", { state: "LOST", reason: "agent_lost", confirmed: false }),
   },
   bounded: {
     "attempts without end": () => {

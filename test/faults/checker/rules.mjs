@@ -186,6 +186,8 @@ export const RULES = {
     for (const facts of index.tasks.values()) {
       const told = facts.told.find(({ state, reason }) => state === "LOST" && reason === "agent_lost");
       if (told === undefined || facts.submit === undefined || facts.damaged) continue;
+      // Only what a service let lapse is unconfirmed; an agent that lost its workers says so at once, and may.
+      if (!facts.told.some(({ confirmed }) => confirmed === false)) continue;
       const lifeMs = (told.at - facts.submit.at) / 1e6;
       if (lifeMs < reclaimMs)
         yield of(
