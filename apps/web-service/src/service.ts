@@ -14,7 +14,6 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type IdKey, keyToUuid, limits, uuidToKey } from "@farloom/protocol";
 import { PrismaPg } from "@prisma/adapter-pg";
-import pg from "pg";
 import type { Logger } from "pino";
 import { type CancelAudit, ClientSession } from "./api/link/client-session.js";
 import { buildApp } from "./app.js";
@@ -72,7 +71,7 @@ import { keepEmbeddedPostgres } from "./store/kept-postgres.js";
 import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
 import { hotName } from "./store/ownership.js";
 import { isPassingAtStart } from "./store/pg-errors.js";
-import { ANSWER_TIMEOUT_MS, STATEMENT_TIMEOUT_MS } from "./store/statement-limits.js";
+import { openPool } from "./store/pool.js";
 import { TenantPool } from "./store/tenant-pool.js";
 import { raiseTenantWall } from "./store/tenant-wall.js";
 import { TaskReach } from "./tasks/reach.js";
@@ -153,9 +152,23 @@ async function start(
     databaseUrl = postgres.url;
     tenantDatabaseUrl = postgres.tenantUrl;
   }
-  const pool = openPool(databaseUrl, POOL_CONNECTIONS, "farloom", log);
-  const hot = openPool(databaseUrl, HOT_CONNECTIONS, hotName(replicaId), log, HOT_PLANNER);
-  const walled = openPool(tenantDatabaseUrl ?? databaseUrl, TENANT_CONNECTIONS, "farloom-tenant", log);
+  const rare = { log, idleTimeoutMs: 60_000 };
+  const pool = openPool({ ...rare, url: databaseUrl, max: POOL_CONNECTIONS, name: "farloom" });
+  const hot = openPool({
+    url: databaseUrl,
+    max: HOT_CONNECTIONS,
+    name: hotName(replicaId),
+    log,
+    settings: HOT_PLANNER,
+    // It stays: a new one is a new process of PostgreSQL, and parses everything again.
+    idleTimeoutMs: 0,
+  });
+  const walled = openPool({
+    ...rare,
+    url: tenantDatabaseUrl ?? databaseUrl,
+    max: TENANT_CONNECTIONS,
+    name: "farloom-tenant",
+  });
   undo.push(
     brief(() => pool.end()),
     brief(() => hot.end()),
@@ -523,24 +536,6 @@ const EMPTY_RESULT = {
   peakKb: 0,
   detail: undefined,
 };
-
-function openPool(url: string, max: number, name: string, log: Logger, options = ""): pg.Pool {
-  const pool = new pg.Pool({
-    connectionString: url,
-    max,
-    application_name: name,
-    options: `-c statement_timeout=${STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 ${options}`,
-    connectionTimeoutMillis: 10_000,
-    // PostgreSQL's own limit says nothing over a connection that is gone and has not told.
-    query_timeout: ANSWER_TIMEOUT_MS,
-    keepAlive: true,
-    // A connection of the hot path stays: a new one is a new process of PostgreSQL, and parses everything again.
-    idleTimeoutMillis: options === "" ? 60_000 : 0,
-  });
-  // An idle connection that ends is replaced when it is needed.
-  pool.on("error", (err) => log.warn({ err: err.message, pool: name }, "a database connection has ended"));
-  return pool;
-}
 
 /** A step of a stop that waits only so long for PostgreSQL: whatever is not done, the next start or a sweep does. */
 function brief(step: () => Promise<unknown> | unknown, ms = BRIEF_MS): () => Promise<unknown> {

@@ -178,6 +178,8 @@ async function openPostgres(databaseUrl: string, log: Logger): Promise<Backend> 
     keepAlive: true,
   });
   pool.on("error", (error) => log.warn({ error: error.message }, "a connection of the job queues was lost"));
+  // BullMQ takes them out of the pool; an end that nobody listens to would end the process.
+  pool.on("connect", (client) => client.on("error", () => undefined));
   const client = await pool.connect();
   try {
     await runMigrations(client, "bullmq");

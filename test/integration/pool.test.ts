@@ -1,0 +1,40 @@
+/** The service's connections to PostgreSQL where the network ends them: in the pool, and out of it. */
+import { pino } from "pino";
+import { expect, it } from "vitest";
+import { openPool } from "../../apps/web-service/src/store/pool.js";
+import { freshDatabase } from "../support/postgres.js";
+import { TcpProxy } from "../support/tcp-proxy.js";
+
+it("a connection that ends costs its statement alone, also while it is out of its pool", async () => {
+  const database = await freshDatabase({ migrated: false });
+  const proxy = await TcpProxy.open([Number(new URL(database.url).port)]);
+  const log = pino({ level: "silent" });
+  const pool = openPool({
+    url: proxy.through(database.url),
+    max: 2,
+    name: "cut",
+    log,
+    idleTimeoutMs: 1_000,
+  });
+  try {
+    const taken = await pool.connect();
+    await taken.query("SELECT 1");
+    // Nothing runs on it as it ends: nobody but the connection itself hears of it.
+    const ended = new Promise((resolve) => taken.once("end", resolve));
+    proxy.cut();
+    await ended;
+    await expect(taken.query("SELECT 1")).rejects.toThrow();
+    taken.release(true);
+    expect((await pool.query("SELECT 1 AS one")).rows).toEqual([{ one: 1 }]);
+    // And while a statement is on its way.
+    const asked = pool.query("SELECT pg_sleep(30)");
+    const refused = expect(asked).rejects.toThrow();
+    await expect.poll(() => pool.totalCount - pool.idleCount).toBe(1);
+    proxy.cut();
+    await refused;
+  } finally {
+    await pool.end();
+    await proxy.close();
+    await database.drop();
+  }
+});
