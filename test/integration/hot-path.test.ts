@@ -103,6 +103,7 @@ describe("what each side is told", () => {
       await agent.untilReceived(keys.length);
     }
     expect(agent.received.map((task) => task.key)).toEqual(keys);
+    await client.untilDurable();
   });
 
   it("says durable, delivers and lets the agent forget only after the commit, though the task has travelled", async () => {
