@@ -51,6 +51,7 @@ export default defineConfig({
           name: "security",
           include: ["test/security/**/*.test.ts"],
           testTimeout: 60_000,
+          isolate: false,
         },
       },
       { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },

@@ -13,7 +13,7 @@ import { parseArgs } from "node:util";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const BUILT = [
-  "apps/web-service/dist/main.js",
+  "apps/web-service/dist/bundle/main.js",
   "apps/endpoint-agent/dist/main.js",
   "packages/sdk/dist/index.js",
 ];

@@ -14,7 +14,7 @@ import { ROOT } from "./lib/run.mjs";
 
 const MAIN = join(ROOT, "test/faults/main.mjs");
 const BUILT = [
-  "apps/web-service/dist/main.js",
+  "apps/web-service/dist/bundle/main.js",
   "apps/endpoint-agent/dist/main.js",
   "packages/sdk/dist/index.js",
 ];

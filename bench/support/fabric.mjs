@@ -16,7 +16,7 @@ import { fileURLToPath } from "node:url";
 import { startContained } from "../../scripts/lib/contain.mjs";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
-export const SERVICE_MAIN = join(ROOT, "apps/web-service/dist/main.js");
+export const SERVICE_MAIN = join(ROOT, "apps/web-service/dist/bundle/main.js");
 export const AGENT_MAIN = join(ROOT, "apps/endpoint-agent/dist/main.js");
 /** A first start makes a database; a busy machine takes its time. */
 const READY_MS = 120_000;

@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 # The built programs; another checkout's, where the variable says so.
 APPS = Path(os.environ.get("FARLOOM_TEST_ROOT") or ROOT) / "apps"
-SERVICE = APPS / "web-service/dist/main.js"
+SERVICE = APPS / "web-service/dist/bundle/main.js"
 AGENT = APPS / "endpoint-agent/dist/main.js"
 START_S = 90.0
 

@@ -5,6 +5,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Farloom, type RemoteFunction } from "@farloom/sdk";
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type AgentProcess, Fabric, type ServiceProcess } from "../support/fabric.js";
 
@@ -27,9 +28,12 @@ let service: ServiceProcess;
 let agent: AgentProcess;
 let farloom: Farloom;
 let record: RemoteFunction<[number, string], number>;
+/** Under the tenants' role, whose connections nobody else may end. */
+let tenants: pg.Pool;
 
 beforeAll(async () => {
   fabric = await Fabric.open();
+  tenants = new pg.Pool({ connectionString: fabric.database.tenantUrl, max: 1 });
   service = await fabric.service();
   agent = await fabric.agent(service.url, "real", ["--workers", "2"]);
   farloom = new Farloom({ url: service.url, apiKey: fabric.key, endpoint: "real" });
@@ -39,6 +43,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await farloom?.close({ timeoutMs: 1_000 });
+  await tenants?.end();
   await fabric?.close();
 }, LIMIT_MS);
 
@@ -74,13 +79,17 @@ async function runThrough(name: string, disturb: () => Promise<void>): Promise<v
   expect(rows[0].good).toBe(TASKS);
 }
 
-/** Ends the service's connections, and says how many there were. */
+/** Ends the service's connections, each as the role that it has, and says how many there were. */
 async function cutAll(): Promise<number> {
-  const { rows } = await fabric.database.pool.query<{ cut: number }>(
-    `SELECT count(pg_terminate_backend(pid))::int AS cut FROM pg_stat_activity
-     WHERE datname = current_database() AND application_name LIKE 'farloom%'`,
-  );
-  return rows[0]!.cut;
+  let cut = 0;
+  for (const pool of [fabric.database.pool, tenants]) {
+    const { rows } = await pool.query<{ cut: number }>(
+      `SELECT count(pg_terminate_backend(pid))::int AS cut FROM pg_stat_activity
+       WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'farloom%'`,
+    );
+    cut += rows[0]!.cut;
+  }
+  return cut;
 }
 
 describe("ten thousand tasks that may run once only", () => {

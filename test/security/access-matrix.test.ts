@@ -114,14 +114,30 @@ async function alike(
   return reply;
 }
 
-/** Every row of every table, as a digest; but for what the service itself keeps up to date. */
+/** What an agent's connection writes by itself, when it ends and comes again. */
+const CONNECTION = [
+  "epoch",
+  "boot_id",
+  "owner_replica",
+  "connected_at",
+  "disconnected_at",
+  "agent_info",
+  "report",
+  "floor_seq",
+];
+
+/** Every row of every table, as a digest; but for what the service and its agents keep up to date themselves. */
 async function rows(): Promise<Set<string>> {
   const { rows: tables } = await rest.database.pool.query<{ name: string }>(
     `SELECT relname AS name FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
-     AND relname NOT IN ('replica', '_prisma_migrations')`,
+     AND relname NOT IN ('replica', 'endpoint_lease', '_prisma_migrations')`,
   );
-  const all = tables.map(({ name }) => `SELECT '${name}' AS name, x::text AS row FROM "${name}" x`);
-  const found = await rest.database.pool.query<{ name: string; row: string }>(all.join(" UNION ALL "));
+  const all = tables.map(
+    ({ name }) => `SELECT '${name}' AS name, (to_jsonb(x) - $1::text[])::text AS row FROM "${name}" x`,
+  );
+  const found = await rest.database.pool.query<{ name: string; row: string }>(all.join(" UNION ALL "), [
+    CONNECTION,
+  ]);
   return new Set(
     found.rows.map(({ name, row }) => `${name} ${createHash("sha256").update(row).digest("hex")}`),
   );

@@ -17,7 +17,7 @@ import { freshDatabase, type TestDatabase } from "./postgres.js";
 import { RestClient } from "./rest-service.js";
 
 const ROOT = join(import.meta.dirname, "../..");
-const SERVICE = join(ROOT, "apps/web-service/dist/main.js");
+const SERVICE = join(ROOT, "apps/web-service/dist/bundle/main.js");
 const AGENT = join(ROOT, "apps/endpoint-agent/dist/main.js");
 const START_MS = 60_000;
 const STOP_MS = 15_000;

@@ -1,5 +1,6 @@
 // vitest's globalSetup for the projects that need PostgreSQL: one server on a directory of its own, and one
 // migrated database that `freshDatabase()` copies. Both are gone after the run.
+import { readdirSync, statSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,7 +17,21 @@ declare module "vitest" {
   }
 }
 
+const DIST = join(import.meta.dirname, "../../apps/web-service/dist");
+
+/** Tests start the bundle of what was compiled, and one that is older would be another service than its source says. */
+function requireFreshBundle(): void {
+  const changedAt = (path: string): number => statSync(join(DIST, path)).mtimeMs;
+  const compiled = readdirSync(DIST, { recursive: true, encoding: "utf8" }).filter(
+    (path) => path.endsWith(".js") && !path.startsWith("bundle"),
+  );
+  const bundledAt = changedAt("bundle/main.js");
+  const newer = compiled.find((path) => changedAt(path) > bundledAt);
+  if (newer) throw new Error(`the service's bundle is older than dist/${newer}: npm run build`);
+}
+
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  requireFreshBundle();
   const home = await mkdtemp(join(tmpdir(), "farloom-test-"));
   const log = pino({ level: "silent" });
   const server = await startEmbeddedPostgres({

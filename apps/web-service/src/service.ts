@@ -74,8 +74,8 @@ import { isPassingAtStart } from "./store/pg-errors.js";
 import { openPool } from "./store/pool.js";
 import { TenantPool } from "./store/tenant-pool.js";
 import { raiseTenantWall } from "./store/tenant-wall.js";
+import { SOFTWARE } from "./support/version.js";
 import { TaskReach } from "./tasks/reach.js";
-import { SOFTWARE } from "./version.js";
 
 /** Connections for ordinary queries. */
 const POOL_CONNECTIONS = 10;

@@ -8,7 +8,7 @@ import {
   type HelloFrame,
   limits,
 } from "@farloom/protocol";
-import { SOFTWARE } from "../version.js";
+import { SOFTWARE } from "../support/version.js";
 import type { FrameSocket } from "./frame-socket.js";
 
 export type Agreed = Extract<Agreement, { ok: true }>;
