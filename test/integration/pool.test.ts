@@ -38,3 +38,27 @@ it("a connection that ends costs its statement alone, also while it is out of it
     await database.drop();
   }
 });
+
+it("a transaction whose connection the network forgot lets go of its locks", async () => {
+  const database = await freshDatabase({ migrated: false });
+  const proxy = await TcpProxy.open([Number(new URL(database.url).port)]);
+  const pool = openPool({
+    url: proxy.through(database.url),
+    max: 1,
+    name: "forgotten",
+    log: pino({ level: "silent" }),
+    idleTimeoutMs: 1_000,
+  });
+  try {
+    const taken = await pool.connect();
+    await taken.query("BEGIN");
+    await taken.query("SELECT pg_advisory_xact_lock(7)");
+    proxy.forget();
+    await database.pool.query("SELECT pg_advisory_lock(7)");
+    taken.release(true);
+  } finally {
+    await pool.end();
+    await proxy.close();
+    await database.drop();
+  }
+}, 40_000);

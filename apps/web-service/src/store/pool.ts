@@ -3,11 +3,12 @@
  *
  *   1  A connection that ends costs the statement on it, never the process: pg tells of the end by an event, also while
  *      the connection is out of its pool, and an `error` that nobody listens to ends Node.
- *   2  No statement waits for ever, neither in PostgreSQL nor for a network that has forgotten the connection.
+ *   2  No statement waits for ever, neither in PostgreSQL nor for a network that has forgotten the connection; and none
+ *      holds locks for longer than that.
  */
 import pg from "pg";
 import type { Logger } from "pino";
-import { ANSWER_TIMEOUT_MS, STATEMENT_TIMEOUT_MS } from "./statement-limits.js";
+import { ANSWER_TIMEOUT_MS, IDLE_TRANSACTION_MS, STATEMENT_TIMEOUT_MS } from "./statement-limits.js";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const LOCK_TIMEOUT_MS = 10_000;
@@ -30,7 +31,12 @@ export function openPool({ url, max, name, log, settings = "", idleTimeoutMs }: 
     connectionString: url,
     max,
     application_name: name,
-    options: `-c statement_timeout=${STATEMENT_TIMEOUT_MS} -c lock_timeout=${LOCK_TIMEOUT_MS} ${settings}`,
+    options: [
+      `-c statement_timeout=${STATEMENT_TIMEOUT_MS}`,
+      `-c lock_timeout=${LOCK_TIMEOUT_MS}`,
+      `-c idle_in_transaction_session_timeout=${IDLE_TRANSACTION_MS}`,
+      settings,
+    ].join(" "),
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     // PostgreSQL's own limit says nothing over a connection that is gone and has not told.
     query_timeout: ANSWER_TIMEOUT_MS,
