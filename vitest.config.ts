@@ -32,7 +32,7 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { ...withPostgres, name: "integration", include: ["test/integration/**/*.test.ts"] },
+        test: { ...withPostgres, name: "integration", isolate: false, include: ["test/integration/**/*.test.ts"] },
       },
       {
         extends: true,
@@ -54,7 +54,7 @@ export default defineConfig({
           isolate: false,
         },
       },
-      { extends: true, test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] } },
+      { extends: true, test: { ...withPostgres, name: "e2e", isolate: false, include: ["test/e2e/**/*.test.ts"] } },
       {
         extends: true,
         // `npm run bench:slurm`: no part of the tests.

@@ -15,7 +15,7 @@ const notes = [];
 
 try {
   await prepare();
-  const outcome = await pythonSdk(step, process.argv.slice(2));
+  const outcome = await pythonSdk(step, { filters: process.argv.slice(2) });
   counts = addCounts(counts, outcome.counts);
   complaints.push(...outcome.complaints);
   notes.push(...outcome.notes);

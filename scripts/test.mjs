@@ -21,6 +21,7 @@ import {
   pythonSdk,
   pythonTestFiles,
   pythonTests,
+  startPytest,
   typecheck,
   VITEST_PROJECTS,
   vitest,
@@ -101,6 +102,9 @@ async function runParts() {
   const environment = options.parts.has("python-sdk") ? bringSdkEnvironment() : undefined;
   if (options.parts.has("lint")) await part(() => step("Lint and format (biome)", lint));
   if (options.parts.has("types")) await part(() => step("Types (tsc)", typecheck));
+  // Both wait more than they work.
+  const begun = environment && projects.length > 0 ? startPytest(environment) : undefined;
+  begun?.catch(() => undefined);
   if (projects.length > 0) {
     say(`\n${bold(`vitest: ${projects.join(", ")}`)}`);
     await part(() => vitest(projects, options.filters));
@@ -114,7 +118,7 @@ async function runParts() {
   if (options.parts.has("python-sdk")) {
     say(`\n${bold("pytest: python")}`);
     await part(async () => {
-      const outcome = await pythonSdk(step, [], environment);
+      const outcome = await pythonSdk(step, { environment, begun });
       notes.push(...outcome.notes);
       return outcome;
     });

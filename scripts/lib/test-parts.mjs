@@ -1,5 +1,5 @@
 /** The parts of `npm test`. Each resolves with its counts, or throws `StepFailed`; none stops another from running. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { startContained } from "./contain.mjs";
@@ -79,8 +79,23 @@ export async function pythonTests(file) {
   return { counts: counts ?? NO_COUNTS, complaints };
 }
 
-/** The Python SDK: its environment, ruff, mypy and pytest; `filters` are pytest's. Notes say what was left out. */
-export async function pythonSdk(step, filters = [], environment = bringSdkEnvironment()) {
+/**
+ * Begins pytest as soon as its environment is there; `filters` are its own. Resolves with its counts and complaints, and
+ * with nothing where there is no environment. `isShown`: what it prints goes straight to the terminal; else it is
+ * `output`, for later: it runs beside other tests.
+ */
+export async function startPytest(environment, { filters = [], isShown = false } = {}) {
+  const { note } = await environment.python;
+  if (note !== undefined) return undefined;
+  await environment.dropIns;
+  return counted("pytest", PYTHON_SDK_LIMIT_MS, (countsFile) => pytestCommand(countsFile, filters), isShown);
+}
+
+/**
+ * The Python SDK: its environment, ruff, mypy and pytest. Notes say what was left out.
+ * @param {ReturnType<typeof startPytest>} [begun] where pytest runs already
+ */
+export async function pythonSdk(step, { filters = [], environment = bringSdkEnvironment(), begun } = {}) {
   const complaints = [];
   const notes = [];
   for (const [title, bringing] of [
@@ -103,23 +118,27 @@ export async function pythonSdk(step, filters = [], environment = bringSdkEnviro
       complaints.push(error.message);
     });
   }
-  const outcome = await counted("pytest", PYTHON_SDK_LIMIT_MS, (countsFile) =>
-    pytestCommand(countsFile, filters),
-  );
+  const outcome = await (begun ?? startPytest(environment, { filters, isShown: true }));
+  process.stdout.write(outcome.output);
   complaints.push(...outcome.complaints);
   return { counts: outcome.counts ?? NO_COUNTS, complaints, notes };
 }
 
-/** Runs a program that writes its counts to a file, and holds it to leaving no process behind. */
-async function counted(title, limitMs, commandLine) {
+/**
+ * Runs a program that writes its counts to a file, and holds it to leaving no process behind. Where it is not shown, what
+ * it prints is `output`.
+ */
+async function counted(title, limitMs, commandLine, isShown = true) {
   const folder = mkdtempSync(join(tmpdir(), "farloom-counts-"));
   const countsFile = join(folder, "counts.json");
+  const outputFile = join(folder, "output");
+  const sink = isShown ? "inherit" : openSync(outputFile, "w");
   try {
     const [command, ...args] = commandLine(countsFile);
     const run = startContained(command, args, {
       cwd: ROOT,
       env: testEnv(),
-      stdio: ["ignore", "inherit", "inherit"],
+      stdio: ["ignore", sink, sink],
     });
     let late = false;
     const timer = setTimeout(() => {
@@ -135,10 +154,11 @@ async function counted(title, limitMs, commandLine) {
     if (late) complaints.push(`${title} was stopped after ${limitMs / 60_000} minutes`);
     const counts = existsSync(countsFile) ? JSON.parse(readFileSync(countsFile, "utf8")) : undefined;
     if (counts === undefined) complaints.push(`${title} ended with status ${status} and no counts`);
-    return { status, counts, complaints };
+    return { status, counts, complaints, output: isShown ? "" : readFileSync(outputFile, "utf8") };
   } catch (error) {
     throw new StepFailed(`${title} could not be run: ${error.message}`);
   } finally {
+    if (!isShown) closeSync(sink);
     rmSync(folder, { recursive: true, force: true });
   }
 }
