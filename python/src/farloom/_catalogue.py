@@ -239,7 +239,7 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
     "SECRET_NOT_AGREED": (
         403,
         False,
-        "The function {function} is somebody else's and asks for your secrets {names}: its code would have them. Read it (farloom functions show --code {function}); if you agree, name them with the call: secrets=[…] (Python), or {\"secrets\": […]} among its options.",
+        'The function {function} is not yours and asks for your secrets {names}: its code would have them. Read it (farloom functions show --code {function}); if you agree, name them with the call: secrets=[…] (Python), or {"secrets": […]} among its options.',
     ),
     "SECRET_NOT_FOR_ENDPOINT": (
         403,

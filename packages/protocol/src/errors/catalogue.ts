@@ -180,7 +180,7 @@ export const ERRORS = {
   SECRET_NOT_AGREED: entry(
     403,
     false,
-    'The function {function} is somebody else\'s and asks for your secrets {names}: its code would have them. Read it (farloom functions show --code {function}); if you agree, name them with the call: secrets=[…] (Python), or {"secrets": […]} among its options.',
+    'The function {function} is not yours and asks for your secrets {names}: its code would have them. Read it (farloom functions show --code {function}); if you agree, name them with the call: secrets=[…] (Python), or {"secrets": […]} among its options.',
   ),
   SECRET_NOT_FOR_ENDPOINT: entry(
     403,
