@@ -342,7 +342,7 @@ it("a row that was moved does not open, and what one key sealed is sealed under 
 
   const fresh = newKey();
   writeFileSync(keysFile(), fresh + readFileSync(keysFile(), "utf8"));
-  await service.stop();
+  await service.kill();
   await service.restart();
   const after = of(await read(), "TOKEN");
   expect(after.key_id).not.toBe(of(before, "TOKEN").key_id);
