@@ -12,6 +12,7 @@ import { readAudit } from "../../apps/web-service/src/audit/reader.js";
 import { ObjectRows } from "../../apps/web-service/src/objects/rows.js";
 import { PayloadRows } from "../../apps/web-service/src/payloads/rows.js";
 import { SharedPayloads } from "../../apps/web-service/src/payloads/shared.js";
+import { SecretStore } from "../../apps/web-service/src/secrets/store.js";
 import { readLateResult } from "../../apps/web-service/src/store/late-results.js";
 import { outcomesByIds } from "../../apps/web-service/src/store/read-outcomes.js";
 import { readOutput } from "../../apps/web-service/src/store/task-output.js";
@@ -149,6 +150,10 @@ async function rowsOf(ownerId: string, name: string): Promise<Rows> {
      SELECT coalesce(max(seq), 0) + 1000, now(), $1, $2, '', 'a', '', '', 200, '', '', '\\x00', '\\x00' FROM audit_entry`,
     [ownerId, name],
   );
+  await road.query(
+    "INSERT INTO secret (owner_id, name, version, key_id, sealed) VALUES ($1, $2, $3, '', '\\x00')",
+    [ownerId, `SECRET_OF_${name}`, randomUUID()],
+  );
   // A result that is a reference to a file of whoever owns the endpoint: an index finds it by its digest.
   const referring = ids.next();
   await road.query("INSERT INTO endpoint (id, owner_id, name) VALUES ($1, $2, $3)", [groupId, LENDER, name]);
@@ -214,6 +219,10 @@ const READS: Record<string, (tenants: TenantPool) => Promise<number>> = {
   },
   "an idempotency key": async (t) =>
     (await new Idempotency(t).find(ANN, { key: "bob", bodyDigest: DIGEST })) ? 1 : 0,
+  secrets: async (t) =>
+    (await new SecretStore(road, t, undefined as never, log).list(ANN)).filter(({ name }) =>
+      name.endsWith("bob"),
+    ).length,
   "the audit log": async (t) =>
     (
       await readAudit(t, { readerId: ANN, ownerId: ANN, cursor: undefined, fromEnd: true, limit: 100 })

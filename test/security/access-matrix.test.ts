@@ -228,7 +228,11 @@ describe("every operation, on what is there and on what is not", () => {
 
   it("tells an agent of another tenant nothing of tasks, payloads and functions that it was not sent", async () => {
     const client = new RestClient(rest.url, bob.agent.token);
-    for (const name of ["POST /v1/tasks/{id}/token", "GET /v1/payloads/{digest}"]) {
+    for (const name of [
+      "POST /v1/tasks/{id}/token",
+      "POST /v1/tasks/{id}/secrets",
+      "GET /v1/payloads/{digest}",
+    ]) {
       const operation = operations.find((one) => one.name === name)!;
       for (const naming of CALLS[name]!) {
         const reply = await alike(client, operation, naming, bob.things);

@@ -28,6 +28,7 @@ export interface Things {
   readonly team: string;
   readonly teamRef: string;
   readonly person: string;
+  readonly secret: string;
 }
 
 /** Of the right shape, and nobody's. */
@@ -47,6 +48,7 @@ export const NOTHING: Things = {
   team: "0197f000-0000-7000-8000-000000000005",
   teamRef: "nobody/no-team",
   person: "no-person",
+  secret: "NO_SECRET",
 };
 
 export interface Tenant {
@@ -84,6 +86,8 @@ export async function makeTenant(rest: RestService, name: string): Promise<Tenan
   const object = "dir/secret";
   const headers = { "x-farloom-meta-note": MARK };
   await made(api.call("PUT", `/v1/objects/${bucket}/${object}`, { raw: bytes, headers }));
+  const secret = `${MARK}_of_${name}`;
+  await made(api.call("PUT", `/v1/secrets/${secret}`, { json: { value: `${MARK} value` } }));
   const person = `${name}-friend`;
   await made(rest.api.post("/v1/keys", { label: "x", owner: person }));
   const team = await made(api.post("/v1/teams", { name: `${MARK}-team` }));
@@ -93,6 +97,7 @@ export async function makeTenant(rest: RestService, name: string): Promise<Tenan
     ...{ function: fn.id, functionRef: `${name}/${MARK}-f@1` },
     ...{ task: task.id, open: open.id, group: group.id, key: other.id, bucket, object, payload },
     ...{ session: await logIn(rest, api, name), team: team.id, teamRef: `${name}/${MARK}-team`, person },
+    secret,
   };
   return { api, agent, things };
 }
@@ -215,6 +220,17 @@ export const CALLS: Readonly<Record<string, readonly Naming[]>> = {
   "GET /v1/tasks/{id}/output": [at("id", "task"), at("id", "open")],
   "POST /v1/tasks/{id}/cancel": [at("id", "open"), at("id", "task")],
   "POST /v1/tasks/{id}/token": [at("id", "open"), at("id", "task")],
+  "POST /v1/tasks/{id}/secrets": [at("id", "open"), at("id", "task")],
+  "GET /v1/secrets": [plain],
+  "PUT /v1/secrets/{name}": [
+    ({ secret: name }) => ({ params: { name }, json: { value: "another value" } }),
+    ({ endpoint }) => ({ params: { name: "ANOTHER" }, json: { value: "a value", endpoints: [endpoint] } }),
+    ({ endpointRef }) => ({
+      params: { name: "ANOTHER" },
+      json: { value: "a value", endpoints: [endpointRef] },
+    }),
+  ],
+  "DELETE /v1/secrets/{name}": [({ secret: name }) => ({ params: { name } })],
   "POST /v1/tasks/status": [
     (named) => ({ json: { ids: [named.task, named.open], results: true } }),
     (named) => ({ json: { ids: [named.task] } }),

@@ -285,10 +285,21 @@ export class Fabric {
     url: string,
     name: string,
     args: readonly string[] = [],
-    { config, env: more = {} }: AgentPlace = {},
+    place: AgentPlace = {},
   ): Promise<AgentProcess> {
     const made = await this.api(url).post("/v1/endpoints", { name });
     if (made.status !== 201) throw new Error(JSON.stringify(made.body));
+    return this.enrolled(url, made.body, name, args, place);
+  }
+
+  /** The same of an endpoint that somebody has made. */
+  async enrolled(
+    url: string,
+    made: { readonly id: string; readonly enrolmentCode: string },
+    name: string,
+    args: readonly string[] = [],
+    { config, env: more = {} }: AgentPlace = {},
+  ): Promise<AgentProcess> {
     const stateDir = join(this.home, `agent-${name}`);
     if (config !== undefined) {
       mkdirSync(stateDir, { mode: 0o700 });
@@ -297,11 +308,11 @@ export class Fabric {
     const env = { FARLOOM_TEST_FABRIC: this.home, ...more };
     const enrol = new Program(
       "enrolment",
-      [AGENT, "enroll", "--service", url, "--code", made.body.enrolmentCode, "--state-dir", stateDir],
+      [AGENT, "enroll", "--service", url, "--code", made.enrolmentCode, "--state-dir", stateDir],
       env,
     );
     if ((await enrol.exited) !== 0) throw new Error(`the agent did not enrol\n${enrol.tail()}`);
-    const agent = await AgentProcess.start(stateDir, made.body.id, args, env);
+    const agent = await AgentProcess.start(stateDir, made.id, args, env);
     this.#programs.push(agent);
     return agent;
   }

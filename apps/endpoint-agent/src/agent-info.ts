@@ -38,6 +38,7 @@ export async function readAgentInfo(
     memoryMb: Math.round(totalmem() / (1024 * 1024)),
     ...(gear === undefined ? {} : { gear }),
     isolation,
+    secrets: true,
   };
 }
 

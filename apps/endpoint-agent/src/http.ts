@@ -17,6 +17,8 @@ export interface HttpOptions {
     | Buffer
     | { readonly write: (request: ClientRequest) => Promise<void>; readonly sizeBytes: number };
   readonly signal?: AbortSignal;
+  /** Of a JSON answer; default MAX_JSON_BYTES. */
+  readonly mostBytes?: number;
   /** Longest silence of the socket. */
   readonly idleTimeoutMs?: number;
 }
@@ -87,7 +89,7 @@ export async function httpJson<T>(url: URL, options: HttpOptions & { readonly js
     headers: { accept: "application/json", ...(json === undefined ? {} : JSON_HEADERS), ...options.headers },
   });
   if (!isOk(response)) throw await failureOf(url, response);
-  return parseJson<T>(url, await readText(response));
+  return parseJson<T>(url, await readText(response, options.mostBytes));
 }
 
 /**
@@ -144,12 +146,12 @@ export async function failureOf(url: URL, response: IncomingMessage): Promise<Ht
   });
 }
 
-async function readText(response: IncomingMessage): Promise<string> {
+async function readText(response: IncomingMessage, mostBytes = MAX_JSON_BYTES): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of response as AsyncIterable<Buffer>) {
     size += chunk.length;
-    if (size > MAX_JSON_BYTES) {
+    if (size > mostBytes) {
       response.destroy();
       break;
     }

@@ -53,6 +53,8 @@ export interface Config {
   readonly logLevel: LogLevel;
   /** The Ed25519 key of tokens, PKCS #8 PEM, shared by all replicas. FARLOOM_SIGNING_KEY_FILE; undefined: made in the state folder. */
   readonly signingKeyFile: string | undefined;
+  /** The keys that seal people's secrets (secrets/keys.ts), shared by all replicas. FARLOOM_SECRETS_KEY_FILE; undefined: made in the state folder. */
+  readonly secretsKeyFile: string | undefined;
   /** Where people come from who log in by OpenID Connect. FARLOOM_OIDC_FILE, a JSON file (docs/accounts.md); default: from nowhere. */
   readonly oidcProviders: readonly OidcProvider[];
   /**
@@ -158,6 +160,7 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
     }),
     logLevel: logLevel(text(options.logLevel, "FARLOOM_LOG_LEVEL") ?? "info"),
     signingKeyFile: text(options.signingKeyFile, "FARLOOM_SIGNING_KEY_FILE"),
+    secretsKeyFile: text(options.secretsKeyFile, "FARLOOM_SECRETS_KEY_FILE"),
     oidcProviders: options.oidcProviders ?? oidcProviders(text(undefined, "FARLOOM_OIDC_FILE")),
     trustedProxies:
       options.trustedProxies ??

@@ -58,6 +58,9 @@ import { startObjectSweep } from "./objects/sweep.js";
 import { SharedPayloads } from "./payloads/shared.js";
 import { PayloadStore } from "./payloads/store.js";
 import { StoredBytes } from "./quotas/stored-bytes.js";
+import { SecretKeys } from "./secrets/keys.js";
+import { SecretStore } from "./secrets/store.js";
+import { SecretUse } from "./secrets/use.js";
 import { AccessLists } from "./sharing/access-lists.js";
 import { RunAccess } from "./sharing/run-access.js";
 import { Teams } from "./sharing/teams.js";
@@ -194,6 +197,10 @@ async function start(
   const functions = new FunctionRegistry(prisma, visible, epoch);
   const signatures = new FunctionSignatures(pool);
   const endpoints = new EndpointRegistry(prisma, pool, epoch);
+  const secretKeys = await SecretKeys.load(config.stateDir, config.secretsKeyFile);
+  const secrets = new SecretStore(pool, tenants, secretKeys, log);
+  await secrets.sealAnew();
+  const secretUse = new SecretUse(pool, secrets);
   const reach = new TaskReach(tenants, functions, identity.nested);
   const payloads = new PayloadStore({ pool, tenants }, config.stateDir, log);
   undo.push(() => payloads.close());
@@ -371,6 +378,8 @@ async function start(
     objects,
     audit,
     stored: new StoredBytes(pool, log, config.maxStoredMbPerOwner * 1024 ** 2),
+    secrets,
+    secretUse,
     teams: new Teams(prisma, epoch),
     accessLists: new AccessLists(prisma, epoch),
     sharedPayloads: new SharedPayloads(pool, tenants),
@@ -414,6 +423,7 @@ async function start(
             deliver,
             functions,
             endpoints,
+            secretUse,
             nested: identity.nested,
             reach,
             audit: cancelAudit(audit, principal, origin),

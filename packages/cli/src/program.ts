@@ -12,6 +12,7 @@ import { addKeys } from "./commands/keys.js";
 import { addLogin } from "./commands/login.js";
 import { addObjects } from "./commands/objects.js";
 import { addRun } from "./commands/run.js";
+import { addSecrets } from "./commands/secrets.js";
 import { addServe } from "./commands/serve.js";
 import { addTasks } from "./commands/tasks.js";
 import { addTeams } from "./commands/teams.js";
@@ -51,6 +52,7 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addLogin,
     addAccounts,
     addKeys,
+    addSecrets,
     addTeams,
     addAudit,
     addDoctor,

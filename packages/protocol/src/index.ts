@@ -43,6 +43,13 @@ export {
   MAX_PATTERN_CHARS,
   MAX_PATTERNS,
 } from "./functions/pattern.js";
+export {
+  isSecretName,
+  MAX_FUNCTION_SECRETS,
+  MAX_SECRET_BYTES,
+  MIN_MASKED_BYTES,
+  SECRET_NAME,
+} from "./functions/secrets.js";
 export type { IdKey } from "./ids.js";
 export {
   columnToKeys,

@@ -16,6 +16,7 @@ import { Payloads } from "./payloads.js";
 import { RemoteTask } from "./remote-task.js";
 import { AuditApi, EndpointsApi, FunctionsApi, KeysApi, TasksApi, TeamsApi } from "./resources.js";
 import { Rest } from "./rest.js";
+import { SecretsApi } from "./secrets.js";
 import { attemptsOf, definitionOf, signRegistered } from "./signing.js";
 import { type AnyFunction, functionSpec, type RegisterSpec } from "./source.js";
 import { type CallOptions, type Lookup, type PreparedCall, Submitter } from "./submit.js";
@@ -38,6 +39,7 @@ export class Farloom {
   readonly audit: AuditApi;
   readonly teams: TeamsApi;
   readonly objects: ObjectsApi;
+  readonly secrets: SecretsApi;
   /** Plain requests, for routes that have no method here. */
   readonly rest: Rest;
   readonly #keepAlive = new KeepAlive();
@@ -62,6 +64,7 @@ export class Farloom {
     this.audit = new AuditApi(this.rest);
     this.teams = new TeamsApi(this.rest);
     this.objects = new ObjectsApi(this.rest);
+    this.secrets = new SecretsApi(this.rest);
     this.#link = new ClientLink(
       { url, apiKey, login, software: SOFTWARE, connectForMs, reconnectForMs },
       this.#keepAlive,

@@ -63,6 +63,7 @@ export type {
   TeamsApi,
 } from "./resources.js";
 export type { Rest, RestRequest, RestResponse, StreamRequest, StreamResponse } from "./rest.js";
+export type { SecretInfo, SecretsApi, SetSecretOptions } from "./secrets.js";
 export { loadSignKey, signById, signKeyPath, signKeysDir } from "./signing.js";
 export type { RegisterSpec } from "./source.js";
 export { functionSpec } from "./source.js";

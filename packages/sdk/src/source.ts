@@ -20,6 +20,8 @@ export type RegisterSpec = Omit<FunctionSpec, "name" | "runtime"> & {
   readonly isolation?: IsolationLevel;
   /** A call wants the network, where its endpoint leaves that to functions: `env.network`. */
   readonly network?: boolean;
+  /** Names of secrets that a call is given, of whoever submits it: `env.secrets`. */
+  readonly secrets?: readonly string[];
   /** Path of a file with the code. */
   readonly file?: string;
   /** A JavaScript function that uses nothing from outside itself: its text is what runs. */
@@ -34,8 +36,12 @@ const RUNTIME_OF_EXTENSION: Readonly<Record<string, Runtime>> = {
 
 /** The registration's body. */
 export async function functionSpec(spec: RegisterSpec): Promise<FunctionSpec> {
-  const { file, fn, isolation, network, ...said } = spec;
-  const wants = { ...(isolation && { isolation }), ...(network !== undefined && { network }) };
+  const { file, fn, isolation, network, secrets, ...said } = spec;
+  const wants = {
+    ...(isolation && { isolation }),
+    ...(network !== undefined && { network }),
+    ...(secrets && { secrets: [...secrets] }),
+  };
   const given = Object.keys(wants).length > 0 ? { ...said, env: { ...said.env, ...wants } } : said;
   if (fn !== undefined) return ofJavaScript(fn, given);
   const code = file === undefined ? given.code : await readFile(file, "utf8");

@@ -55,6 +55,8 @@ export interface CallOptions {
   readonly cwd?: string;
   /** The function may submit tasks itself, by a token of its task's own (Python: `farloom.Executor()` within it). */
   readonly nested?: boolean;
+  /** Secrets of yours that somebody else's function may have; your own function is given those that it names. */
+  readonly secrets?: readonly string[];
   /** Id of a task group (UUID). Default: one group for the client's lifetime, or a new one for each `map`. */
   readonly group?: string;
   readonly codec?: ArgumentCodec;
@@ -121,8 +123,19 @@ export class Submitter {
     group: Buffer,
     options: CallOptions & { codec: ArgumentCodec },
   ): PreparedCall {
-    const { timeoutMs, queueTimeoutMs, deadlineMs, delayMs, retries, backoffMs, mode, env, cwd, nested } =
-      options;
+    const {
+      timeoutMs,
+      queueTimeoutMs,
+      deadlineMs,
+      delayMs,
+      retries,
+      backoffMs,
+      mode,
+      env,
+      cwd,
+      nested,
+      secrets,
+    } = options;
     const sparse = sparseOptions({
       timeoutMs,
       queueTimeoutMs,
@@ -134,6 +147,7 @@ export class Submitter {
       env,
       cwd,
       nested,
+      secrets,
     } as TaskOptions);
     return {
       fn,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._attach import TaskGroup, attach
     from ._bar import as_completed, progress_bar
     from ._client import Client
-    from ._context import progress
+    from ._context import progress, secret
     from ._errors import (
         ConfigError,
         FarloomError,
@@ -73,6 +73,7 @@ _WHERE = {
     "map_reduce": "_reduce",
     "progress": "_context",
     "progress_bar": "_bar",
+    "secret": "_context",
     "tree_reduce": "_reduce",
     "wait_for": "_wait",
     "wait_for_async": "_wait",
@@ -111,6 +112,7 @@ __all__ = [
     "map_reduce",
     "progress",
     "progress_bar",
+    "secret",
     "task",
     "tree_reduce",
     "wait_for",

@@ -226,6 +226,41 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The function {function} wants at least the isolation level {wanted}, and the endpoint {endpoint} runs its workers at the level {level}. Send the call to another endpoint, or have this one run at it (isolation in its agent.toml).",
     ),
+    "SECRET_NOT_FOUND": (
+        404,
+        False,
+        "You have no secret named {name}.",
+    ),
+    "SECRET_MISSING": (
+        409,
+        False,
+        "The function {function} needs the secret {name}, and whoever submits the call has none of that name. Store it: farloom secrets set {name}.",
+    ),
+    "SECRET_NOT_AGREED": (
+        403,
+        False,
+        'The function {function} is not yours and asks for your secrets {names}: its code would have them. Read it (farloom functions show --code {function}); if you agree, name them with the call: secrets=[…] (Python), or {"secrets": […]} among its options.',
+    ),
+    "SECRET_NOT_FOR_ENDPOINT": (
+        403,
+        False,
+        "Your secret {name} may not go to the endpoint {endpoint}: {why}. Whoever runs an endpoint can read what tasks are given there; if you trust them, store it anew and name the endpoint: farloom secrets set {name} --endpoint {endpoint}.",
+    ),
+    "SECRETS_UNSUPPORTED": (
+        409,
+        False,
+        "The function {function} needs secrets, and the agent of the endpoint {endpoint} is too old to hand on any. Upgrade it, or send the call to another endpoint.",
+    ),
+    "SECRETS_ENDED": (
+        409,
+        False,
+        "The task {id} has ended, and is given no secrets any more.",
+    ),
+    "SECRET_UNREADABLE": (
+        500,
+        False,
+        "The secret {name} is sealed under the key {key}, which this service does not have. Store it anew (farloom secrets set {name}), or have the operator put that key back into the file of FARLOOM_SECRETS_KEY_FILE.",
+    ),
     "ISOLATION_IMPOSSIBLE": (
         500,
         False,

@@ -28,6 +28,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from ._link.stream import Lane
     from ._output import OutputChunk
+    from ._secrets import Secrets
     from ._signing import Signer
     from .objects import Objects
     from .shipping import FunctionDefinition
@@ -106,6 +107,13 @@ class Client:
 
             self._objects = Objects(self.rest)
         return self._objects
+
+    @property
+    def secrets(self) -> "Secrets":
+        """Secrets that functions are given by name: set, list, remove."""
+        from ._secrets import Secrets
+
+        return Secrets(self.rest)
 
     # ── names ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

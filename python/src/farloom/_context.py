@@ -1,4 +1,4 @@
-"""`farloom.task` and `farloom.progress`: what a function may know of the task it runs in, and tell of how far it is.
+"""`farloom.task`, `farloom.progress`, `farloom.secret`: what a function may know of its task, tell of it, and is given.
 
 The worker needs nothing but the standard library and knows nothing of this package: where it runs a task, it has put a
 module of that name into `sys.modules` (PROTOCOL.md P26a). Elsewhere there is no task: a function that asks runs as well
@@ -76,3 +76,16 @@ def progress(done: float, total: float | None = None) -> None:
     tell = getattr(worker, "progress", None)
     if tell is not None:
         tell(done, total)
+
+
+def secret(name: str) -> str:
+    """A secret of whoever submitted the running task, where its function names it: `@farloom.function(secrets=[…])`.
+
+    Raises LookupError where the task was not given it, or where no task runs.
+    """
+    worker: Any = sys.modules.get(_WORKER)
+    give = getattr(worker, "secret", None)
+    if give is None:
+        raise LookupError(f"the secret {name} is given to running tasks alone, and no task runs here")
+    value: str = give(name)
+    return value

@@ -11,7 +11,7 @@ from ._client import Client, default_client
 from ._future import Future
 from ._ids import from_uuid, to_uuid
 from ._map import MapResults, chunked
-from ._requirements import required
+from ._requirements import required, secret_names
 from ._values import encode_pickle
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Executor(concurrent.futures.Executor):
     requires                    packages that calls import, as pip names them: compared before anything is submitted
     isolation, network          the least isolation that a call wants of its endpoint (`namespaces`, …), and whether it
                   wants the network where the endpoint leaves that to functions
+    secrets       names of your secrets that calls are given (`farloom.secret(name)` in the function): of functions that
+                  this executor registers, and of somebody else's, which then may have them
     nested        True: the functions may submit calls themselves, by `farloom.Executor()` without settings; they reach
                   this endpoint and what they submit, by a token that ends with their task
     group         id of a task group to submit to; default a new one, `task_group_id`
@@ -72,6 +74,7 @@ class Executor(concurrent.futures.Executor):
         env: dict[str, str] | None = None,
         isolation: str | None = None,
         network: bool | None = None,
+        secrets: str | Iterable[str] | None = None,
         nested: bool = False,
         group: str | None = None,
         max_workers: int | None = None,
@@ -93,7 +96,8 @@ class Executor(concurrent.futures.Executor):
             "ranksPerNode": ranks_per_node,
         }
         environment: dict[str, Any] = {"interpreter": interpreter, "vars": env, **required(requires)}
-        environment |= {"isolation": isolation, "network": network}
+        names = secret_names(secrets or ())
+        environment |= {"isolation": isolation, "network": network, "secrets": names or None}
         self._options: dict[str, Any] = {
             "mode": mode,
             "retries": retries or None,
@@ -102,7 +106,10 @@ class Executor(concurrent.futures.Executor):
             "resources": _set_ones(resources) or None,
             "env": _set_ones(environment),
         }
-        self.task_options: dict[str, Any] | None = {"nested": True} if nested else None
+        told: dict[str, Any] = {"nested": True} if nested else {}
+        if names:
+            told["secrets"] = names
+        self.task_options: dict[str, Any] | None = told or None
         """Options of every task, beside those of the function's definition."""
         self._group = self.client.new_group() if group is None else from_uuid(group)
         self._lane: Any = None

@@ -139,7 +139,7 @@ class RemoteFunction(Generic[P, T]):
 
 _NAMES = {"endpoint", "environment", "requires", "walltime", "mode", "retries", "backoff_s"}
 _NAMES |= {"cores", "memory", "gpus", "nodes", "ranks", "ranks_per_node"}
-_NAMES |= {"modules", "ship", "client", "nested", "isolation", "network"}
+_NAMES |= {"modules", "ship", "client", "nested", "isolation", "network", "secrets"}
 
 
 @overload
@@ -165,6 +165,7 @@ def function(
     nested: bool = False,
     isolation: str | None = None,
     network: bool | None = None,
+    secrets: str | Iterable[str] | None = None,
     client: "Client | None" = None,
 ) -> Callable[[Callable[P, T]], RemoteFunction[P, T]]: ...
 def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
@@ -183,6 +184,7 @@ def function(fn: Callable[..., Any] | None = None, /, **told: Any) -> Any:
     nested        True: a call may submit calls itself, by `farloom.Executor()` without settings; `Executor` says more
     isolation     the least isolation that a call wants of its endpoint: `limits`, `namespaces`, `container` or `user`
     network       True: a call wants the network, where its endpoint leaves that to functions
+    secrets       names of your secrets that a call is given: `farloom.secret(name)` in the function
     client        a Client of your own
     """
     unknown = set(told) - _NAMES

@@ -67,6 +67,11 @@ def required(packages: "str | Iterable[str] | None") -> dict[str, Any]:
     return {"requires": listed} if listed else {}
 
 
+def secret_names(names: "str | Iterable[str]") -> list[str]:
+    """Names of secrets, each once; a text is one name."""
+    return list(dict.fromkeys([names] if isinstance(names, str) else names))
+
+
 def definition_options(told: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a definition from the keywords of `@farloom.function`."""
     resources = {
@@ -79,6 +84,8 @@ def definition_options(told: Mapping[str, Any]) -> dict[str, Any]:
     }
     backoff_s = told.get("backoff_s")
     wants = {name: told[name] for name in ("isolation", "network") if told.get(name) is not None}
+    if told.get("secrets"):
+        wants["secrets"] = secret_names(told["secrets"])
     return {
         "mode": told.get("mode"),
         "retries": told.get("retries") or None,

@@ -30,6 +30,7 @@ import {
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import { partsOfLane } from "../isolation/lanes.js";
+import { Masks } from "../secrets/masks.js";
 import { crashReport } from "./crash-report.js";
 import { AHEAD_US, MAX_HELD, MAX_HELD_BYTES, mayGoAhead, overdueMs, plannedUs } from "./depth.js";
 import { addDuration, pickResults } from "./frame-items.js";
@@ -39,7 +40,7 @@ import { Lane, type LaneTrouble } from "./lane.js";
 import { laneOf, type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
 import { OomWatch } from "./oom-watch.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
-import { isDiskFull } from "./worker-files.js";
+import { isDiskFull, readRunning } from "./worker-files.js";
 import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
 import { firstPlace, WorkerRoom } from "./worker-room.js";
 
@@ -304,7 +305,10 @@ export class Dispatcher implements WorkerOwner {
       if (frame.queueUs) addDuration(frame.queueUs, i, Math.round((task.sentMs - task.arrivedMs) * 1000));
     }
     if (frame.runUs) this.#learn(frame.runUs);
-    const first = worker.watch.merge(frame.detail?.[0]);
+    const merged = worker.watch.merge(frame.detail?.[0]);
+    const masks = tasks[0]?.masks;
+    // The worker has masked what it says; what was cut off as a flood before that, it has not.
+    const first = merged && masks ? masks.maskDetail(merged) : merged;
     if (first) frame.detail = { ...frame.detail, 0: first };
     if (strange === 0) up.results(frame, worker);
     else if (strange === tasks.length) up.nothing(worker);
@@ -342,7 +346,7 @@ export class Dispatcher implements WorkerOwner {
     this.#options.up.progress(frame);
   }
 
-  /** Of the task that it runs, and one at a time (P28): whether that may have a token, the service knows. */
+  /** Of the task that it runs, and one at a time (P28, P40): what that may have, the service knows. */
   onAsk(worker: Worker, frame: AskFrame): void {
     const head = worker.held.peek();
     if (!head || head.key !== keyAt(frame.ids) || head.asked) return;
@@ -357,6 +361,7 @@ export class Dispatcher implements WorkerOwner {
       const head = worker.held.peek();
       if (head?.key !== key) continue;
       head.asked = false;
+      if (frame.secrets) head.masks = new Masks(Object.values(frame.secrets));
       worker.grant(frame);
     }
   }
@@ -571,7 +576,7 @@ export class Dispatcher implements WorkerOwner {
         ranMs >= (spare.has(worker.record.lane) ? STALE_MS : overdueMs(head.fn))
       )
         worker.recall();
-      if (ranMs >= WATCH_MS && worker.watch.check()) this.#flooded = true;
+      if (ranMs >= WATCH_MS && mayCut(worker, head) && worker.watch.check()) this.#flooded = true;
       if (ranMs >= WATCH_MS) worker.disk?.look(() => worker.stop(head.key, "disk_limit"), now);
       if (ranMs >= ANNOUNCE_MS && !head.announced) {
         head.announced = true;
@@ -769,6 +774,11 @@ export class Dispatcher implements WorkerOwner {
     const mean = sum / n + 4;
     this.typicalUs = this.typicalUs === undefined ? mean : this.typicalUs + (mean - this.typicalUs) / 4;
   }
+}
+
+/** What is cut off as a flood is told later: not of a task whose secrets are not known here. */
+function mayCut(worker: Worker, head: NodeTask): boolean {
+  return head.fn !== undefined || head.masks !== undefined || !readRunning(worker.record.dir)?.isGuarded;
 }
 
 /** The end of a task that this node could never run. */

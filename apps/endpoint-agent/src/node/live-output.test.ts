@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type IdKey, keyToBytes, TaskIdAllocator } from "@farloom/protocol";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { Masks } from "../secrets/masks.js";
 import { LiveOutput, rangeOf } from "./live-output.js";
 import { foreignTask } from "./node-task.js";
 import { FLOOD_BYTES, OutputWatch } from "./worker-files.js";
@@ -21,8 +22,9 @@ beforeEach(() => {
 afterEach(() => rmSync(dir, { recursive: true }));
 
 /** The worker's results file says that it runs this task, or none. */
-function runs(key: IdKey | undefined): void {
+function runs(key: IdKey | undefined, hasSecrets = false): void {
   const head = Buffer.alloc(32);
+  head[6] = hasSecrets ? 1 : 0;
   head[4] = key === undefined ? 0 : 1;
   if (key !== undefined) keyToBytes(key).copy(head, 8);
   writeFileSync(join(dir, "results"), head);
@@ -47,6 +49,17 @@ describe("what a running task has written", () => {
     // No more than it may, and the rest at the next look.
     write("stdout", "threefour");
     expect([told(task, 5), told(task, 5)]).toEqual([[[1, 7, "three"]], [[1, 12, "four"]]]);
+  });
+
+  it("is not told of a task with secrets before these are known, and then with stars for them", () => {
+    const task = foreignTask(ids.next(), 0);
+    runs(task.key, true);
+    write("stdout", "of hunter2-hunter2, hun");
+    expect(told(task)).toEqual([]);
+    task.masks = new Masks(["hunter2-hunter2"]);
+    expect(told(task)).toEqual([[1, 0, "of ***************, "]]);
+    write("stdout", "ter2-hunter2!");
+    expect(told(task)).toEqual([[1, 20, "***************!"]]);
   });
 
   it("is never told of a task that the worker does not run: those bytes may be the next one's", () => {

@@ -6,11 +6,13 @@
  *   2  Positions count every byte of the stream, those too that were cut away as a flood (OutputWatch), but for what was
  *      written in the very instant of a cut.
  *   3  Nothing is given twice. What is far behind is left out: positions jump, and the newest is told.
- *   4  What a task has put in the place of its file (a link, a pipe) is not read.
+ *   4  Of a task that was given secrets nothing is told before these are known, and masked.
+ *   5  What a task has put in the place of its file (a link, a pipe) is not read.
  */
 import { closeSync, fstatSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { limits, OUTPUT_STREAMS, type OutputPiece } from "@farloom/protocol";
+import { MaskedStream, type Masks } from "../secrets/masks.js";
 import type { NodeTask } from "./node-task.js";
 import { type OutputWatch, openPlain, readRunning } from "./worker-files.js";
 
@@ -24,6 +26,7 @@ export class LiveOutput {
   readonly #watch: OutputWatch;
   #task: NodeTask | undefined;
   #next = { stdout: 0, stderr: 0 };
+  #masked: { readonly by: Masks; readonly stdout: MaskedStream; readonly stderr: MaskedStream } | undefined;
 
   constructor(dir: string, watch: OutputWatch) {
     this.#dir = dir;
@@ -35,6 +38,7 @@ export class LiveOutput {
     if (task !== this.#task) {
       this.#task = task;
       this.#next = { stdout: 0, stderr: 0 };
+      this.#masked = undefined;
     }
     const pieces: OutputPiece[] = [];
     const next = { ...this.#next };
@@ -56,9 +60,24 @@ export class LiveOutput {
       next[name] = at + data.length;
       room -= data.length;
     }
-    if (pieces.length === 0 || readRunning(this.#dir) !== task.key) return []; // 1
+    const running = pieces.length === 0 ? undefined : readRunning(this.#dir);
+    if (running?.key !== task.key) return []; // 1
+    const { masks } = task;
+    if (running.isGuarded && masks === undefined) return []; // 4
     this.#next = next;
-    return pieces;
+    return masks === undefined ? pieces : this.#mask(pieces, masks);
+  }
+
+  #mask(pieces: OutputPiece[], masks: Masks): OutputPiece[] {
+    if (this.#masked?.by !== masks)
+      this.#masked = { by: masks, stdout: new MaskedStream(masks), stderr: new MaskedStream(masks) };
+    const { stdout, stderr } = this.#masked;
+    return pieces
+      .map((piece) => {
+        const stream = piece.stream === OUTPUT_STREAMS.stdout ? stdout : stderr;
+        return { ...piece, ...stream.push(piece.at, piece.data) };
+      })
+      .filter(({ data }) => data.length > 0);
   }
 }
 

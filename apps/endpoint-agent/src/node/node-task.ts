@@ -7,6 +7,7 @@ import {
   TERMINAL_STATES,
   type TerminalState,
 } from "@farloom/protocol";
+import type { Masks } from "../secrets/masks.js";
 
 /** A function as the agent defined it, and how long its calls take. */
 export interface FunctionRecord {
@@ -46,6 +47,8 @@ export interface NodeTask extends TaskItem {
   progressMs?: number;
   /** Its token was asked for, and the answer has not come. */
   asked?: boolean;
+  /** What it was given and must not be told (P40). */
+  masks?: Masks;
   /** Whether `progress started` was told. */
   announced: boolean;
   /** The share of its worker's time that was planned for it. */

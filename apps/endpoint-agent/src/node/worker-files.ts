@@ -45,6 +45,8 @@ export const FLOOD_BYTES = 1024 * 1024;
 export interface Leftover {
   /** The task that ran, if one did. */
   readonly running: IdKey | undefined;
+  /** That task was given secrets (P40). */
+  readonly isGuarded?: boolean;
   /** Finished results; some may have arrived through the socket as well. */
   readonly results: readonly ResultItem[];
 }
@@ -53,6 +55,8 @@ const HEAD_BYTES = 32;
 const RECORD_BYTES = 48;
 /** Where the file says at which byte the first record begins that no mark covers. */
 const FIRST_AT = 24;
+/** Where the file says whether the task that runs was given secrets. */
+const GUARDED_AT = 6;
 /** Fence (u64) and seal behind a record's detail, where the file says (at 5) that its worker writes them. */
 const CUSTODY_BYTES = 8 + SEAL_BYTES;
 
@@ -102,11 +106,11 @@ export function readLeftover(dir: string): Leftover {
     });
     at = next;
   }
-  return { running, results };
+  return { running, results, ...(bytes[GUARDED_AT] === 1 && { isGuarded: true }) };
 }
 
-/** The task that a worker runs, as it says itself; undefined where it runs none. */
-export function readRunning(dir: string): IdKey | undefined {
+/** The task that a worker runs, as it says itself, and whether it has secrets; undefined where it runs none. */
+export function readRunning(dir: string): { readonly key: IdKey; readonly isGuarded: boolean } | undefined {
   const head = Buffer.alloc(HEAD_BYTES);
   const fd = openPlain(join(dir, "results"));
   if (fd === undefined) return undefined;
@@ -117,7 +121,7 @@ export function readRunning(dir: string): IdKey | undefined {
   } finally {
     closeSync(fd);
   }
-  return head[4] === 1 ? keyAt(head, 8) : undefined;
+  return head[4] === 1 ? { key: keyAt(head, 8), isGuarded: head[GUARDED_AT] === 1 } : undefined;
 }
 
 /** Results that the worker could hand to nobody while it lived. */

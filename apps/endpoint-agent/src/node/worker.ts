@@ -42,6 +42,7 @@ import {
 import { DiskWatch } from "../isolation/disk-watch.js";
 import { partsOfLane } from "../isolation/lanes.js";
 import { foldersOf, type Sandbox, takeReferenced } from "../isolation/sandbox.js";
+import { Masks } from "../secrets/masks.js";
 import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
 import type { Gear } from "./gear/ledger.js";
@@ -454,9 +455,12 @@ export class Worker {
     (this.#control ?? this.#main!).send({ t: "cancel", ids: Buffer.alloc(0) });
   }
 
-  /** The token of the task that runs (P28): on the control connection, as the function that waits has the other. */
+  /**
+   * The token of the task that runs (P28), or its secrets (P40): on the control connection, where there is one, as the
+   * function that waits has the other.
+   */
   grant(frame: GrantFrame): void {
-    this.#control?.send(frame);
+    (this.#control ?? this.#main)?.send(frame);
   }
 
   /** Stops the task that runs by ending the process group; what is behind it comes back untouched (2). */
@@ -534,6 +538,9 @@ export class Worker {
       if (known.has(key)) continue;
       this.held.push(foreignTask(key, key === running ? (hello.limitMs ?? 0) : 0));
     }
+    // Before anything of it is told: an earlier agent had them, and no journal has.
+    for (const task of this.held)
+      if (task.key === running && hello.secrets) task.masks ??= new Masks(Object.values(hello.secrets));
     this.headSinceMs = performance.now() - (hello.runningMs ?? 0);
   }
 
@@ -727,7 +734,7 @@ export class Worker {
       confirmed,
       exitCode: this.#exit?.code ?? undefined,
       signal: this.#exit?.signal ?? undefined,
-      output: this.watch.last(),
+      output: lastWords(this.watch.last(), running, leftover.isGuarded),
       bad: this.#bad,
       atStart: !this.#wasReady,
       spawnError: this.#spawnError,
@@ -736,6 +743,18 @@ export class Worker {
     for (const path of foldersOf(this.record.dir))
       void rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
+}
+
+/** What a task had written, without the secrets that it was given; nothing, where these are not known here. */
+function lastWords(
+  detail: OutcomeDetail,
+  running: NodeTask | undefined,
+  isGuarded: boolean | undefined,
+): OutcomeDetail {
+  if (running?.masks) return running.masks.maskDetail(detail);
+  return isGuarded
+    ? { stderr: "(what this task wrote is not told: it was given secrets that are not known here any more)" }
+    : detail;
 }
 
 const NO_GEAR: Gear = { gpus: [], gpuSlots: 0, slotsOf: 1, cores: [], memoryMb: 0 };

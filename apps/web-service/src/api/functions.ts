@@ -3,8 +3,10 @@ import {
   FarloomError,
   ISOLATION_LEVELS,
   type IsolationLevel,
+  MAX_FUNCTION_SECRETS,
   RUNTIMES,
   type Runtime,
+  SECRET_NAME,
 } from "@farloom/protocol";
 import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
@@ -76,6 +78,13 @@ const RegisterSchema = Strict({
           type: "string",
           enum: [...ISOLATION_LEVELS],
           description: "The least isolation that a call wants of its endpoint",
+        }),
+      ),
+      secrets: Type.Optional(
+        Type.Array(Type.String({ pattern: SECRET_NAME }), {
+          maxItems: MAX_FUNCTION_SECRETS,
+          uniqueItems: true,
+          description: "Names of secrets that a call is given, of whoever submits it",
         }),
       ),
       network: Type.Optional(

@@ -2,6 +2,7 @@
 import {
   type CodecName,
   MAX_ENVELOPE_BYTES,
+  MAX_FUNCTION_SECRETS,
   OPEN_STATES,
   TERMINAL_STATES,
   WAIT_CODES,
@@ -39,6 +40,13 @@ const Options = Strict(
       Type.String({
         maxLength: MAX_ENVELOPE_BYTES,
         description: "The caller's signature over this call (DSSE)",
+      }),
+    ),
+    secrets: Type.Optional(
+      Type.Array(Type.String({ minLength: 1, maxLength: 64 }), {
+        maxItems: MAX_FUNCTION_SECRETS,
+        description:
+          "Secrets of yours that somebody else's function may be given; your own function gets what it names",
       }),
     ),
     nested: Type.Optional(

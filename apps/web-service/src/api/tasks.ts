@@ -45,7 +45,10 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   const waiting = new Waiting(deps.deliver, reader);
   const groups = new TaskGroups(tenants);
   const idempotency = new Idempotency(tenants);
-  const submission = new Submission({ functions, endpoints, payloads, intake, groups, idempotency, reader });
+  const { secretUse } = deps;
+  const submission = new Submission({
+    ...{ functions, endpoints, payloads, secretUse, intake, groups, idempotency, reader },
+  });
 
   const optionsOf = (request: FastifyRequest): ViewOptions => ({
     msgpack: request.wantsMsgpack,

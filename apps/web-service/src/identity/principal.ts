@@ -19,6 +19,8 @@ export const SCOPES = [
   "objects:write",
   "sharing:write",
   "audit:read",
+  "secrets:use",
+  "secrets:write",
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 

@@ -2,17 +2,12 @@
  * The Ed25519 key that signs tokens until there are others (key-ring.ts), and under which those are sealed: a PKCS #8 PEM
  * file, mode 0600, made at the first start. Replicas share one through FARLOOM_SIGNING_KEY_FILE.
  */
-import {
-  createPrivateKey,
-  createPublicKey,
-  generateKeyPairSync,
-  type KeyObject,
-  randomBytes,
-} from "node:crypto";
-import { link, mkdir, open, readFile, rm } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { calculateJwkThumbprint } from "jose";
 import { ConfigError } from "../config.js";
+import { makeKeyFile } from "../support/key-file.js";
 
 export interface SigningKey {
   readonly privateKey: KeyObject;
@@ -29,7 +24,8 @@ export async function loadSigningKey(stateDir: string, file: string | undefined)
     throw new ConfigError(`the signing key ${path} cannot be read: ${error.message}`);
   });
   if (pem === undefined) {
-    await makeKey(path);
+    const { privateKey } = generateKeyPairSync("ed25519");
+    await makeKeyFile(path, privateKey.export({ format: "pem", type: "pkcs8" }).toString());
     pem = await readFile(path, "utf8");
   }
   const privateKey = parse(pem, path);
@@ -45,25 +41,4 @@ function parse(pem: string, path: string): KeyObject {
     // Told below; the parser's own words could quote the key.
   }
   throw new ConfigError(`the signing key ${path} is not an Ed25519 private key in PKCS #8 PEM form`);
-}
-
-/** Whole or not at all: written aside, synced and linked; of two processes that start at once, one wins. */
-async function makeKey(path: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  const pem = generateKeyPairSync("ed25519").privateKey.export({ format: "pem", type: "pkcs8" });
-  const temp = `${path}.${randomBytes(6).toString("hex")}`;
-  try {
-    const handle = await open(temp, "wx", 0o600);
-    try {
-      await handle.writeFile(pem);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await link(temp, path).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "EEXIST") throw error;
-    });
-  } finally {
-    await rm(temp, { force: true });
-  }
 }

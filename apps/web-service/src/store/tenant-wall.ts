@@ -21,6 +21,9 @@ const TASK_COLUMNS = [
   "started_at",
 ] as const;
 
+/** Of a secret everything but its value, sealed as it is. */
+const SECRET_COLUMNS = ["owner_id", "name", "endpoints", "created_at", "updated_at", "last_used_at"] as const;
+
 interface Grant {
   readonly table: string;
   readonly privileges: readonly string[];
@@ -39,6 +42,7 @@ export const TENANT_GRANTS: readonly Grant[] = [
   { table: "idempotency", privileges: ["SELECT", "INSERT"] },
   { table: "object", privileges: ["SELECT", "INSERT", "UPDATE", "DELETE"] },
   { table: "payload", privileges: ["SELECT"] },
+  { table: "secret", privileges: ["SELECT"], columns: SECRET_COLUMNS },
   { table: "audit_entry", privileges: ["SELECT"] },
   { table: "task_names", privileges: ["SELECT"] },
   { table: "tenant", privileges: ["SELECT"] },

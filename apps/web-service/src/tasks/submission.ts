@@ -32,6 +32,7 @@ import { authorise } from "../identity/authorise.js";
 import { requireNesting } from "../identity/nested.js";
 import type { Principal } from "../identity/principal.js";
 import type { PayloadStore } from "../payloads/store.js";
+import { type SecretUse, wantsSecrets } from "../secrets/use.js";
 import type { TaskGroups } from "./groups.js";
 import type { Idempotency } from "./idempotency.js";
 import type { SubmitItem, TaskIntake } from "./ports.js";
@@ -73,6 +74,7 @@ interface Deps {
   readonly functions: FunctionRegistry;
   readonly endpoints: EndpointRegistry;
   readonly payloads: PayloadStore;
+  readonly secretUse: SecretUse;
   readonly intake: TaskIntake;
   readonly groups: TaskGroups;
   readonly idempotency: Idempotency;
@@ -82,7 +84,7 @@ interface Deps {
 /** Tasks of one endpoint, with their places in the body. */
 interface Batch {
   readonly endpoint: EndpointGrant;
-  readonly items: SubmitItem[];
+  items: SubmitItem[];
   readonly places: number[];
 }
 
@@ -135,7 +137,7 @@ export class Submission {
   }
 
   async #prepare(principal: Principal, request: SubmissionRequest): Promise<Batch[]> {
-    const { functions, endpoints } = this.#deps;
+    const { functions, endpoints, secretUse } = this.#deps;
     const fns = new Map<string, FunctionRecord>();
     const batches = new Map<string, Batch>();
     for (let i = 0; i < request.tasks.length; i++) {
@@ -163,6 +165,11 @@ export class Submission {
         options === undefined || isEmpty(options) ? { fn, args, codec } : { fn, args, codec, options },
       );
       batch.places.push(i);
+    }
+    for (const batch of batches.values()) {
+      if (!batch.items.some(({ fn }) => wantsSecrets(fn))) continue;
+      const agreed = await secretUse.agree(principal, batch.endpoint, batch.items);
+      batch.items = batch.items.map((item, i) => withOptions(item, agreed[i]));
     }
     return [...batches.values()];
   }
@@ -224,6 +231,10 @@ function batchKeys(baseId: Buffer, n: number): IdKey[] {
 async function isCommitted(reader: TaskReader, ownerId: string, baseId: Buffer, n: number): Promise<boolean> {
   const keys = batchKeys(baseId, n);
   return (await reader.countRange(ownerId, keys[0]!, keys.at(-1)!)) === n;
+}
+
+function withOptions(item: SubmitItem, options: TaskOptions | undefined): SubmitItem {
+  return options === undefined ? item : { ...item, options };
 }
 
 function isEmpty(options: TaskOptions): boolean {

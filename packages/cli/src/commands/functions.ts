@@ -25,6 +25,7 @@ export interface DefinitionFlags {
   network?: boolean;
   environment?: string;
   requires?: string[];
+  secret?: string[];
 }
 
 /** The options that say what a function is, for `register` and `run`. */
@@ -49,6 +50,11 @@ export function definitionOptions(command: Command): Command {
     .option(
       "--requires <package>",
       "package that it imports, as pip names it; may be repeated",
+      collect(String),
+    )
+    .option(
+      "--secret <name>",
+      "secret of yours that a call is given; may be repeated (farloom secrets set NAME)",
       collect(String),
     )
     .option("--env <NAME=VALUE>", "environment variable of the call; may be repeated", collect(String))
@@ -91,6 +97,7 @@ export function specOf(file: string, flags: DefinitionFlags): RegisterSpec {
     ...(Object.keys(env).length > 0 && { env }),
     ...(flags.isolation && { isolation: flags.isolation }),
     ...(flags.network && { network: true }),
+    ...(flags.secret && { secrets: flags.secret }),
   };
 }
 

@@ -171,6 +171,33 @@ export const ERRORS = {
     false,
     "The function {function} wants at least the isolation level {wanted}, and the endpoint {endpoint} runs its workers at the level {level}. Send the call to another endpoint, or have this one run at it (isolation in its agent.toml).",
   ),
+  SECRET_NOT_FOUND: entry(404, false, "You have no secret named {name}."),
+  SECRET_MISSING: entry(
+    409,
+    false,
+    "The function {function} needs the secret {name}, and whoever submits the call has none of that name. Store it: farloom secrets set {name}.",
+  ),
+  SECRET_NOT_AGREED: entry(
+    403,
+    false,
+    'The function {function} is not yours and asks for your secrets {names}: its code would have them. Read it (farloom functions show --code {function}); if you agree, name them with the call: secrets=[…] (Python), or {"secrets": […]} among its options.',
+  ),
+  SECRET_NOT_FOR_ENDPOINT: entry(
+    403,
+    false,
+    "Your secret {name} may not go to the endpoint {endpoint}: {why}. Whoever runs an endpoint can read what tasks are given there; if you trust them, store it anew and name the endpoint: farloom secrets set {name} --endpoint {endpoint}.",
+  ),
+  SECRETS_UNSUPPORTED: entry(
+    409,
+    false,
+    "The function {function} needs secrets, and the agent of the endpoint {endpoint} is too old to hand on any. Upgrade it, or send the call to another endpoint.",
+  ),
+  SECRETS_ENDED: entry(409, false, "The task {id} has ended, and is given no secrets any more."),
+  SECRET_UNREADABLE: entry(
+    500,
+    false,
+    "The secret {name} is sealed under the key {key}, which this service does not have. Store it anew (farloom secrets set {name}), or have the operator put that key back into the file of FARLOOM_SECRETS_KEY_FILE.",
+  ),
   ISOLATION_IMPOSSIBLE: entry(
     500,
     false,

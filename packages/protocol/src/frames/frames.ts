@@ -20,6 +20,8 @@ export interface TaskOptions {
   env?: Record<string, string>;
   /** The function may submit tasks itself, by a token of the task's own (P28). */
   nested?: boolean;
+  /** Names of the caller's secrets that its function may be given (P40). */
+  secrets?: string[];
   /** Service–agent and below: whose task it is, where that is not the endpoint's owner (P36b). */
   submitter?: string;
   /** The caller's signature over this call, a DSSE envelope (P37d). */
@@ -113,6 +115,8 @@ export interface AgentInfo {
   gear?: GearInfo | undefined;
   /** How its workers are kept apart; absent: not at all (P36). */
   isolation?: IsolationInfo | undefined;
+  /** It hands secrets to functions, and masks them in what they write (P40); absent: it does not. */
+  secrets?: boolean | undefined;
 }
 
 /** The GPUs of a machine, and how far its workers are pinned and limited, as people read it. */
@@ -173,6 +177,8 @@ export interface HelloFrame {
   runtime?: string | undefined;
   /** Worker: `control` marks its second connection, on which `cancel` and `returned` travel. */
   channel?: "control" | undefined;
+  /** Worker: the secrets that `running` was given, so that they are masked in what it writes (P40). */
+  secrets?: Record<string, string> | undefined;
   /** Worker: for how long `running` has run, and its run time limit (0: none), in milliseconds. */
   runningMs?: number | undefined;
   limitMs?: number | undefined;
@@ -276,12 +282,13 @@ export interface ReportFrame {
   t: "report";
   report: Record<string, unknown>;
 }
-/** Of the one task that a worker runs: its function wants the task's own token (P28). */
+/** Of the one task that a worker runs: it wants the task's own token (P28), or, with `secrets`, its secrets (P40). */
 export interface AskFrame {
   t: "ask";
   ids: Buffer;
+  secrets?: boolean | undefined;
 }
-/** The answer: token, service, endpoint and group, or code and message of why there is none. */
+/** The answer: token, service, endpoint and group; or secrets by name; or code and message of why there is none. */
 export interface GrantFrame {
   t: "grant";
   ids: Buffer;
@@ -290,6 +297,7 @@ export interface GrantFrame {
   url?: string | undefined;
   endpoint?: string | undefined;
   group?: string | undefined;
+  secrets?: Record<string, string> | undefined;
   code?: string | undefined;
   message?: string | undefined;
 }

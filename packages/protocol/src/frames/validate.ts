@@ -4,6 +4,7 @@
  */
 import type { Decoded } from "../codec/codec.js";
 import { checkDefinition } from "../functions/definition.js";
+import { MAX_FUNCTION_SECRETS } from "../functions/secrets.js";
 import { MAX_BATCH_ITEMS } from "../limits.js";
 import { MAX_ENVELOPE_BYTES } from "../trust/dsse.js";
 import type {
@@ -34,6 +35,7 @@ const intOrBin: Check = (v) => int(v) || bin(v);
 const intOrColumn: Check = (v) => (int(v) && (v as number) < 256) || Buffer.isBuffer(v);
 const plainMap: Check = (v) =>
   typeof v === "object" && v !== null && !Array.isArray(v) && !Buffer.isBuffer(v);
+const texts: Check = (v) => plainMap(v) && Object.values(v as object).every(str);
 const oneOf =
   (...values: string[]): Check =>
   (v) =>
@@ -81,6 +83,7 @@ const SPECS: Record<FrameKind, Spec> = {
       capacity,
       runtime: str,
       channel: oneOf("control"),
+      secrets: texts,
       runningMs: int,
       limitMs: int,
     },
@@ -146,10 +149,19 @@ const SPECS: Record<FrameKind, Spec> = {
   },
   output: { need: { n: int, ids: bin, attempts: bin, streams: bin, at: bin, ends: bin, data: bin } },
   report: { need: { report: plainMap } },
-  ask: { need: { ids: id } },
+  ask: { need: { ids: id }, may: { secrets: bool } },
   grant: {
     need: { ids: id },
-    may: { token: str, expiresInMs: int, url: str, endpoint: str, group: str, code: str, message: str },
+    may: {
+      token: str,
+      expiresInMs: int,
+      url: str,
+      endpoint: str,
+      group: str,
+      secrets: texts,
+      code: str,
+      message: str,
+    },
   },
   ping: { need: { n: int } },
   pong: { need: { n: int } },
@@ -315,8 +327,9 @@ const OPTION_CHECKS: Record<keyof TaskOptions, Check> = {
   backoffMs: int,
   mode: oneOf("at_most_once", "at_least_once"),
   cwd: str,
-  env: (v) => plainMap(v) && Object.values(v as object).every(str),
+  env: texts,
   nested: bool,
+  secrets: (v) => strings(v) && (v as string[]).length <= MAX_FUNCTION_SECRETS,
   submitter: shortStr,
   invocation: (v) => typeof v === "string" && v.length <= MAX_ENVELOPE_BYTES,
   argsFile: str,

@@ -44,6 +44,8 @@ export interface EnvironmentSpec {
   isolation?: IsolationLevel;
   /** A call wants the network, where its endpoint's isolation leaves that to functions. */
   network?: boolean;
+  /** Names of secrets that a call is given, of whoever submits it (P40); at most MAX_FUNCTION_SECRETS. */
+  secrets?: string[];
 }
 
 /** For runtime `command`: what to run. `{0}`, `{name}` in `argv` and `stdin` are replaced by arguments. */

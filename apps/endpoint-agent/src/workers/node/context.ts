@@ -33,9 +33,13 @@ export interface TaskContext {
   readonly mpiPrefix: readonly string[];
 }
 
-/** Makes `globalThis.farloom`; `current` is what runs, and since when on the monotonic clock. */
+/**
+ * Makes `globalThis.farloom`; `current` is what runs, and since when on the monotonic clock; `secret` gives a secret of
+ * the running task by its name, or throws.
+ */
 export function exposeContext(
   current: () => { readonly call: Call; readonly startedMs: number } | undefined,
+  secret: (name: string) => string,
 ): void {
   const task: TaskContext = Object.freeze({
     get id() {
@@ -62,7 +66,10 @@ export function exposeContext(
       return current()?.call.options?.whole?.prefix ?? [];
     },
   });
-  Object.defineProperty(globalThis, "farloom", { value: Object.freeze({ task }), configurable: true });
+  Object.defineProperty(globalThis, "farloom", {
+    value: Object.freeze({ task, secret }),
+    configurable: true,
+  });
 }
 
 function remainingSeconds({ limitMs, options, cameMs }: Call, startedMs: number): number | undefined {

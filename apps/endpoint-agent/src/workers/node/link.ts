@@ -39,6 +39,8 @@ export interface Holding {
   readonly running: IdKey | undefined;
   readonly runningMs: number;
   readonly limitMs: number;
+  /** That `running` was given. */
+  readonly secrets: Readonly<Record<string, string>> | undefined;
 }
 
 export interface LinkListener {
@@ -103,7 +105,7 @@ export class NodeLink {
     const reader = new LengthPrefixReader();
     this.#socket = socket;
     socket.on("connect", () => {
-      const { held, running, runningMs, limitMs } = this.#listener.holding();
+      const { held, running, runningMs, limitMs, secrets } = this.#listener.holding();
       this.#write({
         t: "hello",
         role: "worker",
@@ -118,6 +120,7 @@ export class NodeLink {
         ...(running === undefined
           ? {}
           : { running: keyToBytes(running), runningMs: Math.round(runningMs), limitMs }),
+        ...(secrets && { secrets: { ...secrets } }),
       });
     });
     socket.on("data", (chunk: Buffer) => {

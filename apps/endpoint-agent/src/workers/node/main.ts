@@ -40,6 +40,7 @@ import { FunctionLoader } from "./functions.js";
 import { NodeLink, type WorkerConfig } from "./link.js";
 import { readPayload, spill } from "./payloads.js";
 import { ResultsFile } from "./results-file.js";
+import { TaskSecrets } from "./secrets.js";
 import { Surroundings } from "./surroundings.js";
 import { decodeArguments, encodeResult } from "./values.js";
 
@@ -67,6 +68,7 @@ class NodeWorker {
   readonly #results: ResultsFile;
   readonly #loader: FunctionLoader;
   readonly #link: NodeLink;
+  readonly #secrets = new TaskSecrets(() => this.#link);
   readonly #known = new Map<string, FunctionDefinition>();
   #pending: Task[] = [];
   #current: Task | undefined;
@@ -82,8 +84,9 @@ class NodeWorker {
     this.#results = new ResultsFile(join(config.dir, "results"));
     this.#loader = new FunctionLoader(config.dir);
     this.#guard();
-    exposeContext(() =>
-      this.#current === undefined ? undefined : { call: this.#current, startedMs: this.#currentMs },
+    exposeContext(
+      () => (this.#current === undefined ? undefined : { call: this.#current, startedMs: this.#currentMs }),
+      (name) => this.#secrets.get(name),
     );
     this.#link = new NodeLink(config, {
       holding: () => ({
@@ -91,8 +94,12 @@ class NodeWorker {
         running: this.#current?.key,
         runningMs: performance.now() - this.#currentMs,
         limitMs: this.#current?.limitMs ?? 0,
+        secrets: this.#secrets.values,
       }),
-      onWelcome: () => this.#known.clear(),
+      onWelcome: () => {
+        this.#known.clear();
+        this.#secrets.again();
+      },
       onFrame: (frame) => this.#receive(frame),
       onMarked: (left) => this.#results.keep(left),
       onGone: () => leaveProcess(0),
@@ -132,6 +139,9 @@ class NodeWorker {
         this.#link.send({ t: "returned", ids: keysToColumn(back.map((task) => task.key)) }); // (2)
         return;
       }
+      case "grant":
+        this.#secrets.take(frame);
+        return;
       case "bye":
       case "drain":
         this.#stopping = true;
@@ -193,6 +203,10 @@ class NodeWorker {
     try {
       this.#results.begin(task.key);
       checkSeal(task);
+      if (task.definition?.env.secrets?.length) {
+        await this.#secrets.fetch(task.key);
+        this.#results.guard();
+      }
       this.#enter(task);
       const raw = task.codec & CODEC_REFERENCE ? readPayload(task.raw, task.options?.argsFile) : task.raw;
       const value = await this.#call(task, decodeArguments(codec, raw));
@@ -216,7 +230,9 @@ class NodeWorker {
       seals = Buffer.allocUnsafe(SEAL_BYTES);
       writeSeal(seals, 0, task.key, data);
     }
-    const detail = failure ? { ...failure.detail, ...written, worker: this.#label } : written;
+    const detail = this.#secrets.forget(
+      failure ? { ...failure.detail, ...written, worker: this.#label } : written,
+    );
     return {
       key: task.key,
       source: data,

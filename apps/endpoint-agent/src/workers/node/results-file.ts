@@ -17,6 +17,7 @@ const HEAD_BYTES = 32;
 const RECORD_BYTES = 48;
 const CUSTODY_BYTES = 8 + SEAL_BYTES;
 const RUNNING_AT = 4;
+const GUARDED_AT = 6;
 const FIRST_AT = 24;
 /** Beyond this a result is not recorded: it is in its socket alone. */
 const MAX_BYTES = 1024 * 1024;
@@ -43,10 +44,17 @@ export class ResultsFile {
     writeSync(this.#fd, this.#head, RUNNING_AT, 20, RUNNING_AT);
   }
 
+  /** What runs has been given secrets. */
+  guard(): void {
+    this.#head[GUARDED_AT] = 1;
+    writeSync(this.#fd, this.#head, GUARDED_AT, 1, GUARDED_AT);
+  }
+
   /** Nothing runs. */
   end(): void {
     this.#head[RUNNING_AT] = 0;
-    writeSync(this.#fd, this.#head, RUNNING_AT, 1, RUNNING_AT);
+    this.#head[GUARDED_AT] = 0;
+    writeSync(this.#fd, this.#head, RUNNING_AT, 3, RUNNING_AT);
   }
 
   /** Records a result, if there is room for it, in the file and on the disk. */

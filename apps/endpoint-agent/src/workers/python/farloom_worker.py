@@ -9,7 +9,7 @@ Two threads:
   main    reads tasks, runs them, writes results. User code runs here, as signal handlers and many libraries
           want the main thread.
   sentry  sleeps in a read of the control connection. It wakes when the node manager wants back what has not
-          begun (`cancel`), when it brings a token that the function waits for (`grant`), and when the link breaks: then it dials again while the main thread may be deep in
+          begun (`cancel`), when it brings a token or secrets that are waited for (`grant`), and when the link breaks: then it dials again while the main thread may be deep in
           user code.
 
 Invariants
@@ -91,13 +91,19 @@ MIN_BESIDE_BYTES = 64 * 1024
 # Payload files of this size and more are mapped, not read.
 MIN_MAPPED_BYTES = 256 * 1024
 PIECE_BYTES = 1024 * 1024
+# The agent tries to get a task's secrets for two minutes.
+SECRETS_WAIT_S = 300.0
+# Shorter values are not masked, and less than a part of a secret at an edge is no hint (MIN_MASKED_BYTES, secrets/masks.ts).
+MIN_MASKED_BYTES = 6
+MIN_PART_BYTES = 4
+MAX_MASKED_LINES = 256
 # `farloom.progress` is told this often at most.
 PROGRESS_EVERY_S = 0.25
 # A worker that is to be replaced waits so long for the marks of its results.
 LAST_MARKS_S = 10.0
 
 SUCCEEDED, FAILED = 1, 2
-R_NONE, R_USER_ERROR, R_TOO_LARGE, R_FUNCTION, R_ENVIRONMENT = 0, 1, 4, 7, 8
+R_NONE, R_USER_ERROR, R_TOO_LARGE, R_NOT_AUTHORISED, R_FUNCTION, R_ENVIRONMENT = 0, 1, 4, 5, 7, 8
 R_ARGUMENTS, R_RESULT, R_EXIT, R_RUNTIME, R_PAYLOAD, R_CORRUPT = 14, 15, 16, 19, 20, 21
 JSON, MSGPACK, PICKLE, REFERENCE = 1, 2, 3, 128
 
@@ -484,7 +490,7 @@ class ResultsFile:
 
     Layout: u32 bytes used; at 4 u8 whether a task runs; at 8 its id; at 24 u32 where the first record begins that no
     mark covers (what lies in a socket dies with whoever does not read it to its end); from 32 the records: id, codec, state, reason, attempt, queue, run, cpu, peak, size of data, size of detail, data, detail.
-    A 1 at 5 says that behind each detail, and counted in its size, lie the result's fence (u64) and its seal (32).
+    A 1 at 6: the task that runs was given secrets. A 1 at 5 says that behind each detail, and counted in its size, lie the result's fence (u64) and its seal (32).
     """
 
     HEAD = 32
@@ -513,8 +519,12 @@ class ResultsFile:
         m[8:24] = key
         m[4] = 1
 
+    def guard(self):
+        self.map[6] = 1
+
     def end(self):
         self.map[4] = 0
+        self.map[6] = 0
 
     def add(self, item):
         """Records a result; returns False where there is no room for it, and it must go out at once."""
@@ -639,7 +649,7 @@ def results_frame(items):
 class Function:
     """A definition as it came, and what a runner made of it."""
 
-    __slots__ = ("digest", "runtime", "format", "code", "entry", "timeout_ms", "env", "command", "call", "bad", "vars")
+    __slots__ = ("digest", "runtime", "format", "code", "entry", "timeout_ms", "env", "command", "call", "bad", "vars", "secrets")
 
     def __init__(self, definition):
         self.digest = definition["digest"]
@@ -651,6 +661,7 @@ class Function:
         self.env = definition.get("env") or {}
         self.command = definition.get("command")
         self.vars = self.env.get("vars") or None
+        self.secrets = self.env.get("secrets") or None
         self.call = None
         self.bad = None
 
@@ -707,6 +718,7 @@ class Worker:
         self.forked = False
         self.runner = None
         self.own_token = OwnToken(self)
+        self.secrets = TaskSecrets(self)
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self):
@@ -725,6 +737,7 @@ class Worker:
         while True:
             try:
                 self._dial()
+                self.secrets.again()
                 while True:
                     frame = self.control.take()
                     if frame is None:
@@ -733,6 +746,7 @@ class Worker:
                         self._give_back()
                     elif frame.get("t") == "grant":
                         self.own_token.take(frame)
+                        self.secrets.take(frame)
             except Exception:
                 # LinkBroken, or bytes that are no frame: either way the link is not to be trusted any more.
                 pass
@@ -803,6 +817,8 @@ class Worker:
                 more["running"] = current.key
                 more["runningMs"] = max(0, (time.perf_counter_ns() - self.current_ns) // 1_000_000)
                 more["limitMs"] = limit
+                if self.secrets.values:
+                    more["secrets"] = dict(self.secrets.values)
             self._send_on(main, self._hello(**more))
             welcome = None
             while welcome is None:
@@ -1286,6 +1302,154 @@ class OwnToken:
                 traceback.print_exc()
 
 
+class TaskSecrets:
+    """The secrets of the task that runs (P40): `farloom.secret(name)`.
+
+    Asked for before the function begins, kept in memory alone, and forgotten with the task. What the task writes and
+    raises is masked before it leaves this process.
+    """
+
+    def __init__(self, worker):
+        self._worker = worker
+        # By name; None where the task has none.
+        self.values = None
+        self._needles = ()
+        self._asked = None
+        self._answer = None
+        self._arrived = threading.Event()
+
+    def __call__(self, name):
+        values = self.values
+        if values is None or name not in values:
+            raise LookupError(
+                "the task was given no secret %s: a function names its secrets where it is registered (secrets=[%r])"
+                % (name, name)
+            )
+        return values[name]
+
+    def fetch(self, task):
+        """By main, before the function. Raises Failure where there are none."""
+        self._answer = None
+        self._arrived.clear()
+        self._asked = task.key
+        self.again()
+        self._arrived.wait(SECRETS_WAIT_S)
+        self._asked = None
+        answer, self._answer = self._answer or {}, None
+        values = answer.get("secrets")
+        if values is None:
+            code = answer.get("code") or "NOT_READY"
+            reason = R_NOT_AUTHORISED if code.startswith("SECRET") else R_ENVIRONMENT
+            raise Failure(reason, code, answer.get("message") or "no secrets came for the function")
+        try:
+            # No memory of this process, or of a program that it starts, lands in a file.
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        except (OSError, ValueError):
+            pass
+        self._needles = needles_of(values.values())
+        self.values = values
+        self._worker.results.guard()
+
+    def again(self):
+        """What was asked in a session that is over may be lost."""
+        key = self._asked
+        if key is not None:
+            self._worker.say({"t": "ask", "ids": key, "secrets": True})
+
+    def take(self, frame):
+        """By the sentry."""
+        if self._asked is not None and self._asked == frame.get("ids"):
+            self._answer = frame
+            self._arrived.set()
+
+    def masked(self, detail):
+        """What a task tells besides its result, without its secrets; changed in place."""
+        if not self._needles or not detail:
+            return detail
+        for name in ("stdout", "stderr"):
+            if name in detail:
+                raw = detail[name].encode("utf-8", "replace")
+                is_cut = len(raw) < detail.get(name + "Bytes", 0)
+                detail[name] = mask(raw, self._needles, is_cut, True).decode("utf-8", "replace")
+        error = detail.get("error")
+        if error:
+            message = error["message"]
+            error["message"] = self._text(message, False, len(message) >= MAX_MESSAGE_CHARS)
+            trace = error.get("traceback")
+            if trace:
+                error["traceback"] = self._text(trace, len(trace) * 4 >= MAX_TRACEBACK_BYTES, False)
+            data = error.get("data")
+            # The exception itself cannot be mended: its type and message are told.
+            if data and any(needle in binascii.a2b_base64(data) for needle in self._needles):
+                del error["data"]
+        return detail
+
+    def _text(self, text, start, end):
+        return mask(text.encode("utf-8", "replace"), self._needles, start, end).decode("utf-8", "replace")
+
+    def forget(self):
+        """The task is over."""
+        if self.values is not None:
+            self.values.clear()
+        self.values = None
+        self._needles = ()
+
+
+def needles_of(values):
+    """What is looked for: the values, their lines, and the forms in which programs show them (secrets/masks.ts)."""
+    from urllib.parse import quote
+
+    found = set()
+    for value in values:
+        raw = value.encode("utf-8", "replace")
+        found.add(raw)
+        found.add(json.dumps(value, ensure_ascii=False)[1:-1].encode("utf-8", "replace"))
+        found.add(quote(value, safe="!'()*-._~").encode())
+        lines = value.replace("\r\n", "\n").split("\n")
+        if 1 < len(lines) <= MAX_MASKED_LINES:
+            found.update(line.encode("utf-8", "replace") for line in lines)
+        for offset in range(3):
+            text = binascii.b2a_base64(bytes(offset) + raw, newline=False).rstrip(b"=")
+            # The characters that the value alone decides.
+            end = len(text) - (1 if (offset + len(raw)) % 3 else 0)
+            text = text[offset + 1 if offset else 0 : end]
+            found.add(text)
+            found.add(text.replace(b"+", b"-").replace(b"/", b"_"))
+    return tuple(needle for needle in found if len(needle) >= MIN_MASKED_BYTES)
+
+
+def mask(raw, needles, start=False, end=False):
+    """`raw` with a star for each byte of a needle; at an edge that was cut, also of what may be a part of one."""
+    out = None
+    for needle in needles:
+        size = len(needle)
+        at = raw.find(needle)
+        while at >= 0:
+            out = out or bytearray(raw)
+            out[at : at + size] = b"*" * size
+            at = raw.find(needle, at + 1)
+        if len(raw) < MIN_PART_BYTES:
+            continue
+        if start:
+            at = needle.find(raw[:MIN_PART_BYTES], 1)
+            while at > 0:
+                part = min(size - at, len(raw))
+                if needle[at : at + part] == raw[:part]:
+                    out = out or bytearray(raw)
+                    out[:part] = b"*" * part
+                at = needle.find(raw[:MIN_PART_BYTES], at + 1)
+        if end:
+            last = raw[-MIN_PART_BYTES:]
+            at = needle.find(last)
+            while 0 <= at < size - MIN_PART_BYTES:
+                part = at + MIN_PART_BYTES
+                if raw.endswith(needle[:part]):
+                    out = out or bytearray(raw)
+                    out[-part:] = b"*" * part
+                at = needle.find(last, at + 1)
+    return raw if out is None else bytes(out)
+
+
 class ContextFinder:
     """Offers a module `farloom` with `task` and `progress` in it, after all other finders: an installed one has precedence."""
 
@@ -1308,7 +1472,7 @@ class ContextFinder:
 
 def only_installed(name):
     raise AttributeError(
-        "a worker by itself offers farloom.task and farloom.progress; for farloom.%s install the package farloom in the "
+        "a worker by itself offers farloom.task, farloom.progress and farloom.secret; for farloom.%s install the package farloom in the "
         "endpoint's environment" % name
     )
 
@@ -1319,6 +1483,7 @@ def expose_context(worker):
     module.task = TaskContext(worker)
     module.progress = Progress(worker)
     module.own_token = worker.own_token
+    module.secret = worker.secrets
     module.__getattr__ = only_installed
     sys.modules["farloom_worker_context"] = module
     sys.meta_path.append(ContextFinder(module))
@@ -1976,6 +2141,8 @@ class Runner:
             seal = task.seal
             if seal is not None and seal != sha256(task.key + task.args).digest() and seal != NO_SEAL:
                 raise Failure(R_CORRUPT, "PayloadCorrupt", CORRUPT)
+            if task.fn.secrets:
+                self.worker.secrets.fetch(task)
             around.enter(task)
             raw = self._payload(task) if task.codec & REFERENCE else task.args
             codec, data = self.execute(task, codec, raw)
@@ -1988,11 +2155,16 @@ class Runner:
             codec, data = JSON, b""
         ended = time.perf_counter_ns()
         ran = ended - started
-        written = self.output.take(ran)
+        guarded = task.fn is not None and task.fn.secrets
+        # What a task with secrets wrote stays in no file, however short it was.
+        written = self.output.take(max(ran, MEASURE_AFTER_NS) if guarded else ran)
         if written:
             detail = detail or {}
             for name, value in written.items():
                 detail.setdefault(name, value)
+        if guarded:
+            detail = self.worker.secrets.masked(detail)
+            self.worker.secrets.forget()
         around.leave(ran)
         if ran < MEASURE_AFTER_NS:
             # Asking for the CPU time would cost as much: a short task is taken to have computed all the time.
@@ -2315,7 +2487,7 @@ class CommandRunner(Runner):
         stdin = spec.get("stdin")
         stdin = self._fill(stdin, args, kwargs).encode("utf-8") if stdin else b""
         exit_code, signal_name = self._spawn(task, argv, stdin)
-        written = self.output.take(MEASURE_AFTER_NS) or {}
+        written = self.worker.secrets.masked(self.output.take(MEASURE_AFTER_NS)) or {}
         ok_codes = spec.get("okExitCodes") or [0]
         if exit_code not in ok_codes:
             how = "was ended by %s" % signal_name if signal_name else "ended with exit code %d" % exit_code
@@ -2359,6 +2531,8 @@ class CommandRunner(Runner):
             context = self.context
             env = dict(os.environ, FARLOOM_TASK_ID=context.id)
             env["FARLOOM_ATTEMPT"], env["FARLOOM_FENCE"] = str(task.attempt), str(task.fence)
+            # A program has no other way to ask for them.
+            env.update(self.worker.secrets.values or {})
             child = subprocess.Popen(argv, stdin=source, close_fds=True, restore_signals=True, env=env)
         except (OSError, ValueError) as error:
             raise Failure(

@@ -333,5 +333,26 @@ class Replacement(unittest.TestCase):
         self.assertIsNone(recycling.is_due)
 
 
+class Masks(unittest.TestCase):
+    def test_secrets_are_masked_as_the_agent_masks_them(self):
+        with open(os.path.join(os.path.dirname(VECTORS), "masks.json"), encoding="utf-8") as file:
+            vectors = json.load(file)
+        self.assertGreater(len(vectors), 10)
+        for case in vectors:
+            needles = fw.needles_of(case["secrets"])
+            raw = fw.mask(case["text"].encode(), needles, case.get("start", False), case.get("end", False))
+            self.assertEqual(raw.decode(), case["masked"], case["title"])
+
+    def test_an_exception_that_holds_a_secret_does_not_travel(self):
+        class Linked:
+            results = type("Results", (), {"guard": staticmethod(lambda: None)})
+
+        secrets = fw.TaskSecrets(Linked)
+        secrets._needles = fw.needles_of(["hunter2-hunter2"])
+        for text, stays in (("with hunter2-hunter2", False), ("without", True)):
+            error = {"type": "E", "message": text} | fw.exception_data(ValueError(text))
+            self.assertEqual("data" in secrets.masked({"error": error})["error"], stays)
+
+
 if __name__ == "__main__":
     unittest.main()

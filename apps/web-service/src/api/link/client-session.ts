@@ -52,6 +52,7 @@ import type { Intake } from "../../intake/intake.js";
 import { requireFrame } from "../../link/frame-policy.js";
 import { FrameSocket, type Upgraded } from "../../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../../link/welcome.js";
+import { type SecretUse, wantsSecrets } from "../../secrets/use.js";
 import type { Clock } from "../../store/database-clock.js";
 import { toKnownError } from "../../store/pg-errors.js";
 import type { TaskReach } from "../../tasks/reach.js";
@@ -83,6 +84,7 @@ export interface ClientSessionDeps {
   readonly deliver: Deliver;
   readonly functions: FunctionRegistry;
   readonly endpoints: EndpointRegistry;
+  readonly secretUse: SecretUse;
   /** Asked before each frame where a running task speaks for itself. */
   readonly nested: NestedTokens;
   /** Which of the owner's tasks a narrow key sees. */
@@ -298,7 +300,7 @@ export class ClientSession implements ResultSink {
       !earlier &&
       endpoint &&
       this.#deps.groups.isKnown(ownerKey, groupKey) &&
-      fns.every((fn) => fn !== undefined && !wantsIsolation(fn))
+      fns.every((fn) => fn !== undefined && !wantsIsolation(fn) && !wantsSecrets(fn))
     ) {
       return this.#take(frame, from, endpoint, groupKey, fns as FunctionRecord[]);
     }
@@ -335,8 +337,20 @@ export class ClientSession implements ResultSink {
       for (const fn of fns) requireFrame(this.#principal, "tasks", { endpoint, fn });
       await this.#deps.endpoints.requireIsolation(endpoint, fns);
     }
+    if (fns.some(wantsSecrets)) await this.#agreeSecrets(frame, endpoint, fns);
     await this.#deps.groups.ensure(ownerKey, groupKey);
     return { endpoint, fns };
+  }
+
+  /** What each call is given of its caller's secrets, by name, in its options. */
+  async #agreeSecrets(frame: TasksFrame, endpoint: EndpointGrant, fns: FunctionRecord[]): Promise<void> {
+    for (const fn of fns) requireFrame(this.#principal, "tasks", { endpoint, fn });
+    const calls = Array.from({ length: frame.n }, (_, i) => {
+      return { fn: fns[functionIndexOf(frame, i)]!, options: frame.opts?.[i] };
+    });
+    const agreed = await this.#deps.secretUse.agree(this.#principal, endpoint, calls);
+    frame.opts = {};
+    for (const [i, options] of agreed.entries()) if (options !== undefined) frame.opts[i] = options;
   }
 
   async #take(
