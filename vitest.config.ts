@@ -32,7 +32,12 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { ...withPostgres, name: "integration", isolate: false, include: ["test/integration/**/*.test.ts"] },
+        test: {
+          ...withPostgres,
+          name: "integration",
+          isolate: false,
+          include: ["test/integration/**/*.test.ts"],
+        },
       },
       {
         extends: true,
@@ -54,7 +59,10 @@ export default defineConfig({
           isolate: false,
         },
       },
-      { extends: true, test: { ...withPostgres, name: "e2e", isolate: false, include: ["test/e2e/**/*.test.ts"] } },
+      {
+        extends: true,
+        test: { ...withPostgres, name: "e2e", isolate: false, include: ["test/e2e/**/*.test.ts"] },
+      },
       {
         extends: true,
         // `npm run bench:slurm`: no part of the tests.
