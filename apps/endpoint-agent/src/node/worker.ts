@@ -37,11 +37,12 @@ import {
   REASONS,
   type ResultItem,
   type ResultsFrame,
-  startOf,
 } from "@farloom/protocol";
 import { DiskWatch } from "../isolation/disk-watch.js";
+import { HandedIn } from "../isolation/handed-in.js";
 import { partsOfLane } from "../isolation/lanes.js";
-import { foldersOf, type Sandbox, takeReferenced } from "../isolation/sandbox.js";
+import { foldersOf } from "../isolation/own-places.js";
+import type { Sandbox } from "../isolation/sandbox.js";
 import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
 import type { Gear } from "./gear/ledger.js";
@@ -174,6 +175,8 @@ export class Worker {
   readonly #place: WorkerPlace;
   /** Its sandbox, where it sees other paths than this process. */
   readonly #box: Sandbox | undefined;
+  /** What comes from there in files. */
+  readonly #handedIn: HandedIn | undefined;
   #hasArguments = false;
   readonly #known = new Set<string>();
   #child: ChildProcess | undefined;
@@ -198,7 +201,10 @@ export class Worker {
     this.watch = new OutputWatch(record.dir);
     this.live = new LiveOutput(record.dir, this.watch);
     const { sandbox } = place;
-    if (sandbox?.isBoxed) this.#box = sandbox;
+    if (sandbox?.isBoxed) {
+      this.#box = sandbox;
+      this.#handedIn = new HandedIn(record.dir, place.payloadsDir);
+    }
     if (sandbox && sandbox.config.limits.diskMb > 0)
       this.disk = new DiskWatch(foldersOf(record.dir), sandbox.config.limits.diskMb);
   }
@@ -423,16 +429,13 @@ export class Worker {
     }
   }
 
-  /** What a boxed worker's results refer to, and the arguments that nobody reads any more. */
-  #takeFiles(frame: ResultsFrame, tasks: readonly (NodeTask | undefined)[], box: Sandbox): void {
-    const { payloadsDir } = this.#place;
+  /** What the results of a boxed worker say of their arguments' files, and those that nobody reads any more. */
+  #takeBack(frame: ResultsFrame, tasks: readonly (NodeTask | undefined)[], box: Sandbox): void {
     for (let i = 0; i < frame.n; i++) {
-      const codec = byteOf(frame.codecs, i);
-      takeReferenced(codec, frame.data, startOf(frame.ends, i), { dir: this.record.dir, payloadsDir });
       const file = tasks[i]?.options?.argsFile;
       // It cannot remove what it found to be damaged itself, so that another try fetches it anew.
       if (file !== undefined && byteOf(frame.reasons, i) === REASONS.payload_corrupt)
-        rmSync(join(payloadsDir, basename(file)), { force: true });
+        rmSync(join(this.#place.payloadsDir, basename(file)), { force: true });
     }
     if (this.#hasArguments && this.held.length === 0) {
       this.#hasArguments = false;
@@ -521,6 +524,7 @@ export class Worker {
 
   #mark(): Frame {
     this.#sentMark = this.owedMark;
+    if (this.owedMark === this.received) this.#handedIn?.forget();
     return { t: "mark", accepted: this.owedMark, durable: this.owedMark };
   }
 
@@ -586,14 +590,25 @@ export class Worker {
       if (task.fn && frame.runUs) learn(task.fn, durationUsOf(frame.runUs, i));
       if (this.#stop?.key === key && !this.#stop.signalled) this.#stop = undefined;
     }
-    if (this.#box) this.#takeFiles(frame, tasks, this.#box);
-    this.received += n;
+    if (this.#box) this.#takeBack(frame, tasks, this.#box);
     this.headSinceMs = performance.now();
     if (this.held.length === 0) {
       this.yielding = this.retired;
       this.plannedUs = 0;
     }
-    this.#owner.onResults(this, frame, tasks, strange);
+    if (this.#handedIn === undefined) {
+      this.received += n;
+      this.#owner.onResults(this, frame, tasks, strange);
+      return;
+    }
+    const { session } = this;
+    this.#handedIn.pass(frame, (checked) => {
+      // Let go of meanwhile: it has no mark, and hands them to the next agent.
+      if (this.phase === "dead") return;
+      // The positions of a session that is over are nobody's.
+      if (session === this.session) this.received += n;
+      this.#owner.onResults(this, checked, tasks, strange);
+    });
   }
 
   #takeHeld(key: IdKey, attempt?: number): NodeTask | undefined {
@@ -696,25 +711,27 @@ export class Worker {
     this.#main?.destroy();
     this.#control?.destroy();
     const runningMs = performance.now() - this.headSinceMs;
-    void clearRemains(this.#lineage, () => this.#killAtMs).then((confirmed) => {
+    void clearRemains(this.#lineage, () => this.#killAtMs).then(async (confirmed) => {
+      await this.#handedIn?.idle();
       // Let go of meanwhile: the next agent finds its record, and looks again.
-      if (this.phase === "leaving") this.#bequeath(runningMs, confirmed);
+      if (this.phase === "leaving") await this.#bequeath(runningMs, confirmed);
     });
   }
 
   /** Tells what became of everything that it held (3). */
-  #bequeath(runningMs: number, confirmed: boolean): void {
-    this.phase = "dead";
+  async #bequeath(runningMs: number, confirmed: boolean): Promise<void> {
     const leftover = readLeftover(this.record.dir);
-    const results: ResultItem[] = [];
+    let results: ResultItem[] = [];
     for (const result of leftover.results) {
-      const { codec, source, start } = result;
-      if (this.#box)
-        takeReferenced(codec, source, start, { dir: this.record.dir, payloadsDir: this.#place.payloadsDir });
       // One that has been answered long since may be here again for another attempt.
       const task = this.#takeHeld(result.key, result.attempt);
       if (task) results.push({ ...result, queueUs: result.queueUs + waitedUs(task) });
     }
+    if (this.#handedIn) {
+      results = await this.#handedIn.check(results);
+      if (this.phase !== "leaving") return;
+    }
+    this.phase = "dead";
     const charged =
       leftover.running ?? this.#stop?.key ?? (this.#bad === undefined ? undefined : this.held.peek()?.key);
     const running = charged === undefined ? undefined : this.#takeHeld(charged);
