@@ -10,6 +10,9 @@
  *   4  A worker has what it needs for itself from its start to its end (worker-room.ts); a task goes only to one that
  *      has what the task needs, as the lane says it.
  *   5  Nothing ticks while no worker holds a task.
+ *
+ * Bound: lanes, of which there is one for each environment and submitter that ever came: twice those that have tasks or
+ * workers, or MANY_LANES.
  */
 import {
   type AskFrame,
@@ -59,6 +62,8 @@ const OUTPUT_BYTES = 256 * 1024;
 const MIN_OUTPUT_SHARE_BYTES = 4_096;
 /** Marks that no task takes along go alone after this. */
 const MARK_DELAY_MS = 50;
+/** From so many lanes on, those that have neither tasks nor workers are forgotten: each is looked at in every turn. */
+const MANY_LANES = 128;
 
 /** Where outcomes go. */
 export interface Upstream {
@@ -99,6 +104,7 @@ export class Dispatcher implements WorkerOwner {
   readonly #where = new Map<NodeTask, Worker>();
   readonly #options: DispatcherOptions;
   readonly #lanes = new Map<string, Lane>();
+  #forgetAt = MANY_LANES;
   readonly #workers = new Map<string, Worker>();
   readonly #owing = new Set<Worker>();
   #nextName = 1;
@@ -120,6 +126,11 @@ export class Dispatcher implements WorkerOwner {
 
   get workers(): ReadonlyMap<string, Worker> {
     return this.#workers;
+  }
+
+  /** How many lanes it knows. */
+  get lanes(): number {
+    return this.#lanes.size;
   }
 
   secretOf(name: string): string | undefined {
@@ -628,6 +639,7 @@ export class Dispatcher implements WorkerOwner {
     const { need, program: programName } = splitLane(partsOfLane(name).program);
     const program = this.#options.programOf(programName);
     if (!program) return undefined;
+    if (this.#lanes.size >= this.#forgetAt) this.#forgetLanes();
     const lane = new Lane({
       name,
       program,
@@ -639,6 +651,12 @@ export class Dispatcher implements WorkerOwner {
     });
     this.#lanes.set(name, lane);
     return lane;
+  }
+
+  /** What comes for a forgotten lane makes it anew, and it starts as one that never failed. */
+  #forgetLanes(): void {
+    for (const [name, lane] of this.#lanes) if (lane.isUnused) this.#lanes.delete(name);
+    this.#forgetAt = Math.max(MANY_LANES, 2 * this.#lanes.size);
   }
 
   #start(lane: Lane): Worker | undefined {
