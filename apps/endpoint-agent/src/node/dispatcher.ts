@@ -41,6 +41,7 @@ import type { NodeGear } from "./gear/node-gear.js";
 import { Lane, type LaneTrouble } from "./lane.js";
 import { laneOf, type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
 import { OomWatch } from "./oom-watch.js";
+import { recipeOf } from "./recipe.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
 import { isDiskFull } from "./worker-files.js";
 import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
@@ -142,13 +143,25 @@ export class Dispatcher implements WorkerOwner {
     this.#lane(laneName)?.want(this.#options.workers);
   }
 
-  /** Takes in a worker that an earlier agent started. */
+  /**
+   * Takes in a worker that an earlier agent started. Where the configuration has changed, it would run tasks in an
+   * environment, or with gear, that they are not meant for: it ends after what it runs.
+   */
   adopt(record: WorkerRecord): Worker {
     const worker = Worker.expect(record, { owner: this, place: this.#options.place });
     this.#workers.set(record.name, worker);
     this.#options.records.keep(record);
     this.#room.occupy(worker.gear);
-    this.#lane(record.lane)?.add(worker);
+    const lane = this.#lane(record.lane);
+    lane?.add(worker);
+    if (lane === undefined || record.recipe !== this.#recipeOf(lane)) {
+      const { name, lane: of, pid } = record;
+      this.#options.log.info(
+        { worker: name, pid, lane: of },
+        "an old worker is of another configuration; it ends after what it runs",
+      );
+      worker.dismiss();
+    }
     return worker;
   }
 
@@ -659,6 +672,11 @@ export class Dispatcher implements WorkerOwner {
     this.#forgetAt = Math.max(MANY_LANES, 2 * this.#lanes.size);
   }
 
+  #recipeOf({ program }: Lane): string {
+    const { gear, place } = this.#options;
+    return recipeOf(program, gear?.rules, place.recycle);
+  }
+
   #start(lane: Lane): Worker | undefined {
     const { runDir, place, records } = this.#options;
     const gear = this.#room.admit(lane);
@@ -670,7 +688,8 @@ export class Dispatcher implements WorkerOwner {
     let worker: Worker;
     try {
       const program = this.#options.gear?.fit(lane.program, gear, name) ?? lane.program;
-      worker = Worker.start(name, lane.name, runDir, program, { owner: this, place, gear });
+      const recipe = this.#recipeOf(lane);
+      worker = Worker.start(name, lane.name, runDir, program, { owner: this, place, gear, recipe });
     } catch (error) {
       this.#room.left(gear, name);
       throw error;

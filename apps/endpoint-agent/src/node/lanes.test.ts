@@ -9,10 +9,10 @@ import { Dispatcher, type Upstream } from "./dispatcher.js";
 import { foreignTask, type NodeTask } from "./node-task.js";
 import { WorkerRecords } from "./worker-records.js";
 
-/** Three hundred people, or environments, that each come once. */
-const LANES = 300;
-/** What the dispatcher may remember of them: MANY_LANES, and what came after it last forgot. */
-const MOST = 256;
+/** People, or environments, that each come once. */
+const LANES = 140;
+/** MANY_LANES: none of them has a task or a worker when the next comes. */
+const MOST = 128;
 
 it("the lanes of environments and people that come no more are forgotten, and made anew where they come again", async () => {
   const runDir = mkdtempSync(join(tmpdir(), "farloom-lanes-"));

@@ -118,6 +118,8 @@ export interface WorkerProgram {
   /** Words ahead of the command, outside of a sandbox: what pins and limits the worker and all that it starts. */
   readonly around?: readonly string[];
   readonly runtime: "python" | "node" | "command";
+  /** What the configuration says of it, beside the command. */
+  readonly configured?: unknown;
 }
 
 export interface WorkerPlace {
@@ -165,6 +167,7 @@ export class Worker {
   yielding = false;
   /** It was asked to end. */
   retired = false;
+  #dismissed = false;
   /** Results received in this session: the position that marks speak of. */
   received = 0;
   session = 0;
@@ -215,7 +218,12 @@ export class Worker {
     laneName: string,
     runDir: string,
     program: WorkerProgram,
-    context: { readonly owner: WorkerOwner; readonly place: WorkerPlace; readonly gear: Gear },
+    context: {
+      readonly owner: WorkerOwner;
+      readonly place: WorkerPlace;
+      readonly gear: Gear;
+      readonly recipe: string;
+    },
   ): Worker {
     const dir = join(runDir, name);
     for (const path of foldersOf(dir)) rmSync(path, { recursive: true, force: true });
@@ -261,6 +269,7 @@ export class Worker {
         marker,
         level: place.sandbox?.level,
         rules: place.sandbox?.rules,
+        recipe: context.recipe,
         gear: context.gear,
       },
       context.owner,
@@ -482,6 +491,16 @@ export class Worker {
     this.#later(this.#place.killGraceMs, () => this.kill());
   }
 
+  /** It runs what it has begun, and nothing more; then it is asked to end. */
+  dismiss(): void {
+    this.yielding = this.#dismissed = true;
+    this.#leaveIfDone();
+  }
+
+  #leaveIfDone(): void {
+    if (this.#dismissed && !this.retired && this.settled && this.held.length === 0) this.retire();
+  }
+
   /** Ends the process group at once, and what is left of a process that is gone. */
   kill(): void {
     this.#killAtMs = 0;
@@ -553,6 +572,7 @@ export class Worker {
         if (this.settled) return;
         this.settled = true;
         this.onSettled();
+        this.#leaveIfDone();
         return;
       case "progress":
         if (frame.kind === "progress") this.#owner.onProgress(this, frame);
@@ -593,8 +613,9 @@ export class Worker {
     if (this.#box) this.#takeBack(frame, tasks, this.#box);
     this.headSinceMs = performance.now();
     if (this.held.length === 0) {
-      this.yielding = this.retired;
+      this.yielding = this.retired || this.#dismissed;
       this.plannedUs = 0;
+      this.#leaveIfDone();
     }
     if (this.#handedIn === undefined) {
       this.received += n;
@@ -631,6 +652,7 @@ export class Worker {
     }
     // It had not begun its head either: sent again, the same head may be asked behind once more.
     if (this.held.length === 0) this.#recalledFor = undefined;
+    this.#leaveIfDone();
     if (this.#stop && !this.#stop.signalled) this.#signal();
     this.#owner.onReturned(this, tasks);
   }

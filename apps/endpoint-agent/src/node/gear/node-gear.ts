@@ -63,6 +63,11 @@ export class NodeGear {
     });
   }
 
+  /** What workers with gear are started by. */
+  get rules(): GearConfig {
+    return this.#parts.config;
+  }
+
   get capacity(): Pick<NodeCapacity, "gpus" | "gpuSlots"> {
     const { config, list } = this.#parts;
     return {
