@@ -753,6 +753,7 @@ export class Engine implements LinkUser {
     this.#beginDrain();
     crashPoint("agent.drain.begun");
     this.#nodes.stage(LOCAL_NODE, DRAIN);
+    this.#nodes.recallAll();
     this.#turn.atEnd();
   }
 

@@ -173,6 +173,7 @@ export class Dispatcher implements WorkerOwner {
 
   /** New tasks, in order. */
   add(tasks: readonly NodeTask[]): void {
+    if (tasks.length > 0) this.#returning = false;
     let troubled: ResultItem[] | undefined;
     for (const task of tasks) {
       if (task.fn!.impossible !== undefined) {
@@ -239,6 +240,13 @@ export class Dispatcher implements WorkerOwner {
       }
     }
     if (keys.length > 0) this.#options.up.returned(keys);
+  }
+
+  /** Gives back everything that has not begun, also what workers let go of until a task comes again. */
+  returnAll(): void {
+    this.#returning = true;
+    this.returnQueued();
+    this.recallAll();
   }
 
   /** Lets go of at most `most` tasks that wait in a queue, those that would begin last. */
@@ -532,7 +540,7 @@ export class Dispatcher implements WorkerOwner {
     for (const task of tasks) {
       this.#where.delete(task);
       if (task.stopFor !== undefined) ended.push(this.#end(task, stoppedUnbegun(task)));
-      else if (!task.fn || this.draining) {
+      else if (!task.fn || this.draining || this.#returning) {
         this.tasks.delete(task.key);
         away.push(task.key);
       } else {
@@ -549,6 +557,7 @@ export class Dispatcher implements WorkerOwner {
 
   /** While draining, what comes back goes up. */
   draining = false;
+  #returning = false;
 
   // ------------------------------------------------------------------ time
 

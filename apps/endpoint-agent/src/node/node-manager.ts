@@ -351,6 +351,7 @@ export class NodeManager {
         this.#dispatcher.cancel(columnToKeys(frame.ids), frame.why);
         return;
       case "recall":
+        if (frame.all) this.#dispatcher.returnAll();
         this.#port.send({ t: "returned", ids: keysToColumn(this.#dispatcher.giveBack(frame.tasks)) });
         this.#grant();
         return;

@@ -237,6 +237,8 @@ export interface ReturnedFrame {
 export interface RecallFrame {
   t: "recall";
   tasks: number;
+  /** The agent drains: everything that has not begun comes back, and the node lives on. */
+  all?: boolean | undefined;
 }
 export interface FunctionsFrame {
   t: "functions";
