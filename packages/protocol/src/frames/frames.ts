@@ -106,6 +106,8 @@ export interface AgentInfo {
   runtimes: Record<string, string>;
   /** By interpreter name, as in a function's `env.interpreter`; that of functions that name none is `default`. */
   pythons?: Record<string, PythonInfo> | undefined;
+  /** `nodes`: `pythons` are those that run functions. Absent: those of the agent's machine, and its nodes are others. */
+  pythonsOf?: "nodes" | undefined;
   workers: number;
   cores: number;
   memoryMb: number;
