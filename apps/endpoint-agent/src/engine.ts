@@ -397,12 +397,11 @@ export class Engine implements LinkUser {
 
   /** E5: what was handed down under another list, and has come back unbegun, is asked about before it goes again. */
   #refuseQueued(isFirst = false): void {
-    if (isFirst || this.#options.allowed.mayRefuse)
-      for (const task of [...this.#scheduler.tasks()]) if (task.state === "queued") this.#refuse(task);
-    if (!this.#trust.isOn) return;
+    const asksList = isFirst || this.#options.allowed.mayRefuse;
+    if (!asksList && !this.#trust.isOn) return;
     for (const task of [...this.#scheduler.tasks()]) {
-      if (task.state !== "queued") continue;
-      const outcome = this.#trust.refusalOf(task);
+      if (task.state !== "queued" || (asksList && this.#refuse(task))) continue;
+      const outcome = this.#trust.isOn ? this.#trust.refusalOf(task) : undefined;
       if (outcome !== undefined) this.#outcomes.finishHere([task], outcome);
     }
   }
