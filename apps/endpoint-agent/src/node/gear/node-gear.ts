@@ -63,9 +63,10 @@ export class NodeGear {
     });
   }
 
-  /** What workers with gear are started by. */
-  get rules(): GearConfig {
-    return this.#parts.config;
+  /** What of its configuration a worker has from its start. */
+  get rules(): Omit<GearConfig, "mpiLauncher"> {
+    const { mpiLauncher: _, ...rules } = this.#parts.config;
+    return rules;
   }
 
   get capacity(): Pick<NodeCapacity, "gpus" | "gpuSlots"> {
