@@ -136,13 +136,13 @@ export class HandedIn {
 
 function corrupt(why: string): Refusal {
   const message = `the result is refused: ${why}. Its task, or another of the same worker, changed what the worker wrote`;
-  return { reason: "payload_corrupt", type: "ResultFileMismatch", message };
+  return { reason: "payload_corrupt", type: "PayloadCorrupt", message };
 }
 
 function missing(why: string): Refusal {
   return {
     reason: "payload_missing",
-    type: "ResultFileMissing",
+    type: "PayloadMissing",
     message: `the result's file cannot be taken over: ${why}`,
   };
 }
