@@ -39,6 +39,9 @@ export async function buildBinary() {
         .update(`${file}\0`)
         .update(readFileSync(join(folder, file)))
         .update("\0");
+    const main = join(ROOT, "scripts/agent-binary/launch.cjs");
+    // What puts them there, too: another one would find what the one before it made, and leave it.
+    hash.update(readFileSync(main));
     const { version } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
     const index = join(staging, "index.json");
     writeFileSync(index, JSON.stringify({ hash: hash.digest("hex").slice(0, 12), version, files }));
@@ -48,7 +51,6 @@ export async function buildBinary() {
       ["index.json", index],
       ...files.map((file) => [file, join(folder, file)]),
     ]);
-    const main = join(ROOT, "scripts/agent-binary/launch.cjs");
     writeFileSync(
       config,
       JSON.stringify({ main, output: blob, disableExperimentalSEAWarning: true, assets }),

@@ -8,13 +8,26 @@
  *
  * 1. The files lie in `program/HASH` of the state folder, the hash over all of them: an executable that was replaced
  *    brings its own, and what runs keeps those it began with.
- * 2. They appear whole or not at all, and for their user alone.
+ * 2. They appear whole or not at all.
+ * 3. Only their user finds them, as the folders above are that user's alone. A sandbox shows another user `program/HASH`
+ *    itself, and of it that one can read what a worker is made of, and nothing else.
  */
-const { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } = require("node:fs");
+const {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} = require("node:fs");
 const { createRequire } = require("node:module");
 const { homedir, tmpdir } = require("node:os");
 const { dirname, join, resolve } = require("node:path");
 const { getAsset } = require("node:sea");
+
+/** What workers are started from; Node looks for package.json above them. */
+const WORKERS = /^(package\.json|(dist|src)\/workers\/.+)$/;
 
 const { hash, version, files } = JSON.parse(getAsset("index.json", "utf8"));
 const args = process.argv.slice(2);
@@ -62,6 +75,13 @@ function unpack(place) {
   for (const file of files) {
     mkdirSync(dirname(join(place, file)), { recursive: true, mode: 0o700 });
     writeFileSync(join(place, file), Buffer.from(getAsset(file)), { mode: 0o600 });
+    if (!WORKERS.test(file)) continue;
+    // Whatever the umask is (3).
+    chmodSync(join(place, file), 0o644);
+    for (let folder = dirname(file); ; folder = dirname(folder)) {
+      chmodSync(join(place, folder), 0o711);
+      if (folder === ".") break;
+    }
   }
 }
 

@@ -13,6 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import {
   CODEC_REFERENCE,
   CODECS,
+  columnToKeys,
   encodeReference,
   type FunctionDefinition,
   type IdKey,
@@ -319,6 +320,27 @@ describe("nodes of blocks", () => {
     expect(count("a node is back")).toBeGreaterThan(before);
     expectAll(keys, TERMINAL_STATES.SUCCEEDED);
   }, 150_000);
+
+  it("gives back what has not begun when the agent drains, and runs on", async () => {
+    await start({ init_blocks: 1, workers_per_node: 1 });
+    await untilNodes(1);
+    const keys = submit(6, 2);
+    await service.until(() => begun() === 1, "one runs", WAIT_MS);
+    await stop("SIGTERM");
+    const returned = service.frames.flatMap((frame) =>
+      frame.t === "returned" ? columnToKeys(frame.ids) : [],
+    );
+    expect(new Set(returned)).toEqual(new Set(keys.slice(1)));
+    await start({ init_blocks: 1, workers_per_node: 1 });
+    await untilResults(1);
+    expectAll(keys.slice(0, 1), TERMINAL_STATES.SUCCEEDED);
+    expect(begun()).toBe(1);
+    // The same node takes what comes next.
+    const [later] = submit(1);
+    await untilResults(2);
+    expectAll([later!], TERMINAL_STATES.SUCCEEDED);
+    expect(runs(later!)).toEqual(runs(keys[0]!));
+  }, 120_000);
 
   it("outlives the agent: what it runs is found again, and what finished meanwhile is not lost", async () => {
     await start({ init_blocks: 2, max_blocks: 2, nodes_per_block: 1 });

@@ -101,6 +101,39 @@ describe.skipIf(reason !== undefined)(
     );
 
     it(
+      "hand in no file under a digest that is not its own",
+      async () => {
+        const fabric = await open();
+        const lie = python(
+          `def lie(honest):
+    import os
+    rename = os.rename
+    def changing(old, new):
+        rename(old, new)
+        with open(new, "r+b") as file:
+            file.write(b"X")
+    if not honest:
+        os.rename = changing
+    return "y" * 300_000
+`,
+        );
+        const honest = await fabric.call(lie, [true]);
+        expect([honest.state, honest.codec & CODEC_REFERENCE]).toEqual(["SUCCEEDED", CODEC_REFERENCE]);
+        const end = await fabric.call(lie, [false]);
+        expect([end.state, end.reason]).toEqual(["FAILED", "payload_corrupt"]);
+        expect(end.detail.error?.message).toContain("the result is refused: its file has SHA-256");
+        const store = join(fabric.stateDir, "payloads");
+        const name = decodeReference(honest.bytes)!.digest.toString("hex");
+        expect(
+          createHash("sha256")
+            .update(readFileSync(join(store, name)))
+            .digest("hex"),
+        ).toBe(name);
+      },
+      TEST_MS,
+    );
+
+    it(
       "serve one submitter each, and stay warm for them",
       async () => {
         const fabric = await open(boxed);

@@ -2,6 +2,7 @@
 // but runs nothing: each task is answered by a function of the test.
 import { generateKeyPairSync, type KeyObject, sign } from "node:crypto";
 import {
+  type AgentInfo,
   buildResults,
   byteOf,
   CODECS,
@@ -91,6 +92,7 @@ export class FakeAgent {
     api: RestClient,
     name: string,
     answer: (task: GivenTask) => Answer | undefined,
+    info: Partial<AgentInfo> = {},
   ): Promise<FakeAgent> {
     const { body: made } = await api.post("/v1/endpoints", { name });
     const keys = makeAgentKeys();
@@ -108,7 +110,7 @@ export class FakeAgent {
       },
     );
     const agent = new FakeAgent(made.id, token, socket, answer);
-    await agent.#open();
+    await agent.#open(info);
     return agent;
   }
 
@@ -121,7 +123,7 @@ export class FakeAgent {
     });
   }
 
-  #open(): Promise<void> {
+  #open(info: Partial<AgentInfo>): Promise<void> {
     return new Promise((resolve, reject) => {
       const socket = this.#socket;
       socket.once("error", reject);
@@ -144,6 +146,7 @@ export class FakeAgent {
               workers: 1,
               cores: 1,
               memoryMb: 1,
+              ...info,
             },
           }),
         ),

@@ -89,6 +89,8 @@ export class FakeService {
   cutsAtHello = 0;
   /** Refuses links with this, where set. */
   refuse: { code: string; message: string; retryAfterMs?: number } | undefined;
+  /** What it can, of what an agent can; default: all of that. */
+  caps: readonly string[] | undefined;
   /** Answers an agent that asks for definitions and signatures. */
   onNeed: (functions: readonly Buffer[]) => void = () => undefined;
   def = defineFunction();
@@ -328,7 +330,7 @@ export class FakeService {
         this.send({
           t: "welcome",
           version: 1,
-          caps: frame.caps,
+          caps: frame.caps.filter((cap) => this.caps?.includes(cap) ?? true),
           session: randomBytes(8).toString("hex"),
           heartbeatMs: limits.HEARTBEAT_MS,
           deadAfterMs: limits.DEAD_AFTER_MS,

@@ -1,9 +1,9 @@
 /** What the agent says of itself and its machine in its hello, and in `status`. */
 import { readFileSync } from "node:fs";
 import { arch, availableParallelism, hostname, platform, release, totalmem } from "node:os";
-import type { AgentInfo, GearInfo, IsolationInfo } from "@farloom/protocol";
+import type { AgentInfo, GearInfo, IsolationInfo, PythonInfo } from "@farloom/protocol";
 import type { AgentConfig } from "./config.js";
-import { ownPython, probePythons } from "./node/environments/python-probe.js";
+import { ownPython, probeImage, probePythons } from "./node/environments/python-probe.js";
 import { pythonVersion } from "./python-version.js";
 
 /** `farloom-endpoint-agent/<version>`. */
@@ -15,17 +15,7 @@ export async function readAgentInfo(
   isolation: IsolationInfo,
   gear?: GearInfo,
 ): Promise<AgentInfo> {
-  const runtimes: Record<string, string> = { node: process.versions.node };
-  const [python, probed] = await Promise.all([
-    pythonVersion(config.python),
-    probePythons(config.environments, { python: config.python, env: process.env }),
-  ]);
-  const pythons = { ...probed };
-  if (python !== undefined) pythons.default ??= await ownPython(config.python, python);
-  if (python !== undefined) {
-    runtimes.python = python;
-    runtimes.command = "1";
-  }
+  const { runtimes, pythons } = await (isolation.level === "container" ? inImage(config) : onMachine(config));
   return {
     host: hostname(),
     os: `${platform()} ${release()} ${arch()}`,
@@ -33,6 +23,8 @@ export async function readAgentInfo(
     nodeVersion: process.versions.node,
     runtimes,
     ...(Object.keys(pythons).length > 0 && { pythons }),
+    // Nodes of blocks are other machines, with Pythons of their own.
+    ...(config.blocks === undefined && { pythonsOf: "nodes" }),
     workers: config.workers,
     cores: availableParallelism(),
     memoryMb: Math.round(totalmem() / (1024 * 1024)),
@@ -40,6 +32,30 @@ export async function readAgentInfo(
     isolation,
     secrets: true,
   };
+}
+
+/** What functions may be written in, and the Pythons that run them, by environment. */
+interface Programs {
+  readonly runtimes: Record<string, string>;
+  readonly pythons: Record<string, PythonInfo>;
+}
+
+async function onMachine(config: AgentConfig): Promise<Programs> {
+  const [python, probed] = await Promise.all([
+    pythonVersion(config.python),
+    probePythons(config.environments, { python: config.python, env: process.env }),
+  ]);
+  const { node } = process.versions;
+  if (python === undefined) return { runtimes: { node }, pythons: probed };
+  const pythons = { ...probed, default: probed.default ?? (await ownPython(config.python, python)) };
+  return { runtimes: { node, python, command: "1" }, pythons };
+}
+
+/** Workers in an image have its Python alone (runtimesInImage). One that does not say what it is goes untold. */
+async function inImage(config: AgentConfig): Promise<Programs> {
+  const python = await probeImage(config.isolation);
+  if (python === undefined) return { runtimes: {}, pythons: {} };
+  return { runtimes: { python: python.version, command: "1" }, pythons: { default: python } };
 }
 
 function ownVersion(): string {

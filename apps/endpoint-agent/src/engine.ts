@@ -28,6 +28,7 @@ import {
   type Frame,
   type HelloFrame,
   type IdKey,
+  isolationSuffices,
   keyAt,
   keysToColumn,
   keyToUuid,
@@ -41,6 +42,7 @@ import type { Logger } from "pino";
 import type { AllowedFunctions } from "./allowed-functions.js";
 import type { FunctionsCache } from "./functions-cache.js";
 import { FunctionsDesk } from "./functions-desk.js";
+import { asStrangers } from "./isolation/unknown-submitters.js";
 import { type JournalRecord, RECORD } from "./journal/format.js";
 import type { Journal, Replay } from "./journal/journal.js";
 import { idsRecord, liveRecords, replayRecords, startedRecord } from "./journal/snapshot.js";
@@ -136,6 +138,8 @@ export class Engine implements LinkUser {
   #tellsProgress = false;
   /** Whether it hears how this endpoint stands (P32). */
   #tellsReport = false;
+  /** Whether it says whose each task is (P36b), where that is to be known. */
+  #knowsSubmitters = true;
   #draining = false;
   #closed = false;
   #onQuiet: (() => void) | undefined;
@@ -266,6 +270,7 @@ export class Engine implements LinkUser {
     this.#tellsProgress = welcome.caps.includes("progress");
     this.#output.opened(welcome.caps.includes("stream"));
     this.#tellsReport = welcome.caps.includes("report");
+    this.#knowsSubmitters = !this.#isBoxed || welcome.caps.includes("submitter");
     this.#reporter.opened();
     const running: IdKey[] = [];
     for (const task of this.#scheduler.tasks())
@@ -325,8 +330,14 @@ export class Engine implements LinkUser {
     this.#turn.atEnd();
   }
 
-  #takeTasks(frame: TasksFrame, bytes: Buffer): void {
-    if (!this.#service.received(frame)) return;
+  /** Whether workers serve one submitter each. */
+  get #isBoxed(): boolean {
+    return isolationSuffices(this.#options.agentInfo.isolation?.level, "namespaces");
+  }
+
+  #takeTasks(came: TasksFrame, asItCame: Buffer): void {
+    if (!this.#service.received(came)) return;
+    const { frame, bytes } = this.#knowsSubmitters ? { frame: came, bytes: asItCame } : asStrangers(came);
     if (this.#draining) {
       this.#service.stage({ t: "returned", ids: frame.ids });
       return;
@@ -386,12 +397,11 @@ export class Engine implements LinkUser {
 
   /** E5: what was handed down under another list, and has come back unbegun, is asked about before it goes again. */
   #refuseQueued(isFirst = false): void {
-    if (isFirst || this.#options.allowed.mayRefuse)
-      for (const task of [...this.#scheduler.tasks()]) if (task.state === "queued") this.#refuse(task);
-    if (!this.#trust.isOn) return;
+    const asksList = isFirst || this.#options.allowed.mayRefuse;
+    if (!asksList && !this.#trust.isOn) return;
     for (const task of [...this.#scheduler.tasks()]) {
-      if (task.state !== "queued") continue;
-      const outcome = this.#trust.refusalOf(task);
+      if (task.state !== "queued" || (asksList && this.#refuse(task))) continue;
+      const outcome = this.#trust.isOn ? this.#trust.refusalOf(task) : undefined;
       if (outcome !== undefined) this.#outcomes.finishHere([task], outcome);
     }
   }
@@ -741,8 +751,8 @@ export class Engine implements LinkUser {
     this.#draining = true;
     this.#beginDrain();
     crashPoint("agent.drain.begun");
-    // Nodes of a block outlive this agent, as what they run does.
     this.#nodes.stage(LOCAL_NODE, DRAIN);
+    this.#nodes.recallAll();
     this.#turn.atEnd();
   }
 

@@ -7,10 +7,10 @@
  */
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseArgs } from "node:util";
 import { type Logger, pino } from "pino";
 import pretty from "pino-pretty";
 import { SOFTWARE } from "./agent-info.js";
+import { misplaced, parseOptions, RUN_FLAGS, type Values } from "./command-options.js";
 import { stateDirOf } from "./config.js";
 import {
   type Agent,
@@ -22,7 +22,7 @@ import {
   resolveConfig,
   startAgent,
 } from "./index.js";
-import { runNode } from "./node/program.js";
+import { runNodeProgram } from "./node/program.js";
 import { takeDrainRequest } from "./state/drain-request.js";
 import { statePaths } from "./state/state-dir.js";
 import { enforceFromNowOn, runTrustCommand, TRUST_USAGE } from "./trust/command.js";
@@ -78,59 +78,10 @@ Options of the other commands
 Their exit codes: 0 done; 1 failed, or a check did; 2 wrong usage; 3 not there; 4 refused; 5 service unreachable; 7 conflict
 `;
 
-const OPTIONS = {
-  "state-dir": { type: "string" },
-  service: { type: "string" },
-  code: { type: "string" },
-  "code-file": { type: "string" },
-  name: { type: "string" },
-  workers: { type: "string" },
-  python: { type: "string" },
-  "log-level": { type: "string" },
-  "drain-ms": { type: "string" },
-  "kill-grace-ms": { type: "string" },
-  "reclaim-ms": { type: "string" },
-  "recycle-tasks": { type: "string" },
-  "recycle-memory-mb": { type: "string" },
-  "allow-function": { type: "string", multiple: true },
-  isolation: { type: "string" },
-  trust: { type: "string" },
-  shared: { type: "boolean" },
-  function: { type: "string", multiple: true },
-  invoke: { type: "string", multiple: true },
-  "not-after": { type: "string" },
-  invocations: { type: "string" },
-  "stop-workers": { type: "boolean" },
-  parameters: { type: "string" },
-  provider: { type: "string" },
-  json: { type: "boolean" },
-  text: { type: "boolean" },
-  survive: { type: "string" },
-  "no-checks": { type: "boolean" },
-  within: { type: "string" },
-  purge: { type: "boolean" },
-  lines: { type: "string", short: "n" },
-  follow: { type: "boolean", short: "f" },
-  output: { type: "string", short: "o" },
-  template: { type: "string" },
-  list: { type: "boolean" },
-  force: { type: "boolean" },
-  set: { type: "string", multiple: true },
-  watch: { type: "boolean" },
-  version: { type: "boolean", short: "V" },
-  help: { type: "boolean", short: "h" },
-} as const;
-
-type Values = ReturnType<typeof parse>["values"];
-
-function parse(argv: readonly string[]) {
-  return parseArgs({ args: [...argv], options: OPTIONS, allowPositionals: true });
-}
-
 async function main(argv: readonly string[]): Promise<number> {
-  let parsed: ReturnType<typeof parse>;
+  let parsed: ReturnType<typeof parseOptions>;
   try {
-    parsed = parse(argv);
+    parsed = parseOptions(argv);
   } catch (error) {
     return usage((error as Error).message);
   }
@@ -138,6 +89,8 @@ async function main(argv: readonly string[]): Promise<number> {
   if (values.help) return print(USAGE);
   if (values.version) return print(`${SOFTWARE}\n`);
   const [command = "run", ...rest] = positionals;
+  const stray = misplaced(command, values);
+  if (stray !== undefined) return usage(stray, "");
   if (command === "trust") return runTrust(values, rest);
   if (rest.length > 0) return usage(`unexpected argument ${rest[0]}`);
   switch (command) {
@@ -151,7 +104,7 @@ async function main(argv: readonly string[]): Promise<number> {
     case "rekey":
       return print(`${JSON.stringify(await rekey(resolveConfig(optionsOf(values)).stateDir))}\n`);
     case "node":
-      return runNodeProcess(values);
+      return runNodeProgram(values.parameters, process.env);
     default:
       return runForPerson(command, values);
   }
@@ -175,24 +128,6 @@ async function runForPerson(command: string, values: Values): Promise<number> {
     ),
   });
 }
-
-/** What `start` hands on to the agent that it starts. */
-const RUN_FLAGS = [
-  "service",
-  "workers",
-  "provider",
-  "python",
-  "log-level",
-  "drain-ms",
-  "kill-grace-ms",
-  "reclaim-ms",
-  "recycle-tasks",
-  "recycle-memory-mb",
-  "allow-function",
-  "isolation",
-  "trust",
-  "stop-workers",
-] as const;
 
 function optionsOf(values: Values): AgentOptions {
   return {
@@ -248,13 +183,6 @@ async function runStatus(config: AgentConfig): Promise<number> {
   const answer = await agentStatus(config.stateDir);
   print(`${JSON.stringify(answer)}\n`);
   return answer.running ? 0 : 3;
-}
-
-function runNodeProcess(values: Values): Promise<number> | number {
-  const { parameters: parametersFile } = values;
-  if (parametersFile === undefined) return usage("node needs --parameters FILE");
-  const log = (level: string) => makeLogger({ logLevel: level as AgentConfig["logLevel"] });
-  return runNode({ parametersFile, log, env: process.env });
 }
 
 /** Between two looks whether a full disk has room again. */
@@ -338,8 +266,9 @@ function print(text: string): 0 {
   return 0;
 }
 
-function usage(message: string): 2 {
-  process.stderr.write(`${message}\n\n${USAGE}`);
+/** `all`: what there is to know of every command. */
+function usage(message: string, all = `\n${USAGE}`): 2 {
+  process.stderr.write(`${message}\n${all}`);
   return 2;
 }
 

@@ -93,7 +93,9 @@ function systemMounts(network: boolean): string[] {
     else args.push("--ro-bind", path, path);
   }
   for (const path of READ_ONLY) args.push("--ro-bind-try", path, path);
-  for (const name of ETC) args.push("--ro-bind-try", `/etc/${name}`, `/etc/${name}`);
+  const ofEtc = ETC.map((name) => `/etc/${name}`);
+  for (const path of parentsOf(ofEtc)) args.push("--perms", "0755", "--dir", path);
+  for (const path of ofEtc) args.push("--ro-bind-try", path, path);
   // Often a link into /run, which is not there.
   if (network && existsSync("/etc/resolv.conf"))
     args.push("--ro-bind", realpathSync("/etc/resolv.conf"), "/etc/resolv.conf");

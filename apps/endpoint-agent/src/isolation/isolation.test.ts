@@ -1,17 +1,8 @@
 import { execFileSync } from "node:child_process";
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CODEC_REFERENCE, isolationSuffices } from "@farloom/protocol";
+import { isolationSuffices } from "@farloom/protocol";
 import { parse as parseToml } from "smol-toml";
 import { describe, expect, it } from "vitest";
 import { FLOOD_BYTES, OutputWatch, readKept, readLeftover } from "../node/worker-files.js";
@@ -21,7 +12,6 @@ import { NO_ISOLATION, readIsolationConfig } from "./config.js";
 import { containerCommand, containerVariables } from "./container.js";
 import { boxedLane, partsOfLane } from "./lanes.js";
 import { prepareIsolation } from "./probe.js";
-import { moveOrCopy, takeReferenced } from "./sandbox.js";
 
 const read = (toml: string) => readIsolationConfig(parseToml(toml));
 
@@ -207,48 +197,6 @@ describe("a worker's folder", () => {
       expect(watch.last()).toEqual({});
       expect(readLeftover(dir)).toEqual({ running: undefined, results: [] });
       expect(readKept(dir)).toEqual([]);
-    } finally {
-      rmSync(parent, { recursive: true, force: true });
-    }
-  });
-
-  it.skipIf(!existsSync("/dev/shm") || statSync("/dev/shm").dev === statSync(tmpdir()).dev)(
-    "gives plain files alone to another file system (skipped: /dev/shm is none)",
-    () => {
-      const own = mkdtempSync("/dev/shm/farloom-stranger-");
-      const store = mkdtempSync(join(tmpdir(), "farloom-stranger-"));
-      try {
-        writeFileSync(join(store, "key"), "PRIVATE");
-        symlinkSync(join(store, "key"), join(own, "link"));
-        expect(() => moveOrCopy(join(own, "link"), join(store, "taken"))).toThrow("EXDEV");
-        expect(existsSync(join(store, "taken"))).toBe(false);
-        writeFileSync(join(own, "result"), "mine");
-        moveOrCopy(join(own, "result"), join(store, "taken"));
-        expect(readFileSync(join(store, "taken"), "utf8")).toBe("mine");
-        expect(existsSync(join(own, "result"))).toBe(false);
-      } finally {
-        for (const dir of [own, store]) rmSync(dir, { recursive: true, force: true });
-      }
-    },
-  );
-
-  it("gives no file in the place of one that is there", () => {
-    const parent = mkdtempSync(join(tmpdir(), "farloom-stranger-"));
-    const name = "ab".repeat(32);
-    const payloadsDir = join(parent, "store");
-    const dir = join(parent, "worker");
-    for (const path of [payloadsDir, `${dir}.payloads`]) mkdirSync(path);
-    const reference = Buffer.concat([Buffer.from(name, "hex"), Buffer.alloc(8)]);
-    try {
-      writeFileSync(join(payloadsDir, name), "another's");
-      writeFileSync(join(`${dir}.payloads`, name), "false");
-      takeReferenced(CODEC_REFERENCE, reference, 0, { dir, payloadsDir });
-      expect(readFileSync(join(payloadsDir, name), "utf8")).toBe("another's");
-      expect(existsSync(join(`${dir}.payloads`, name))).toBe(false);
-      rmSync(join(payloadsDir, name));
-      writeFileSync(join(`${dir}.payloads`, name), "new");
-      takeReferenced(CODEC_REFERENCE, reference, 0, { dir, payloadsDir });
-      expect(readFileSync(join(payloadsDir, name), "utf8")).toBe("new");
     } finally {
       rmSync(parent, { recursive: true, force: true });
     }

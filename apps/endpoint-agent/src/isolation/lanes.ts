@@ -1,7 +1,7 @@
 /**
  * The lanes of boxed workers: besides its program, a worker of one has a network or has none, and works for one
  * submitter alone, as what a task leaves in the memory of a warm worker the next one can find. Bound: idle workers
- * beyond the number of places are retired (dispatcher.ts), and a lane without workers is a few hundred bytes.
+ * beyond the number of places are retired, and lanes without tasks and workers are forgotten (dispatcher.ts).
  */
 import type { FunctionDefinition, NetworkPolicy } from "@farloom/protocol";
 

@@ -215,6 +215,18 @@ function namespaceCures(): string[] {
   });
 }
 
+/** What the image's Python prints; undefined where the image does not run it. */
+export function printedInImage(
+  config: IsolationConfig,
+  args: readonly string[],
+): Promise<string | undefined> {
+  return withPlaces((own) => {
+    const view = { network: false, own, program: own.worker, variables: [] };
+    const [command, ...words] = containerCommand(config, view);
+    return printed(command, [...words, "python3", ...args]);
+  });
+}
+
 /** Runs a program. Undefined where it succeeds; otherwise the last that it said, or why it could not be started. */
 function run(program: string, args: readonly string[]): Promise<string | undefined> {
   return new Promise((resolve) => {

@@ -5,33 +5,21 @@
  *   1  From `namespaces` on (`isBoxed`) a worker sees no path of the agent's but its own folders. What it writes there is
  *      a stranger's: the agent opens it without following links, and takes only plain files.
  *   2  Arguments that lie in files are linked into `args/`, which the worker cannot change; results that lie in files are
- *      taken from `payloads/` by the agent. The store of all payloads is not seen.
+ *      taken from `payloads/` by the agent (handed-in.ts). The store of all payloads is not seen.
  *   3  A worker works for one submitter, and either has a network or has not: who wants what is in its lane's name.
  */
 import { createHash } from "node:crypto";
-import {
-  chmodSync,
-  chownSync,
-  closeSync,
-  constants,
-  copyFileSync,
-  linkSync,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-} from "node:fs";
+import { chmodSync, chownSync, copyFileSync, linkSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { CODEC_REFERENCE, type IsolationLevel } from "@farloom/protocol";
+import type { IsolationLevel } from "@farloom/protocol";
 import { LINES_VARIABLES } from "../node/environments/environment-program.js";
 import { MARKER_VARIABLE } from "../node/remains.js";
 import type { WorkerProgram } from "../node/worker.js";
-import { openPlain } from "../node/worker-files.js";
 import { bubblewrapArgs, INSIDE } from "./bubblewrap.js";
 import { allowedEnvironment } from "./clean-environment.js";
 import type { IsolationConfig, TaskLimits } from "./config.js";
 import { containerCommand, containerVariables } from "./container.js";
+import { ownPlaces } from "./own-places.js";
 
 /** An image's programs lie where those of every distribution do; the machine's PATH means nothing there. */
 const CONTAINER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -205,51 +193,6 @@ export class Sandbox {
   }
 }
 
-/**
- * Takes the file that a boxed worker's result refers to, if it refers to one, into the store of payloads. What is no
- * plain file stays, and the result has none (1).
- */
-export function takeReferenced(
-  codec: number,
-  data: Buffer,
-  start: number,
-  places: { readonly dir: string; readonly payloadsDir: string },
-): void {
-  if ((codec & CODEC_REFERENCE) === 0) return;
-  const name = data.toString("hex", start, start + 32);
-  const from = join(ownPlaces(places.dir).payloads, name);
-  const to = join(places.payloadsDir, name);
-  try {
-    if (!lstatSync(from).isFile()) return;
-    // Under the digest that a task claims lies perhaps what others need: it is not replaced.
-    if (lstatSync(to, { throwIfNoEntry: false })?.isFile()) {
-      rmSync(from);
-      return;
-    }
-    moveOrCopy(from, to);
-    // It may have become a link since it was looked at.
-    if (!lstatSync(to).isFile()) {
-      rmSync(to, { force: true });
-      return;
-    }
-    if (process.getuid?.() === 0) chownSync(to, 0, process.getgid!());
-    chmodSync(to, 0o600);
-  } catch {
-    // Not there, or no room: the agent finds that the file is missing, and says so of the task.
-  }
-}
-
-/** A worker's own folders on the agent's side, in its folder but for those that only the agent writes. */
-function ownPlaces(dir: string): { worker: string; args: string; payloads: string } {
-  return { worker: dir, args: `${dir}.args`, payloads: `${dir}.payloads` };
-}
-
-/** All that belongs to a worker on disk. */
-export function foldersOf(dir: string): readonly string[] {
-  const { worker, args, payloads } = ownPlaces(dir);
-  return [worker, args, payloads];
-}
-
 /** Of prlimit: hard bounds, which only a privileged process could raise again. */
 function limitArgs(limits: TaskLimits): string[] {
   const args = ["--core=0:0"];
@@ -269,23 +212,5 @@ function linkOrCopy(from: string, to: string): void {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EXDEV") throw error;
     copyFileSync(from, to);
-  }
-}
-
-/** What is copied is what was opened: a link that a task puts in its place meanwhile leads nowhere. Exported for its test. */
-export function moveOrCopy(from: string, to: string): void {
-  try {
-    renameSync(from, to);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EXDEV") throw error;
-    const fd = openPlain(from);
-    if (fd === undefined) throw error;
-    try {
-      copyFileSync(`/proc/self/fd/${fd}`, `${to}.new`, constants.COPYFILE_EXCL);
-    } finally {
-      closeSync(fd);
-    }
-    renameSync(`${to}.new`, to);
-    rmSync(from, { force: true });
   }
 }

@@ -18,6 +18,7 @@ import {
   type WelcomeFrame,
 } from "@farloom/protocol";
 import WebSocket from "ws";
+import { failureOf } from "../http.js";
 import { proxyAgentOf } from "../proxy.js";
 
 /** What the agent may receive from the service. */
@@ -99,10 +100,9 @@ export class Connection implements LinkSession {
         socket = response.socket;
       });
       ws.once("unexpected-response", (_request, response) => {
-        const chunks: Buffer[] = [];
-        response.on("data", (chunk: Buffer) => chunks.length < 16 && chunks.push(chunk));
-        response.on("end", () => fail(refusalOf(response.statusCode ?? 0, Buffer.concat(chunks))));
-        response.on("error", () => fail(refusalOf(response.statusCode ?? 0, Buffer.alloc(0))));
+        void failureOf(new URL(url), response).then(({ code, message, retryAfterMs }) =>
+          fail({ code, message, retryAfterMs }),
+        );
       });
       const onError = (error: Error): void => fail({ code: "SERVICE_UNREACHABLE", message: error.message });
       ws.on("error", onError);
@@ -216,13 +216,3 @@ export class Connection implements LinkSession {
 /** P1 */
 const TEXT_MESSAGE = { ok: false, code: "FRAME_INVALID", reason: "a text message" } as const;
 const SEND_OPTIONS = { binary: true } as const;
-
-function refusalOf(status: number, body: Buffer): EndReason {
-  try {
-    const value = JSON.parse(body.toString("utf8")) as { error?: { code?: string; message?: string } };
-    if (value.error?.code) return { code: value.error.code, message: value.error.message ?? "" };
-  } catch {
-    // Not ours; the status says what there is to say.
-  }
-  return { code: `HTTP_${status}`, message: `the service answered ${status} instead of opening the link` };
-}

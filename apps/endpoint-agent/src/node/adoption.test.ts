@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { NodeHarness, node, PYTHON, python } from "../../../../test/support/node-harness.js";
+import { readEnvironments } from "./environments/environment-config.js";
 import { socketPathFor } from "./listener.js";
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 30_000 });
@@ -91,6 +92,34 @@ it("a task that finished while there was no agent reports to the next one", asyn
   await next.until(() => next.outcomes.size === 1);
   expect([...next.outcomes.values()][0]!.value).toBe("x");
   expect(next.held).toHaveLength(0);
+});
+
+it("a worker of another configuration finishes what it runs, and runs nothing more", async () => {
+  const lab = (who: string) => ({
+    runtimes: {
+      python: { default: PYTHON },
+      environments: readEnvironments({
+        environments: { lab: { python: PYTHON, worker_init: `export WHO=${who}` } },
+      }),
+    },
+  });
+  const who = python(
+    "def who(path='', wait=0):\n    import os, time\n    if path:\n        open(path, 'w').close()\n    time.sleep(wait)\n    return os.environ['WHO']\n",
+    { env: { interpreter: "lab" } },
+  );
+  const first = await new NodeHarness({ stateDir, ...lab("one") }).start();
+  const [running] = first.send({ fn: who, args: [log, 2] });
+  await expect.poll(() => existsSync(log), { timeout: 20_000 }).toBe(true);
+  await first.manager.close({ leaveWorkers: true });
+  await using next = await new NodeHarness({ stateDir, ...lab("two") }).start();
+  expect((await next.call(who)).value).toBe("two");
+  expect((await next.ends([running!]))[0]!.value).toBe("one");
+  // The same configuration keeps its warm worker.
+  const pids = [...next.pids];
+  await next.manager.close({ leaveWorkers: true });
+  await using last = await new NodeHarness({ stateDir, ...lab("two") }).start();
+  expect((await last.call(who)).value).toBe("two");
+  expect(pids).toContain(last.pids[0]);
 });
 
 it("a re-adopted task can be cancelled, and keeps its time limit", async () => {

@@ -10,6 +10,9 @@
  *   4  A worker has what it needs for itself from its start to its end (worker-room.ts); a task goes only to one that
  *      has what the task needs, as the lane says it.
  *   5  Nothing ticks while no worker holds a task.
+ *
+ * Bound: lanes, of which there is one for each environment and submitter that ever came: twice those that have tasks or
+ * workers, or MANY_LANES.
  */
 import {
   type AskFrame,
@@ -39,6 +42,7 @@ import type { NodeGear } from "./gear/node-gear.js";
 import { Lane, type LaneTrouble } from "./lane.js";
 import { laneOf, type NodeTask, outcome, stoppedUnbegun } from "./node-task.js";
 import { OomWatch } from "./oom-watch.js";
+import { recipeOf } from "./recipe.js";
 import { type Death, Worker, type WorkerOwner, type WorkerPlace, type WorkerProgram } from "./worker.js";
 import { isDiskFull, readRunning } from "./worker-files.js";
 import type { WorkerRecord, WorkerRecords } from "./worker-records.js";
@@ -60,6 +64,8 @@ const OUTPUT_BYTES = 256 * 1024;
 const MIN_OUTPUT_SHARE_BYTES = 4_096;
 /** Marks that no task takes along go alone after this. */
 const MARK_DELAY_MS = 50;
+/** From so many lanes on, those that have neither tasks nor workers are forgotten: each is looked at in every turn. */
+const MANY_LANES = 128;
 
 /** Where outcomes go. */
 export interface Upstream {
@@ -100,6 +106,7 @@ export class Dispatcher implements WorkerOwner {
   readonly #where = new Map<NodeTask, Worker>();
   readonly #options: DispatcherOptions;
   readonly #lanes = new Map<string, Lane>();
+  #forgetAt = MANY_LANES;
   readonly #workers = new Map<string, Worker>();
   readonly #owing = new Set<Worker>();
   #nextName = 1;
@@ -123,6 +130,11 @@ export class Dispatcher implements WorkerOwner {
     return this.#workers;
   }
 
+  /** How many lanes it knows. */
+  get lanes(): number {
+    return this.#lanes.size;
+  }
+
   secretOf(name: string): string | undefined {
     return this.#workers.get(name)?.record.secret;
   }
@@ -132,13 +144,25 @@ export class Dispatcher implements WorkerOwner {
     this.#lane(laneName)?.want(this.#options.workers);
   }
 
-  /** Takes in a worker that an earlier agent started. */
+  /**
+   * Takes in a worker that an earlier agent started. Where the configuration has changed, it would run tasks in an
+   * environment, or with gear, that they are not meant for: it ends after what it runs.
+   */
   adopt(record: WorkerRecord): Worker {
     const worker = Worker.expect(record, { owner: this, place: this.#options.place });
     this.#workers.set(record.name, worker);
     this.#options.records.keep(record);
     this.#room.occupy(worker.gear);
-    this.#lane(record.lane)?.add(worker);
+    const lane = this.#lane(record.lane);
+    lane?.add(worker);
+    if (lane === undefined || record.recipe !== this.#recipeOf(lane)) {
+      const { name, lane: of, pid } = record;
+      this.#options.log.info(
+        { worker: name, pid, lane: of },
+        "an old worker is of another configuration; it ends after what it runs",
+      );
+      worker.dismiss();
+    }
     return worker;
   }
 
@@ -150,6 +174,7 @@ export class Dispatcher implements WorkerOwner {
 
   /** New tasks, in order. */
   add(tasks: readonly NodeTask[]): void {
+    if (tasks.length > 0) this.#returning = false;
     let troubled: ResultItem[] | undefined;
     for (const task of tasks) {
       if (task.fn!.impossible !== undefined) {
@@ -216,6 +241,13 @@ export class Dispatcher implements WorkerOwner {
       }
     }
     if (keys.length > 0) this.#options.up.returned(keys);
+  }
+
+  /** Gives back everything that has not begun, also what workers let go of until a task comes again. */
+  returnAll(): void {
+    this.#returning = true;
+    this.returnQueued();
+    this.recallAll();
   }
 
   /** Lets go of at most `most` tasks that wait in a queue, those that would begin last. */
@@ -513,7 +545,7 @@ export class Dispatcher implements WorkerOwner {
     for (const task of tasks) {
       this.#where.delete(task);
       if (task.stopFor !== undefined) ended.push(this.#end(task, stoppedUnbegun(task)));
-      else if (!task.fn || this.draining) {
+      else if (!task.fn || this.draining || this.#returning) {
         this.tasks.delete(task.key);
         away.push(task.key);
       } else {
@@ -530,6 +562,7 @@ export class Dispatcher implements WorkerOwner {
 
   /** While draining, what comes back goes up. */
   draining = false;
+  #returning = false;
 
   // ------------------------------------------------------------------ time
 
@@ -633,6 +666,7 @@ export class Dispatcher implements WorkerOwner {
     const { need, program: programName } = splitLane(partsOfLane(name).program);
     const program = this.#options.programOf(programName);
     if (!program) return undefined;
+    if (this.#lanes.size >= this.#forgetAt) this.#forgetLanes();
     const lane = new Lane({
       name,
       program,
@@ -646,6 +680,17 @@ export class Dispatcher implements WorkerOwner {
     return lane;
   }
 
+  /** What comes for a forgotten lane makes it anew, and it starts as one that never failed. */
+  #forgetLanes(): void {
+    for (const [name, lane] of this.#lanes) if (lane.isUnused) this.#lanes.delete(name);
+    this.#forgetAt = Math.max(MANY_LANES, 2 * this.#lanes.size);
+  }
+
+  #recipeOf({ program }: Lane): string {
+    const { gear, place } = this.#options;
+    return recipeOf(program, gear?.rules, place.recycle);
+  }
+
   #start(lane: Lane): Worker | undefined {
     const { runDir, place, records } = this.#options;
     const gear = this.#room.admit(lane);
@@ -657,7 +702,8 @@ export class Dispatcher implements WorkerOwner {
     let worker: Worker;
     try {
       const program = this.#options.gear?.fit(lane.program, gear, name) ?? lane.program;
-      worker = Worker.start(name, lane.name, runDir, program, { owner: this, place, gear });
+      const recipe = this.#recipeOf(lane);
+      worker = Worker.start(name, lane.name, runDir, program, { owner: this, place, gear, recipe });
     } catch (error) {
       this.#room.left(gear, name);
       throw error;

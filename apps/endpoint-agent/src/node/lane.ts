@@ -80,6 +80,11 @@ export class Lane {
     return this.#retry !== undefined;
   }
 
+  /** It has no tasks and no workers, and is about to start none. */
+  get isUnused(): boolean {
+    return this.queue.length === 0 && this.workers.size === 0 && !this.isBackingOff;
+  }
+
   /** Asks one of its workers to end, and wants no other in its place. */
   retire(worker: Worker): void {
     this.#wanted = Math.max(0, this.usable - 1);

@@ -46,8 +46,10 @@ import {
 } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { withoutSecrets } from "../isolation/clean-environment.js";
+import { HandedIn } from "../isolation/handed-in.js";
 import { boxedLane, hasNetwork } from "../isolation/lanes.js";
-import { foldersOf, type Sandbox, takeReferenced } from "../isolation/sandbox.js";
+import { foldersOf } from "../isolation/own-places.js";
+import type { Sandbox } from "../isolation/sandbox.js";
 import { windowFor } from "./depth.js";
 import { Dispatcher, type Upstream } from "./dispatcher.js";
 import { impossibleHere, laneOf } from "./gear/needs.js";
@@ -314,14 +316,13 @@ export class NodeManager {
   async #bury(record: WorkerRecord): Promise<void> {
     this.#whole = false;
     this.#records.keep(record);
+    const { level = "none" } = record;
+    const isBoxed = level !== "none" && level !== "limits";
+    const handedIn = isBoxed ? new HandedIn(record.dir, this.#payloadsDir) : undefined;
     const { results } = readLeftover(record.dir);
-    for (const { codec, source, start } of results) this.#takeFile(record, codec, source, start);
-    if (results.length > 0) this.#sendOutcomes(results);
-    for (const frame of readKept(record.dir)) {
-      for (let i = 0; i < frame.n; i++)
-        this.#takeFile(record, byteOf(frame.codecs, i), frame.data, startOf(frame.ends, i));
-      this.#sendResults(frame, undefined);
-    }
+    if (results.length > 0) this.#sendOutcomes((await handedIn?.check(results)) ?? results);
+    for (const frame of readKept(record.dir))
+      this.#sendResults((await handedIn?.checkFrame(frame)) ?? frame, undefined);
     this.#ended.push({ name: record.name, upto: this.#sentResults });
     const { pid, startTime, marker = "" } = record;
     const isCleared = await clearRemains({ pid, startTime, marker }, () => 0);
@@ -333,12 +334,6 @@ export class NodeManager {
       // A task may have closed a folder of its own to us: that keeps no agent from starting.
       this.#log.warn({ err, worker: record.name }, "the folders of an old worker cannot be removed");
     }
-  }
-
-  /** What a boxed worker's result refers to lies in a folder of the worker's own. */
-  #takeFile({ dir, level = "none" }: WorkerRecord, codec: number, data: Buffer, start: number): void {
-    if (level !== "none" && level !== "limits")
-      takeReferenced(codec, data, start, { dir, payloadsDir: this.#payloadsDir });
   }
 
   // ------------------------------------------------------------------ from the agent
@@ -356,6 +351,7 @@ export class NodeManager {
         this.#dispatcher.cancel(columnToKeys(frame.ids), frame.why);
         return;
       case "recall":
+        if (frame.all) this.#dispatcher.returnAll();
         this.#port.send({ t: "returned", ids: keysToColumn(this.#dispatcher.giveBack(frame.tasks)) });
         this.#grant();
         return;

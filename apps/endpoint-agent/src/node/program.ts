@@ -7,14 +7,14 @@
  * goes back to the agent, what runs goes on for TERM_GRACE_MS; a second one ends at once.
  *
  * Exit codes: 0 drained, or given up with nothing in hand; 1 failed, or stopped with tasks running; 4 the agent does
- * not take this node.
+ * not take this node; 2 no parameters.
  */
 import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { limits } from "@farloom/protocol";
-import type { Logger } from "pino";
+import { type Logger, pino } from "pino";
 import { type BlockParameters, readParameters } from "../blocks/parameters.js";
 import { NO_ISOLATION } from "../isolation/config.js";
 import { prepareIsolation } from "../isolation/probe.js";
@@ -37,6 +37,20 @@ export interface NodeProgramOptions {
   readonly name?: string | undefined;
   readonly log: (level: string) => Logger;
   readonly env: Readonly<Record<string, string | undefined>>;
+}
+
+/** The program as it is started: `parametersFile` is what stood behind `--parameters`. Returns the exit code. */
+export async function runNodeProgram(
+  parametersFile: string | undefined,
+  env: NodeProgramOptions["env"],
+): Promise<number> {
+  if (parametersFile === undefined) {
+    process.stderr.write("the node program needs --parameters FILE; an agent's provider starts it\n");
+    return 2;
+  }
+  const log = (level: string) =>
+    pino({ level, base: { pid: process.pid } }, pino.destination({ dest: 2, sync: true }));
+  return runNode({ parametersFile, log, env });
 }
 
 /** Runs until the node's work is over. Returns the exit code. */

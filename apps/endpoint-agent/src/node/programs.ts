@@ -69,7 +69,7 @@ export function programOf(
     const folders = [...place.folders, dirname(PYTHON_WORKER)];
     const start = pythonStart(environment, { python: pythons.default ?? "python3", env, folders });
     const [command = "python3", ...args] = start.words;
-    return { command, args: [...args, PYTHON_WORKER], env: start.env, runtime };
+    return { command, args: [...args, PYTHON_WORKER], env: start.env, runtime, configured: environment };
   }
   const python = Object.hasOwn(pythons, name) ? pythons[name] : undefined;
   const command = laneName === "command" ? (python ?? "python3") : python;

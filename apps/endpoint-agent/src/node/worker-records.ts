@@ -24,6 +24,8 @@ export interface WorkerRecord {
   readonly level?: string | undefined;
   /** Of its sandbox (Sandbox.rules); absent where it has none. */
   readonly rules?: string | undefined;
+  /** Of its program, gear and limits (recipeOf); absent in records of older agents. */
+  readonly recipe?: string | undefined;
 }
 
 export class WorkerRecords {
@@ -45,7 +47,7 @@ export class WorkerRecords {
           r !== null &&
           Number.isSafeInteger(r.pid) &&
           r.pid > 1 &&
-          [r.name, r.startTime, r.secret, r.lane, r.dir, r.marker ?? "", r.level ?? ""].every(
+          [r.name, r.startTime, r.secret, r.lane, r.dir, r.marker ?? "", r.level ?? "", r.recipe ?? ""].every(
             (field) => typeof field === "string",
           ),
       );

@@ -37,11 +37,12 @@ import {
   REASONS,
   type ResultItem,
   type ResultsFrame,
-  startOf,
 } from "@farloom/protocol";
 import { DiskWatch } from "../isolation/disk-watch.js";
+import { HandedIn } from "../isolation/handed-in.js";
 import { partsOfLane } from "../isolation/lanes.js";
-import { foldersOf, type Sandbox, takeReferenced } from "../isolation/sandbox.js";
+import { foldersOf } from "../isolation/own-places.js";
+import type { Sandbox } from "../isolation/sandbox.js";
 import { Masks } from "../secrets/masks.js";
 import { learn } from "./depth.js";
 import { Fifo } from "./fifo.js";
@@ -118,6 +119,8 @@ export interface WorkerProgram {
   /** Words ahead of the command, outside of a sandbox: what pins and limits the worker and all that it starts. */
   readonly around?: readonly string[];
   readonly runtime: "python" | "node" | "command";
+  /** What the configuration says of it, beside the command. */
+  readonly configured?: unknown;
 }
 
 export interface WorkerPlace {
@@ -165,6 +168,7 @@ export class Worker {
   yielding = false;
   /** It was asked to end. */
   retired = false;
+  #dismissed = false;
   /** Results received in this session: the position that marks speak of. */
   received = 0;
   session = 0;
@@ -175,6 +179,8 @@ export class Worker {
   readonly #place: WorkerPlace;
   /** Its sandbox, where it sees other paths than this process. */
   readonly #box: Sandbox | undefined;
+  /** What comes from there in files. */
+  readonly #handedIn: HandedIn | undefined;
   #hasArguments = false;
   readonly #known = new Set<string>();
   #child: ChildProcess | undefined;
@@ -199,7 +205,10 @@ export class Worker {
     this.watch = new OutputWatch(record.dir);
     this.live = new LiveOutput(record.dir, this.watch);
     const { sandbox } = place;
-    if (sandbox?.isBoxed) this.#box = sandbox;
+    if (sandbox?.isBoxed) {
+      this.#box = sandbox;
+      this.#handedIn = new HandedIn(record.dir, place.payloadsDir);
+    }
     if (sandbox && sandbox.config.limits.diskMb > 0)
       this.disk = new DiskWatch(foldersOf(record.dir), sandbox.config.limits.diskMb);
   }
@@ -210,7 +219,12 @@ export class Worker {
     laneName: string,
     runDir: string,
     program: WorkerProgram,
-    context: { readonly owner: WorkerOwner; readonly place: WorkerPlace; readonly gear: Gear },
+    context: {
+      readonly owner: WorkerOwner;
+      readonly place: WorkerPlace;
+      readonly gear: Gear;
+      readonly recipe: string;
+    },
   ): Worker {
     const dir = join(runDir, name);
     for (const path of foldersOf(dir)) rmSync(path, { recursive: true, force: true });
@@ -256,6 +270,7 @@ export class Worker {
         marker,
         level: place.sandbox?.level,
         rules: place.sandbox?.rules,
+        recipe: context.recipe,
         gear: context.gear,
       },
       context.owner,
@@ -424,16 +439,13 @@ export class Worker {
     }
   }
 
-  /** What a boxed worker's results refer to, and the arguments that nobody reads any more. */
-  #takeFiles(frame: ResultsFrame, tasks: readonly (NodeTask | undefined)[], box: Sandbox): void {
-    const { payloadsDir } = this.#place;
+  /** What the results of a boxed worker say of their arguments' files, and those that nobody reads any more. */
+  #takeBack(frame: ResultsFrame, tasks: readonly (NodeTask | undefined)[], box: Sandbox): void {
     for (let i = 0; i < frame.n; i++) {
-      const codec = byteOf(frame.codecs, i);
-      takeReferenced(codec, frame.data, startOf(frame.ends, i), { dir: this.record.dir, payloadsDir });
       const file = tasks[i]?.options?.argsFile;
       // It cannot remove what it found to be damaged itself, so that another try fetches it anew.
       if (file !== undefined && byteOf(frame.reasons, i) === REASONS.payload_corrupt)
-        rmSync(join(payloadsDir, basename(file)), { force: true });
+        rmSync(join(this.#place.payloadsDir, basename(file)), { force: true });
     }
     if (this.#hasArguments && this.held.length === 0) {
       this.#hasArguments = false;
@@ -483,6 +495,16 @@ export class Worker {
     this.#later(this.#place.killGraceMs, () => this.kill());
   }
 
+  /** It runs what it has begun, and nothing more; then it is asked to end. */
+  dismiss(): void {
+    this.yielding = this.#dismissed = true;
+    this.#leaveIfDone();
+  }
+
+  #leaveIfDone(): void {
+    if (this.#dismissed && !this.retired && this.settled && this.held.length === 0) this.retire();
+  }
+
   /** Ends the process group at once, and what is left of a process that is gone. */
   kill(): void {
     this.#killAtMs = 0;
@@ -525,6 +547,7 @@ export class Worker {
 
   #mark(): Frame {
     this.#sentMark = this.owedMark;
+    if (this.owedMark === this.received) this.#handedIn?.forget();
     return { t: "mark", accepted: this.owedMark, durable: this.owedMark };
   }
 
@@ -556,6 +579,7 @@ export class Worker {
         if (this.settled) return;
         this.settled = true;
         this.onSettled();
+        this.#leaveIfDone();
         return;
       case "progress":
         if (frame.kind === "progress") this.#owner.onProgress(this, frame);
@@ -593,14 +617,26 @@ export class Worker {
       if (task.fn && frame.runUs) learn(task.fn, durationUsOf(frame.runUs, i));
       if (this.#stop?.key === key && !this.#stop.signalled) this.#stop = undefined;
     }
-    if (this.#box) this.#takeFiles(frame, tasks, this.#box);
-    this.received += n;
+    if (this.#box) this.#takeBack(frame, tasks, this.#box);
     this.headSinceMs = performance.now();
     if (this.held.length === 0) {
-      this.yielding = this.retired;
+      this.yielding = this.retired || this.#dismissed;
       this.plannedUs = 0;
+      this.#leaveIfDone();
     }
-    this.#owner.onResults(this, frame, tasks, strange);
+    if (this.#handedIn === undefined) {
+      this.received += n;
+      this.#owner.onResults(this, frame, tasks, strange);
+      return;
+    }
+    const { session } = this;
+    this.#handedIn.pass(frame, (checked) => {
+      // Let go of meanwhile: it has no mark, and hands them to the next agent.
+      if (this.phase === "dead") return;
+      // The positions of a session that is over are nobody's.
+      if (session === this.session) this.received += n;
+      this.#owner.onResults(this, checked, tasks, strange);
+    });
   }
 
   #takeHeld(key: IdKey, attempt?: number): NodeTask | undefined {
@@ -623,6 +659,7 @@ export class Worker {
     }
     // It had not begun its head either: sent again, the same head may be asked behind once more.
     if (this.held.length === 0) this.#recalledFor = undefined;
+    this.#leaveIfDone();
     if (this.#stop && !this.#stop.signalled) this.#signal();
     this.#owner.onReturned(this, tasks);
   }
@@ -703,25 +740,27 @@ export class Worker {
     this.#main?.destroy();
     this.#control?.destroy();
     const runningMs = performance.now() - this.headSinceMs;
-    void clearRemains(this.#lineage, () => this.#killAtMs).then((confirmed) => {
+    void clearRemains(this.#lineage, () => this.#killAtMs).then(async (confirmed) => {
+      await this.#handedIn?.idle();
       // Let go of meanwhile: the next agent finds its record, and looks again.
-      if (this.phase === "leaving") this.#bequeath(runningMs, confirmed);
+      if (this.phase === "leaving") await this.#bequeath(runningMs, confirmed);
     });
   }
 
   /** Tells what became of everything that it held (3). */
-  #bequeath(runningMs: number, confirmed: boolean): void {
-    this.phase = "dead";
+  async #bequeath(runningMs: number, confirmed: boolean): Promise<void> {
     const leftover = readLeftover(this.record.dir);
-    const results: ResultItem[] = [];
+    let results: ResultItem[] = [];
     for (const result of leftover.results) {
-      const { codec, source, start } = result;
-      if (this.#box)
-        takeReferenced(codec, source, start, { dir: this.record.dir, payloadsDir: this.#place.payloadsDir });
       // One that has been answered long since may be here again for another attempt.
       const task = this.#takeHeld(result.key, result.attempt);
       if (task) results.push({ ...result, queueUs: result.queueUs + waitedUs(task) });
     }
+    if (this.#handedIn) {
+      results = await this.#handedIn.check(results);
+      if (this.phase !== "leaving") return;
+    }
+    this.phase = "dead";
     const charged =
       leftover.running ?? this.#stop?.key ?? (this.#bad === undefined ? undefined : this.held.peek()?.key);
     const running = charged === undefined ? undefined : this.#takeHeld(charged);

@@ -13,6 +13,7 @@ import {
   columnToKeys,
   type Frame,
   type HelloFrame,
+  limits,
   type OutputFrame,
   type ResultsFrame,
 } from "@farloom/protocol";
@@ -23,6 +24,7 @@ import type { FunctionsDesk } from "../functions-desk.js";
 import type { FramePort } from "../node/port.js";
 import type { SchedulerEvent } from "../scheduler/scheduler.js";
 import type { TaskTokens } from "../task-tokens.js";
+import { LOCAL_NODE } from "./names.js";
 
 export interface NodeLinesOptions {
   readonly functions: FunctionsDesk;
@@ -69,6 +71,7 @@ export class NodeLines {
   readonly #doubted = new Set<string>();
   /** Nodes that are to take nothing more, over any reconnect. */
   readonly #draining = new Set<string>();
+  #recallsAll = false;
   #ending = false;
 
   constructor(options: NodeLinesOptions) {
@@ -119,6 +122,16 @@ export class NodeLines {
     this.#options.apply({ kind: "node_drain", node });
     this.stage(node, frame);
     this.#options.onTurn();
+  }
+
+  /** Asks the nodes of blocks for all that has not begun, those too that come later; they live on, as what they run does. */
+  recallAll(): void {
+    this.#recallsAll = true;
+    for (const name of this.#lines.keys()) this.#recallFrom(name);
+  }
+
+  #recallFrom(name: string): void {
+    if (this.#recallsAll && name !== LOCAL_NODE) this.stage(name, RECALL_ALL);
   }
 
   /** The node is given up: what it had, or may have, started is lost (L3). */
@@ -218,6 +231,7 @@ export class NodeLines {
     const whole = hello.whole === true && !this.#doubted.delete(name);
     this.#options.apply({ kind: "node_up", node: name, held, whole, capacity: hello.capacity });
     this.#options.onHeld(name, held);
+    this.#recallFrom(name);
     if (this.#draining.has(name)) {
       this.#options.apply({ kind: "node_drain", node: name });
       this.stage(name, { t: "drain", code: "DRAINING", message: "the agent takes this node back" });
@@ -251,3 +265,5 @@ export class NodeLines {
 }
 
 const NO_IDS = Buffer.alloc(0);
+/** An older node knows nothing of `all`, and gives back what waits in it. */
+const RECALL_ALL = { t: "recall", tasks: limits.MAX_BATCH_ITEMS, all: true } as const;

@@ -23,7 +23,8 @@ import type { Principal } from "../identity/principal.js";
 import { LEVEL_SQL, LEVELS, type Level } from "../sharing/levels.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
 import { LruMap } from "../support/lru-map.js";
-import { requireIsolation } from "./isolation.js";
+import { Environments } from "./environment.js";
+import { requireIsolation, wantsIsolation } from "./isolation.js";
 
 /** Endpoint and person, together. */
 const CACHE_PAIRS = 100_000;
@@ -71,6 +72,7 @@ const ROW = `e.id, e.name, e.created_at AS "createdAt", e.connected_at AS "conne
 export class EndpointRegistry {
   readonly #prisma: PrismaClient;
   readonly #pool: pg.Pool;
+  readonly #environments: Environments;
   readonly #epoch: AccessEpoch;
   readonly #grants = new LruMap<string, Cached>(CACHE_PAIRS);
   readonly #byName = new LruMap<string, { readonly key: IdKey; readonly readAtMs: number }>(CACHE_PAIRS);
@@ -78,6 +80,7 @@ export class EndpointRegistry {
   constructor(prisma: PrismaClient, pool: pg.Pool, epoch: AccessEpoch) {
     this.#prisma = prisma;
     this.#pool = pool;
+    this.#environments = new Environments(pool);
     this.#epoch = epoch;
   }
 
@@ -133,9 +136,18 @@ export class EndpointRegistry {
     return grant;
   }
 
-  /** @throws FarloomError ISOLATION_UNAVAILABLE where a function wants more isolation than the endpoint has */
-  requireIsolation(endpoint: EndpointRecord, fns: readonly FunctionRecord[]): Promise<void> {
-    return requireIsolation(this.#pool, endpoint, fns);
+  /** Whether nothing is to be asked of the endpoint before it is given this function's tasks. */
+  suits(endpointKey: IdKey, fn: FunctionRecord): boolean {
+    return !wantsIsolation(fn) && this.#environments.isSure(endpointKey, fn);
+  }
+
+  /**
+   * @throws FarloomError ISOLATION_UNAVAILABLE where a function wants more isolation than the endpoint has,
+   * ENVIRONMENT_MISMATCH where its Python cannot run it
+   */
+  async requireSuiting(endpoint: EndpointRecord, fns: readonly FunctionRecord[]): Promise<void> {
+    await requireIsolation(this.#pool, endpoint, fns);
+    await this.#environments.require(endpoint, fns);
   }
 
   /** @throws FarloomError ENDPOINT_EXISTS */

@@ -4,6 +4,7 @@
  */
 import { FarloomError, type FunctionDefinition, limits, type Mode, type Runtime } from "@farloom/protocol";
 import { checkArgumentsSchema } from "./arguments-schema.js";
+import { parseRequirement } from "./requirements.js";
 
 /** A definition ready to be hashed and kept. */
 export interface FunctionInput {
@@ -155,6 +156,11 @@ function envOf(body: RegisterBody): FunctionDefinition["env"] {
   if (size > MAX_ENV_BYTES) throw bad(`env.vars has ${size} bytes, at most ${MAX_ENV_BYTES}`);
   if (env.python !== undefined && !/^\d+\.\d+$/.test(env.python))
     throw bad(`env.python ${quote(env.python)} is no minor version such as 3.11`);
+  for (const text of env.requires ?? [])
+    if (parseRequirement(text) === undefined)
+      throw bad(
+        `env.requires has ${quote(text)}, which is no package as pip names them, such as numpy or numpy>=2`,
+      );
   return env;
 }
 

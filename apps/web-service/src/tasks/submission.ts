@@ -24,7 +24,6 @@ import {
   writeTaskId,
 } from "@farloom/protocol";
 import { crashPoint, planted } from "@farloom/protocol/testing";
-import { wantsIsolation } from "../endpoints/isolation.js";
 import type { EndpointGrant, EndpointRegistry } from "../endpoints/registry.js";
 import { checkArguments } from "../functions/arguments-schema.js";
 import type { FunctionRecord, FunctionRegistry } from "../functions/registry.js";
@@ -153,7 +152,7 @@ export class Submission {
         batches.set(task.endpoint, batch);
       }
       authorise(principal, "tasks:submit", { endpoint: batch.endpoint, fn });
-      if (wantsIsolation(fn)) await endpoints.requireIsolation(batch.endpoint, [fn]);
+      if (!endpoints.suits(batch.endpoint.key, fn)) await endpoints.requireSuiting(batch.endpoint, [fn]);
       const { args, codec } = await this.#encode(principal.ownerId, fn, task, request.msgpack);
       const options = task.options;
       if (options !== undefined) {

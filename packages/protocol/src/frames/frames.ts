@@ -108,6 +108,8 @@ export interface AgentInfo {
   runtimes: Record<string, string>;
   /** By interpreter name, as in a function's `env.interpreter`; that of functions that name none is `default`. */
   pythons?: Record<string, PythonInfo> | undefined;
+  /** `nodes`: `pythons` are those that run functions. Absent: those of the agent's machine, and its nodes are others. */
+  pythonsOf?: "nodes" | undefined;
   workers: number;
   cores: number;
   memoryMb: number;
@@ -243,6 +245,8 @@ export interface ReturnedFrame {
 export interface RecallFrame {
   t: "recall";
   tasks: number;
+  /** The agent drains: everything that has not begun comes back, and the node lives on. */
+  all?: boolean | undefined;
 }
 export interface FunctionsFrame {
   t: "functions";

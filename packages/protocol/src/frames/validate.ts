@@ -137,7 +137,7 @@ const SPECS: Record<FrameKind, Spec> = {
   watch: { need: { group: id }, may: { ids } },
   cancel: { need: { ids }, may: { why: oneOf("deadline", "unbegun") } },
   returned: { need: { ids } },
-  recall: { need: { tasks: int } },
+  recall: { need: { tasks: int }, may: { all: bool } },
   functions: {
     need: { defs: Array.isArray },
     may: { refs: strings, signatures: (v) => Array.isArray(v) && v.every(strings) },

@@ -34,7 +34,7 @@ export interface EnvironmentSpec {
    * `module:NAME NAME`, `apptainer:IMAGE`, `podman:IMAGE`. Absent: the endpoint's default.
    */
   interpreter?: string;
-  /** Packages that the code imports, as pip names them: `numpy>=2`. Clients compare before they submit. */
+  /** Packages that the code imports, as pip names them: `numpy>=2`. Compared when tasks are submitted (P35a). */
   requires?: string[];
   /** Environment variables set for the call. */
   vars?: Record<string, string>;

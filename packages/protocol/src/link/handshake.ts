@@ -1,7 +1,7 @@
 /** Choosing a version and capabilities (P6, P7), the same for both sides of every hop. */
 import { SUPPORTED_VERSIONS } from "../limits.js";
 
-export const CAPABILITIES = ["ref", "stream", "cancel-running", "progress", "report"] as const;
+export const CAPABILITIES = ["ref", "stream", "cancel-running", "progress", "report", "submitter"] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 
 export type Agreement =

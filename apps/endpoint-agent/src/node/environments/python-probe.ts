@@ -1,6 +1,8 @@
 /** What the Pythons of an endpoint are and have, asked of themselves, so that clients can compare before they send. */
 import { join } from "node:path";
 import type { PythonInfo } from "@farloom/protocol";
+import type { IsolationConfig } from "../../isolation/config.js";
+import { printedInImage } from "../../isolation/probe.js";
 import { printed } from "../../python-version.js";
 import type { EnvironmentConfig, EnvironmentsConfig } from "./environment-config.js";
 import { pythonStart } from "./environment-program.js";
@@ -52,6 +54,12 @@ export async function probePythons(
 export async function ownPython(python: string, version: string): Promise<PythonInfo> {
   const cloudpickle = await printed(python, ["-c", CLOUDPICKLE_PROBE]);
   return { version, program: python, ...(cloudpickle !== undefined && { cloudpickle }) };
+}
+
+/** The Python of the image that workers run in: the only one that they have, and none of the machine's. */
+export async function probeImage(config: IsolationConfig): Promise<PythonInfo | undefined> {
+  const { runner, image = "" } = config;
+  return infoOf(await printedInImage(config, ["-c", PROBE]), `${runner} … ${image} python3`);
 }
 
 /** What a person types for this Python, after the modules and lines. */

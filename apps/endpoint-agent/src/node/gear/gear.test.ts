@@ -160,7 +160,7 @@ describe("GPUs", () => {
     const [{ pid }] = (await seen({ gpus: 1 })) as [Seen];
     await h.manager.close({ leaveWorkers: true });
     const { stateDir } = h;
-    const gear = await NodeGear.open(readGearConfig({ gpus: 1 }), {});
+    const gear = await NodeGear.open(readGearConfig({ gpus: 1, limit_memory: "off" }), {});
     h = await new NodeHarness({ workers: 2, gear, stateDir }).start();
     const share = python(EVIDENCE, { resources: { gpus: 1 } });
     const end = await h.call(share, [join(dir, "log"), "0", 1]);

@@ -63,6 +63,12 @@ export class NodeGear {
     });
   }
 
+  /** What of its configuration a worker has from its start. */
+  get rules(): Omit<GearConfig, "mpiLauncher"> {
+    const { mpiLauncher: _, ...rules } = this.#parts.config;
+    return rules;
+  }
+
   get capacity(): Pick<NodeCapacity, "gpus" | "gpuSlots"> {
     const { config, list } = this.#parts;
     return {

@@ -42,7 +42,6 @@ import type { Logger } from "pino";
 import type { Deliver, ResultSink } from "../../deliver/deliver.js";
 import type { Dispatch } from "../../dispatch/dispatch.js";
 import { TaskEntry, type TaskProgress } from "../../dispatch/task-entry.js";
-import { wantsIsolation } from "../../endpoints/isolation.js";
 import type { EndpointGrant, EndpointRegistry } from "../../endpoints/registry.js";
 import type { FunctionRecord, FunctionRegistry } from "../../functions/registry.js";
 import { type NestedTokens, requireGroup, requireNesting } from "../../identity/nested.js";
@@ -300,7 +299,7 @@ export class ClientSession implements ResultSink {
       !earlier &&
       endpoint &&
       this.#deps.groups.isKnown(ownerKey, groupKey) &&
-      fns.every((fn) => fn !== undefined && !wantsIsolation(fn) && !wantsSecrets(fn))
+      fns.every((fn) => fn !== undefined && this.#deps.endpoints.suits(endpointKey, fn) && !wantsSecrets(fn))
     ) {
       return this.#take(frame, from, endpoint, groupKey, fns as FunctionRecord[]);
     }
@@ -333,9 +332,9 @@ export class ClientSession implements ResultSink {
       if (!record) throw new FarloomError("FUNCTION_NOT_FOUND", { id: digest.toString("hex") });
       fns.push(record);
     }
-    if (fns.some(wantsIsolation)) {
+    if (fns.some((fn) => !this.#deps.endpoints.suits(endpointKey, fn))) {
       for (const fn of fns) requireFrame(this.#principal, "tasks", { endpoint, fn });
-      await this.#deps.endpoints.requireIsolation(endpoint, fns);
+      await this.#deps.endpoints.requireSuiting(endpoint, fns);
     }
     if (fns.some(wantsSecrets)) await this.#agreeSecrets(frame, endpoint, fns);
     await this.#deps.groups.ensure(ownerKey, groupKey);
