@@ -9,9 +9,11 @@
  */
 import { parseArgs } from "node:util";
 import { pino } from "pino";
+import { beginPrivately } from "../state/private.js";
 import { runNode } from "./program.js";
 
 async function main(): Promise<number> {
+  beginPrivately();
   let parametersFile: string | undefined;
   try {
     const { values } = parseArgs({ options: { parameters: { type: "string" } } });
