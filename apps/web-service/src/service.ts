@@ -360,7 +360,7 @@ async function start(
     stored: new StoredBytes(pool, log, config.maxStoredMbPerOwner * 1024 ** 2),
     teams: new Teams(prisma, epoch),
     accessLists: new AccessLists(prisma, epoch),
-    sharedPayloads: new SharedPayloads(pool, tenants),
+    sharedPayloads: new SharedPayloads(pool, tenants, dispatch),
     reach,
     intake,
     dispatch,
