@@ -134,11 +134,11 @@ async function knock(): Promise<FramePeer> {
 const raw = (fields: object): Frame => fields as unknown as Frame;
 
 /** One task of mallory's own, at mallory's agent. */
-async function ownTask(at: EchoAgent): Promise<ReceivedTask> {
+async function ownTask(at: EchoAgent, { id: endpointId } = mallory.endpoint): Promise<ReceivedTask> {
   const own = await LinkClient.connect(rest.url, mallory.api.credential!);
   peers.push(own);
   const before = at.received.length;
-  own.submit({ endpointId: mallory.endpoint.id, fn: mallory.fn, args: [Buffer.from("[[],{}]")] });
+  own.submit({ endpointId, fn: mallory.fn, args: [Buffer.from("[[],{}]")] });
   await own.untilDurable();
   return (await at.untilReceived(before + 1)).at(-1)!;
 }
@@ -152,6 +152,13 @@ async function read(peer: FramePeer): Promise<void> {
 
 async function stateOf(task: ReceivedTask, api: RestClient): Promise<string> {
   return (await api.get(`/v1/tasks/${keyToUuid(task.key)}`)).body.state;
+}
+
+async function outputOf(key: IdKey): Promise<string[]> {
+  const { rows } = await rest.database.pool.query("SELECT data FROM task_output WHERE task_id = $1", [
+    keyToUuid(key),
+  ]);
+  return rows.map(({ data }) => (data as Buffer).toString());
 }
 
 /** What of ann's the database holds, but for the tasks that she submits meanwhile. */
@@ -350,7 +357,7 @@ const CASES: readonly Case[] = [
       const bad = await hostile();
       const task = await ownTask(bad);
       bad.reply([task], reply);
-      await read(bad.peer);
+      await bad.untilDurable();
       expect(await stateOf(task, mallory.api)).not.toBe("SUCCEEDED");
       return [bad.peer];
     },
@@ -387,6 +394,43 @@ const CASES: readonly Case[] = [
       await read(bad.peer);
       expect((await mallory.api.get(`/v1/tasks/${keyToUuid(key!)}`)).body.state).toBe("QUEUED");
       return [bad.peer];
+    },
+  },
+  {
+    tries: "the argument file of a task that waits for its credit, and of one that it has given back",
+    act: async () => {
+      const shared = await makeEchoEndpoint(mallory.api, "shared");
+      const guests = await mallory.api.call("PUT", `/v1/endpoints/${shared.id}/access`, {
+        json: { person: "ann", allow: "invoke" },
+      });
+      expect(guests.status, JSON.stringify(guests.body)).toBeLessThan(300);
+      const bad = await EchoAgent.connect(rest.url, shared, { ...holding, window: 0 });
+      peers.push(bad);
+      bad.grant(1);
+      await ownTask(bad, shared);
+      const call = {
+        function: "ann/f",
+        endpoint: shared.id,
+        payload: { digest: payload, codec: "json" },
+      };
+      const { body, status } = await ann.api.post("/v1/tasks", call);
+      expect(status, JSON.stringify(body)).toBeLessThan(300);
+      const thief = new RestClient(rest.url, await agentToken(rest.url, shared.id, shared.keys.privateKey));
+      const reads = async (): Promise<number> => (await thief.get(`/v1/payloads/${payload}`)).status;
+      expect(await reads()).toBe(404);
+      bad.grant(2);
+      const [, task] = await bad.untilReceived(2);
+      expect(keyToUuid(task!.key)).toBe(body.id);
+      expect(await reads()).toBe(200);
+      bad.peer.send({ t: "returned", ids: keysToColumn([task!.key]) });
+      await read(bad.peer);
+      expect(await reads()).toBe(404);
+      bad.grant(3);
+      const [, , again] = await bad.untilReceived(3);
+      bad.reply([again!], {});
+      await bad.untilDurable();
+      expect(await reads()).toBe(404);
+      return [];
     },
   },
   // ─── numbers that lie ───
@@ -524,6 +568,8 @@ describe("the same from whoever it is meant for", () => {
     expect((await own.post(`/v1/tasks/${keyToUuid(open.key)}/token`, { attempt: 1 })).status).toBeLessThan(
       300,
     );
+    // What is written behind has been written by now: of the forged output there is nothing.
+    await expect.poll(() => outputOf(open.key), { timeout: CASE_MS }).toEqual(["mine"]);
     const before = await annsThings();
     agent.reply([open], { bytes: Buffer.from('"mine"') });
     expect((await client.untilOutcomes([open.key]))[0]!.bytes.toString()).toBe('"mine"');
