@@ -8,6 +8,9 @@ import type { AgentInfo } from "@farloom/protocol";
 import { type Logger, pino } from "pino";
 import { readAgentInfo, SOFTWARE } from "./agent-info.js";
 import { AllowedFunctions } from "./allowed-functions.js";
+import { AuditLog } from "./audit/audit-log.js";
+import { startedEntry } from "./audit/life-entries.js";
+import { TaskAudit } from "./audit/task-audit.js";
 import { Blocks } from "./blocks/blocks.js";
 import type { AgentConfig } from "./config.js";
 import { Engine, type EngineStatus } from "./engine.js";
@@ -63,6 +66,8 @@ export interface AgentStatus extends EngineStatus {
   readonly link: LinkState;
   /** Whether unsigned functions run. */
   readonly trust: TrustMode;
+  /** `number:hash` of its audit's last record; empty where it keeps none. */
+  readonly audit: string;
   readonly agent: AgentInfo;
   readonly uptimeMs: number;
   /** Where nodes come from blocks: those, and what became of the last that failed. */
@@ -120,6 +125,9 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     const { journal, replay } = Journal.open({ dir: paths.journal, bootId, log: logger });
     undo.push(() => journal.close());
     const functions = new FunctionsCache(paths.functions);
+    const { audit: mode, auditKeepBytes: keepBytes } = config;
+    const audit = AuditLog.open({ dir: paths.audit, mode, keepBytes, log: logger });
+    undo.push(() => audit.close());
     const source = new TrustSource(paths.trustFile, config.trust);
     undo.push(() => source.close());
     const trust = new FunctionTrust({
@@ -127,8 +135,16 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       cache: functions,
       ledger: new InvocationLedger(paths.invocations),
       endpoint: { id: identity.endpointId, name: identity.name },
+      audit,
       log: logger,
     });
+    const { level } = config.isolation;
+    const signerOf = (digest: Buffer) => trust.signerOf(digest);
+    const taskAudit = new TaskAudit({ log: audit, functions, signerOf, isolation: level });
+    audit.entry(
+      startedEntry({ config, identity, serviceUrl, software: SOFTWARE, trust: source.mode, bootId }),
+    );
+    audit.write();
     const engine = new Engine({
       journal,
       replay,
@@ -136,6 +152,8 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       functions,
       allowed: new AllowedFunctions(config.allowFunctions, identity.name, functions, config.isolation.level),
       trust,
+      audit,
+      taskAudit,
       files: new TaskFiles(store, transfer),
       taskTokens,
       hasLocalNode: config.blocks === undefined,
@@ -144,6 +162,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       windowBytes: config.windowBytes,
       reclaimMs: config.reclaimMs,
       software: SOFTWARE,
+      service: serviceUrl,
       agentInfo,
       log: logger,
     });
@@ -159,7 +178,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     } else {
       const { endpointId } = identity;
       const place = { config, blocks: config.blocks, paths, endpointId, engine, log: logger };
-      blocks = await Blocks.open({ ...place, software: SOFTWARE, command: NODE_COMMAND });
+      blocks = await Blocks.open({ ...place, audit, software: SOFTWARE, command: NODE_COMMAND });
     }
     undo.push(async () => {
       await node?.close({ stopWorkers: config.stopWorkers });
@@ -168,6 +187,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
     let onFinal!: (reason: EndReason) => void;
     const shutOut = new Promise<EndReason>((resolve) => {
       onFinal = (reason) => {
+        audit.entry({ what: "link.shut_out", code: reason.code });
         engine.takeNothingMore();
         resolve(reason);
       };
@@ -185,6 +205,7 @@ export async function runAgent(config: AgentConfig, makeNode: NodeFactory, log?:
       transfer,
       taskTokens,
       source,
+      audit,
       lock,
       shutOut,
       log: logger,
@@ -211,6 +232,7 @@ interface Parts {
   readonly transfer: PayloadTransfer;
   readonly taskTokens: TaskTokens;
   readonly source: TrustSource;
+  readonly audit: AuditLog;
   readonly lock: { release(): void };
   readonly shutOut: Promise<EndReason>;
   readonly log: Logger;
@@ -241,6 +263,7 @@ class RunningAgent implements Agent {
       service: serviceUrl,
       link: link.state,
       trust: this.#parts.source.mode,
+      audit: this.#parts.audit.head,
       agent: agentInfo,
       uptimeMs: Math.round(performance.now() - this.#startedAtMs),
       ...(blocks === undefined ? {} : { blocks: blocks.report }),
@@ -253,7 +276,8 @@ class RunningAgent implements Agent {
   }
 
   async drain(withinMs = this.#parts.config.drainMs): Promise<void> {
-    const { engine, log } = this.#parts;
+    const { engine, audit, log } = this.#parts;
+    audit.entry({ what: "operator.drain", withinMs });
     const { unfinished } = await engine.drain(withinMs);
     if (unfinished > 0) log.warn({ tasks: unfinished }, "these still run; the next start takes them over");
     await this.close();
@@ -265,7 +289,8 @@ class RunningAgent implements Agent {
   }
 
   async #close(stopWorkers: boolean): Promise<void> {
-    const { link, node, blocks, engine, transfer, taskTokens, lock } = this.#parts;
+    const { link, node, blocks, engine, transfer, taskTokens, audit, lock } = this.#parts;
+    audit.entry({ what: "agent.stopping", stopWorkers });
     await link.stop("the agent stops");
     engine.expectEnd();
     await node?.close({ stopWorkers });
@@ -274,6 +299,8 @@ class RunningAgent implements Agent {
     transfer.close();
     taskTokens.close();
     this.control?.close();
+    audit.entry({ what: "agent.stopped" });
+    audit.close();
     lock.release();
   }
 

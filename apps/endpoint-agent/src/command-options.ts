@@ -38,6 +38,11 @@ const OPTIONS = {
   purge: { type: "boolean" },
   lines: { type: "string", short: "n", value: "N" },
   follow: { type: "boolean", short: "f" },
+  verify: { type: "boolean" },
+  task: { type: "string", value: "ID" },
+  file: { type: "string", value: "PATH" },
+  head: { type: "string", value: "N:HASH" },
+  audit: { type: "string", value: "WHAT" },
   output: { type: "string", short: "o", value: "FILE" },
   template: { type: "string", value: "NAME" },
   list: { type: "boolean" },
@@ -65,6 +70,7 @@ export const RUN_FLAGS = [
   "allow-function",
   "isolation",
   "trust",
+  "audit",
   "stop-workers",
 ] as const satisfies readonly OptionName[];
 
@@ -83,6 +89,7 @@ const TAKES: Readonly<Record<string, readonly OptionName[]>> = {
   restart: [...PLACE, "within"],
   drain: [...PLACE, "within"],
   logs: [...PLACE, "lines", "follow"],
+  audit: [...PLACE, "lines", "follow", "task", "verify", "head", "file"],
   doctor: [...PLACE, "service", "python"],
   bugreport: [...PLACE, "service", "python", "output"],
   configure: [...PLACE, "template", "set", "list", "force"],

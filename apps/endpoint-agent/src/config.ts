@@ -7,12 +7,13 @@ import { availableParallelism, homedir, totalmem } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { checkFunctionPattern } from "@farloom/protocol";
 import { parse as parseToml } from "smol-toml";
+import { AUDIT_MODES, type AuditMode } from "./audit/audit-log.js";
 import { type BlocksConfig, readBlocksConfig } from "./blocks/blocks-config.js";
 import { checkProvider } from "./blocks/providers.js";
-import { normaliseServiceUrl } from "./enrolment.js";
 import { type IsolationConfig, readIsolationConfig } from "./isolation/config.js";
 import { type EnvironmentsConfig, readEnvironments } from "./node/environments/environment-config.js";
 import { type GearConfig, readGearConfig } from "./node/gear/gear-config.js";
+import { normaliseServiceUrl } from "./service-url.js";
 import { statePaths } from "./state/state-dir.js";
 import { TRUST_MODES, type TrustMode } from "./trust/trust-file.js";
 import type { TrustConfig } from "./trust/trust-source.js";
@@ -70,6 +71,13 @@ export interface AgentOptions {
    * what trust.toml says, then `enforce` where agent.toml has `shared = true`, `commands = true` or a provider of blocks.
    */
   readonly trust?: string | undefined;
+  /**
+   * What the agent's own audit tells: `tasks`, `decisions` or `off`. Environment FARLOOM_AGENT_AUDIT; default tasks. The
+   * service has no say in it.
+   */
+  readonly audit?: string | undefined;
+  /** Room for the audit's files, in MB. Environment FARLOOM_AGENT_AUDIT_KEEP_MB; default 256. */
+  readonly auditKeepMb?: number | undefined;
   /** Payload files kept that no task here refers to. Environment FARLOOM_AGENT_PAYLOAD_CACHE_MB; default 1,024. */
   readonly payloadCacheMb?: number | undefined;
   /** Instead of what stands in agent.toml. */
@@ -94,6 +102,8 @@ export interface AgentConfig {
   readonly allowFunctions: readonly string[];
   readonly isolation: IsolationConfig;
   readonly trust: TrustConfig;
+  readonly audit: AuditMode;
+  readonly auditKeepBytes: number;
   readonly windowBytes: number;
   readonly payloadCacheBytes: number;
   /** Where nodes come from; undefined: the one node lives in the agent's process. */
@@ -146,7 +156,7 @@ export function resolveConfig(
     serviceUrl: serviceUrl && normaliseServiceUrl(String(serviceUrl.value)),
     workers,
     python: String(pick("python", "FARLOOM_AGENT_PYTHON")?.value ?? "python3"),
-    logLevel: logLevel(pick("logLevel", "FARLOOM_LOG_LEVEL")),
+    logLevel: oneOf(pick("logLevel", "FARLOOM_LOG_LEVEL"), LOG_LEVELS, "info"),
     killGraceMs: integer(pick("killGraceMs", "FARLOOM_AGENT_KILL_GRACE_MS"), 5000, 0, 600_000),
     drainMs: integer(pick("drainMs", "FARLOOM_AGENT_DRAIN_MS"), 9_000, 0, 3_600_000),
     stopWorkers: flag(pick("stopWorkers", "FARLOOM_AGENT_STOP_WORKERS")),
@@ -157,6 +167,9 @@ export function resolveConfig(
     allowFunctions: functionPatterns(pick("allowFunctions", "FARLOOM_AGENT_ALLOW_FUNCTIONS")),
     isolation: readIsolationConfig(file, chosen("isolation", "FARLOOM_AGENT_ISOLATION")),
     trust: trustConfig(pick("trust", "FARLOOM_AGENT_TRUST"), file, blocks !== undefined),
+    audit: oneOf(pick("audit", "FARLOOM_AGENT_AUDIT"), AUDIT_MODES, "tasks"),
+    auditKeepBytes:
+      integer(pick("auditKeepMb", "FARLOOM_AGENT_AUDIT_KEEP_MB"), 256, 32, 1 << 20) * 1024 * 1024,
     windowBytes: WINDOW_BYTES,
     payloadCacheBytes:
       integer(pick("payloadCacheMb", "FARLOOM_AGENT_PAYLOAD_CACHE_MB"), 1024, 0, 1 << 20) * 1024 * 1024,
@@ -232,12 +245,10 @@ function flag(picked: Picked | undefined): boolean {
   throw new Error(`${picked.from} is '${String(picked.value)}', not true or false`);
 }
 
-function logLevel(picked: Picked | undefined): LogLevel {
-  const level = String(picked?.value ?? "info") as LogLevel;
-  if (!LOG_LEVELS.includes(level)) {
-    throw new Error(`${picked?.from} is '${level}', not one of ${LOG_LEVELS.join(", ")}`);
-  }
-  return level;
+function oneOf<T extends string>(picked: Picked | undefined, words: readonly T[], absent: T): T {
+  const word = String(picked?.value ?? absent) as T;
+  if (!words.includes(word)) throw new Error(`${picked?.from} is '${word}', not one of ${words.join(", ")}`);
+  return word;
 }
 
 /** agent.toml as it stands, or nothing where there is none. Throws where it cannot be read, or is no TOML. */

@@ -20,6 +20,7 @@
  * 64 MiB; what one turn stages by credit too.
  */
 import {
+  type AgentAuditEntry,
   type AgentInfo,
   CAPABILITIES,
   columnToKeys,
@@ -40,6 +41,8 @@ import {
 import { crashPoint, planted } from "@farloom/protocol/testing";
 import type { Logger } from "pino";
 import type { AllowedFunctions } from "./allowed-functions.js";
+import type { AuditLog } from "./audit/audit-log.js";
+import type { TaskAudit } from "./audit/task-audit.js";
 import type { FunctionsCache } from "./functions-cache.js";
 import { FunctionsDesk } from "./functions-desk.js";
 import { asStrangers } from "./isolation/unknown-submitters.js";
@@ -78,6 +81,8 @@ export interface EngineOptions {
   readonly functions: FunctionsCache;
   readonly allowed: AllowedFunctions;
   readonly trust: FunctionTrust;
+  readonly audit: AuditLog;
+  readonly taskAudit: TaskAudit;
   readonly files: TaskFiles;
   readonly taskTokens: TaskTokens;
   /** Whether a node lives in this process; what only such a node may have started is lost where there is none. */
@@ -88,6 +93,8 @@ export interface EngineOptions {
   readonly windowBytes: number;
   readonly reclaimMs: number;
   readonly software: string;
+  /** Its URL, as it is told to people. */
+  readonly service: string;
   readonly agentInfo: AgentInfo;
   readonly log: Logger;
 }
@@ -128,9 +135,12 @@ export class Engine implements LinkUser {
   readonly #output: OutputGate;
   readonly #reporter: Reporter;
 
+  readonly #audit: AuditLog;
   /** Whether something waits for a commit; what is only forgotten does not. */
   #urgent = false;
   #stuck = false;
+  /** Whether tasks are staged for a node. */
+  #hands = false;
   /** Whether this life's snapshot is still to be written, as the disk is full. */
   #owesSegment = false;
   #keptTimer: NodeJS.Timeout | undefined;
@@ -152,6 +162,7 @@ export class Engine implements LinkUser {
     this.#options = options;
     this.#log = options.log;
     this.#journal = options.journal;
+    this.#audit = options.audit;
     this.#turn = new Turn((lazyToo) => this.#flush(lazyToo));
     this.#functions = new FunctionsDesk({
       cache: options.functions,
@@ -174,6 +185,7 @@ export class Engine implements LinkUser {
       },
     });
     this.#trust.onChange = () => {
+      this.#note({ what: "trust.changed", ...this.#trust.standing });
       this.#refuseQueued();
       this.#turn.atEnd();
     };
@@ -208,7 +220,11 @@ export class Engine implements LinkUser {
       scheduler: this.#scheduler,
       files: options.files,
       append: (record) => this.#append(record),
-      onFinished: (tasks) => this.#disarm(tasks),
+      onFinished: (tasks) => {
+        this.#disarm(tasks);
+        this.#turn.lazily();
+      },
+      audit: options.taskAudit,
       onReady: () => this.#turn.atEnd(),
     });
     this.#output = new OutputGate({
@@ -267,6 +283,8 @@ export class Engine implements LinkUser {
 
   opened(session: LinkSession, welcome: WelcomeFrame): void {
     this.#service.open(session);
+    const { session: name, software } = welcome;
+    this.#note({ what: "link.opened", service: this.#options.service, session: name, software });
     this.#tellsProgress = welcome.caps.includes("progress");
     this.#output.opened(welcome.caps.includes("stream"));
     this.#tellsReport = welcome.caps.includes("report");
@@ -283,7 +301,8 @@ export class Engine implements LinkUser {
     this.#turn.atEnd();
   }
 
-  closed(_reason: EndReason): void {
+  closed({ code }: EndReason): void {
+    this.#note({ what: "link.lost", code });
     this.#service.close();
     this.#trust.serviceWent();
     this.#output.closed();
@@ -546,6 +565,8 @@ export class Engine implements LinkUser {
           const record = startedRecord(effect.node, frame.ids);
           if (recordMs === 0) this.#append(record);
           else setTimeout(() => this.#append(record), recordMs);
+          this.#options.taskAudit.started(effect.node, frame);
+          this.#hands = true;
           this.#functions.beforeTasks(effect.node, frame);
           this.#nodes.stage(effect.node, frame);
         }
@@ -568,6 +589,7 @@ export class Engine implements LinkUser {
         return;
       case "unhand":
         this.#append(idsRecord(RECORD.unstarted, effect.tasks));
+        this.#options.taskAudit.returned(effect.tasks);
         return;
       case "return": {
         // Without a connection they stay in the journal, for the agent that comes next.
@@ -580,6 +602,12 @@ export class Engine implements LinkUser {
         return;
       }
     }
+  }
+
+  /** Into the audit, with what else is written soon. */
+  #note(entry: AgentAuditEntry): void {
+    this.#audit.entry(entry);
+    this.#turn.lazily();
   }
 
   #append(record: JournalRecord): void {
@@ -606,7 +634,7 @@ export class Engine implements LinkUser {
     if (this.#closed) return;
     this.#applyServiceMark();
     if (!this.#stuck) {
-      const paused = this.#sender.heldBytes > MAX_RESULT_BYTES;
+      const paused = this.#sender.heldBytes > MAX_RESULT_BYTES || this.#audit.isFull;
       this.#apply({ kind: "dispatch", atMs: performance.now(), paused });
     }
     if (this.#urgent || lazyToo || this.#stuck) {
@@ -618,6 +646,9 @@ export class Engine implements LinkUser {
       if (this.#stuck) this.#turn.atEnd(); // What was not dispatched meanwhile is now.
       this.#urgent = this.#stuck = false;
     }
+    // What is handed out is told of before; what has ended may wait for it.
+    if ((this.#hands || lazyToo) && !this.#audit.write()) this.#turn.again();
+    this.#hands = false;
     this.#release(lazyToo);
     if (this.#journal.isWasteful(() => this.#liveBytes())) this.#compact();
     this.#checkQuiet();
@@ -777,6 +808,7 @@ export class Engine implements LinkUser {
   close(): void {
     if (this.#closed) return;
     this.#flush(true);
+    this.#audit.write();
     this.#nodes.expectEnd();
     this.#closed = true;
     this.#turn.close();

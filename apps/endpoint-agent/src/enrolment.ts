@@ -3,7 +3,9 @@
  * there is no secret to copy about.
  */
 import { existsSync } from "node:fs";
+import { tellOfKey } from "./audit/life-entries.js";
 import { httpJson } from "./http.js";
+import { normaliseServiceUrl } from "./service-url.js";
 import { type Identity, makeKey, readIdentity, saveIdentity } from "./state/identity.js";
 import { openStateDir } from "./state/state-dir.js";
 
@@ -50,19 +52,13 @@ export async function enroll(options: EnrolOptions): Promise<Identity> {
     owner: answer.owner,
   };
   saveIdentity(paths, identity);
+  const { endpointId, name, owner } = identity;
+  const said = { what: "agent.enrolled", endpoint: endpointId, name, owner, service: serviceUrl };
+  tellOfKey(paths, key.publicKey, said);
   return identity;
 }
 
 /** Whether the folder holds an identity. */
 export function isEnrolled(stateDir: string): boolean {
   return existsSync(stateDir) && readIdentity(openStateDir(stateDir)) !== undefined;
-}
-
-/** The service's origin: no path, no slash at the end. Throws for what is no http(s) URL. */
-export function normaliseServiceUrl(text: string): string {
-  const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (url === undefined || !["http:", "https:"].includes(url.protocol)) {
-    throw new Error(`the service URL '${text}' is not of the form http(s)://host[:port]`);
-  }
-  return url.origin;
 }

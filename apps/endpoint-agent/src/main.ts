@@ -24,6 +24,7 @@ import {
 } from "./index.js";
 import { runNodeProgram } from "./node/program.js";
 import { takeDrainRequest } from "./state/drain-request.js";
+import { beginPrivately } from "./state/private.js";
 import { statePaths } from "./state/state-dir.js";
 import { enforceFromNowOn, runTrustCommand, TRUST_USAGE } from "./trust/command.js";
 
@@ -37,7 +38,7 @@ const USAGE = `Runs tasks on this machine for a Farloom service.
   farloom-endpoint-agent rekey  [--state-dir DIR]      another key, signed by the one before; the agent must not run
   farloom-endpoint-agent node   --parameters FILE      on a node of a block; started by the agent's provider
 
-  farloom-endpoint-agent start|stop|restart|drain|logs|doctor|bugreport|configure|uninstall     see below
+  farloom-endpoint-agent start|stop|restart|drain|logs|audit|doctor|bugreport|configure|uninstall     see below
 
 Options of run (environment variable in brackets; all may stand in agent.toml of the state folder)
   --state-dir DIR       where everything durable lies [FARLOOM_AGENT_STATE_DIR]  ~/.farloom/agent
@@ -59,6 +60,7 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
                         the rest [FARLOOM_AGENT_ISOLATION]  none
   --trust MODE          whether functions must be signed by keys of trust.toml: enforce, warn or off
                         [FARLOOM_AGENT_TRUST]  as trust.toml says; enforce for a shared endpoint or one with blocks
+  --audit WHAT          what its own record tells: tasks, decisions or off [FARLOOM_AGENT_AUDIT]  tasks
   --stop-workers        a stop ends the workers and what they run
 Options of enroll and setup
   --shared              others will use it: what no trusted key has signed does not run (writes trust.toml)
@@ -71,6 +73,8 @@ Options of the other commands
   --json                results as JSON
   --within TIME         stop, restart, drain, uninstall: how long what runs may go on, such as 90s, 10m, 2h
   --lines N, --follow   logs: the last N lines (50), and what comes
+  --task ID, --lines N, --follow, --verify, --head N:HASH, --file PATH
+                        audit: entries of one task, the last N, and what comes; or whether the record is whole
   --output FILE         bugreport: where the .tar.gz goes
   --template NAME, --set NAME=VALUE, --list, --force       configure: writes agent.toml from a template
   --purge               uninstall: deletes the state folder as well
@@ -79,6 +83,7 @@ Their exit codes: 0 done; 1 failed, or a check did; 2 wrong usage; 3 not there; 
 `;
 
 async function main(argv: readonly string[]): Promise<number> {
+  beginPrivately();
   let parsed: ReturnType<typeof parseOptions>;
   try {
     parsed = parseOptions(argv);
@@ -145,6 +150,7 @@ function optionsOf(values: Values): AgentOptions {
     allowFunctions: values["allow-function"],
     isolation: values.isolation,
     trust: values.trust,
+    audit: values.audit,
     stopWorkers: values["stop-workers"],
   };
 }

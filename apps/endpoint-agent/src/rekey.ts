@@ -7,11 +7,12 @@
  */
 import { createPrivateKey, createPublicKey, type KeyObject, sign } from "node:crypto";
 import { existsSync, readFileSync, renameSync } from "node:fs";
+import { tellOfKey } from "./audit/life-entries.js";
 import { HttpFailure, httpJson } from "./http.js";
 import { SessionTokens } from "./link/session-token.js";
-import { type Identity, loadIdentity, makeKey } from "./state/identity.js";
+import { type Identity, loadIdentity, makeKey, publicKeyOf } from "./state/identity.js";
 import { acquireLock } from "./state/lock.js";
-import { openStateDir } from "./state/state-dir.js";
+import { openStateDir, type StatePaths } from "./state/state-dir.js";
 
 /** Rejects with HttpFailure where the service refuses, and with Error where an agent runs on the folder or none is enrolled. */
 export async function rekey(stateDir: string): Promise<Identity> {
@@ -22,15 +23,21 @@ export async function rekey(stateDir: string): Promise<Identity> {
     const next = `${paths.privateKey}.next`;
     if (!existsSync(next)) makeKey().save(next);
     else if (await isKnown(identity, readKey(next))) {
-      renameSync(next, paths.privateKey);
-      return identity;
+      return taken(paths, next, identity);
     }
     await handOn(identity, key, readKey(next));
-    renameSync(next, paths.privateKey);
-    return identity;
+    return taken(paths, next, identity);
   } finally {
     lock.release();
   }
+}
+
+/** The service knows the new key: it takes the old one's place. */
+function taken(paths: StatePaths, next: string, identity: Identity): Identity {
+  renameSync(next, paths.privateKey);
+  const key = publicKeyOf(readKey(paths.privateKey));
+  tellOfKey(paths, key, { what: "agent.rekeyed", endpoint: identity.endpointId });
+  return identity;
 }
 
 async function handOn(

@@ -16,6 +16,8 @@ const EXIT_FAILURE = 1;
 /** EX_CONFIG of sysexits.h: starting again with the same settings will fail again. */
 const EXIT_CONFIG = 78;
 
+// Files, sockets and folders of the embedded parts too.
+process.umask(0o077);
 try {
   await run();
 } catch (error) {

@@ -382,7 +382,7 @@ async function start(
     secretUse,
     teams: new Teams(prisma, epoch),
     accessLists: new AccessLists(prisma, epoch),
-    sharedPayloads: new SharedPayloads(pool, tenants),
+    sharedPayloads: new SharedPayloads(pool, tenants, dispatch),
     reach,
     intake,
     dispatch,

@@ -1,5 +1,12 @@
 /** The contract that every part of Farloom shares. PROTOCOL.md says it in words. */
 
+export type { AgentAuditEntry, AgentAuditRecord } from "./audit/agent-record.js";
+export {
+  AgentAuditVerifier,
+  agentAuditHash,
+  agentAuditLine,
+  parseAgentAuditLine,
+} from "./audit/agent-record.js";
 export type { AuditEntry, AuditFields } from "./audit/chain.js";
 export { AUDIT_GENESIS, AuditVerifier, auditHash } from "./audit/chain.js";
 export type { BoundedLimits, Decoded, DecodeFailure } from "./codec/codec.js";

@@ -14,7 +14,7 @@
  *       reason is kept for people, and the strategy waits before the next.
  *   M5  One look at a time; what happens meanwhile is looked at in the next. No timer runs without a block or a wait.
  */
-import type { BlockWait, EndpointReport } from "@farloom/protocol";
+import type { AgentAuditEntry, BlockWait, EndpointReport } from "@farloom/protocol";
 import type { Logger } from "pino";
 import type { PoolNode } from "../nodes/node-pool.js";
 import type { BlockBook, BlockEntry } from "./block-book.js";
@@ -25,6 +25,8 @@ import { type BlockView, decide, retryAfterMs, type StrategyLimits } from "./str
 const LOOK_GAP_MS = 200;
 const UNKNOWN_MS = 600_000;
 const PROVEN_MS = 30_000;
+/** Of a reason, as it is told. */
+const MAX_TOLD_CHARS = 300;
 
 /** The nodes as the manager sees them. */
 export interface ManagedNodes {
@@ -51,6 +53,8 @@ export interface BlockManagerOptions {
   readonly work: () => { readonly queuedPlaces: number; readonly handed: number; readonly draining: boolean };
   /** What `standing` gives may have changed. */
   readonly onStanding?: () => void;
+  /** A block was asked for, refused, let go, or is over. */
+  readonly onChange?: (entry: AgentAuditEntry) => void;
   readonly log: Logger;
 }
 
@@ -285,6 +289,14 @@ export class BlockManager {
       });
       book.save();
       log.info({ block: entry.id, provider: provider.name, as: entry.providerId }, "a block was asked for");
+      const { id, providerId } = entry;
+      this.#tell({
+        what: "block.submitted",
+        block: id,
+        provider: provider.name,
+        as: providerId,
+        nodes: nodesPerBlock,
+      });
       return true;
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
@@ -295,6 +307,10 @@ export class BlockManager {
     }
   }
 
+  #tell(entry: AgentAuditEntry): void {
+    this.#options.onChange?.(entry);
+  }
+
   // ─── the end of blocks ─────────────────────────────────────────────────────────────────────────────────
 
   async #release(block: Block, why: string): Promise<void> {
@@ -303,6 +319,7 @@ export class BlockManager {
     entry.releasing = true;
     this.#save();
     log.info({ block: entry.id, why }, "a block is let go");
+    this.#tell({ what: "block.released", block: entry.id, why });
     if (nodes.nodesOf(entry.id).length === 0) await this.#cancel([block]);
     else nodes.drainBlock(entry.id);
   }
@@ -394,6 +411,7 @@ export class BlockManager {
     const { nodes, log } = this.#options;
     const { entry } = block;
     log.info({ block: entry.id, detail }, "a block is over");
+    this.#tell({ what: "block.ended", block: entry.id, why: detail.slice(0, MAX_TOLD_CHARS) });
     if (!entry.releasing) this.#judge(block, detail);
     // No event of its nodes' end is to cancel it again.
     this.#blocks.delete(entry.id);
@@ -412,6 +430,7 @@ export class BlockManager {
   #failed(reason: string): void {
     this.#failures++;
     this.#lastFailure = reason;
+    this.#tell({ what: "block.failed", why: reason.slice(0, MAX_TOLD_CHARS) });
     const waitMs = retryAfterMs(this.#failures, Math.random());
     this.#retryAtMs = performance.now() + waitMs;
     this.#options.log.error(

@@ -13,6 +13,7 @@
 import { chmodSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "pino";
+import type { AuditLog } from "../audit/audit-log.js";
 import type { AgentConfig } from "../config.js";
 import type { Engine } from "../engine.js";
 import { loadCertificate } from "../nodes/certificate.js";
@@ -34,6 +35,7 @@ export interface BlocksOptions {
   readonly paths: StatePaths;
   readonly endpointId: string;
   readonly engine: Engine;
+  readonly audit: AuditLog;
   readonly software: string;
   /** Program and arguments of a node, but for the parameters file. */
   readonly command: readonly string[];
@@ -132,6 +134,7 @@ export class Blocks {
       removeParameters: (block) => rmSync(parametersFile(block), { force: true }),
       work: () => engine.work,
       onStanding: () => engine.blocksChanged(),
+      onChange: (entry) => options.audit.entry(entry),
       log,
     });
     engine.blocksReport = () => ({ provider: provider.name, ...manager.standing });

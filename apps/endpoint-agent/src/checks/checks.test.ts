@@ -160,7 +160,7 @@ describe("the state folder", () => {
     chmodSync(state, 0o700);
     chmodSync(join(dir, "open"), 0o777);
     expect((await checkStateFolder(state, false)).at(-1)).toMatchObject({
-      state: "warning",
+      state: "failed",
       cure: expect.stringMatching(/chmod go-w/),
     });
   });

@@ -17,8 +17,9 @@ import {
 } from "node:fs";
 import { createServer } from "node:net";
 import { homedir, tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { roomOf } from "../state/disk-room.js";
+import { openParent } from "../state/private.js";
 import type { Check, Environment } from "./check.js";
 
 /** File systems that other machines see too. */
@@ -158,18 +159,9 @@ function checkPermissions(stateDir: string): Check {
   const open = openParent(stateDir);
   if (open !== undefined) {
     const cure = `whoever may write there can put another folder in its place: chmod go-w '${open}'`;
-    return { name, state: "warning", detail: `others may write in ${open}`, cure, facts };
+    return { name, state: "failed", detail: `others may write in ${open}`, cure, facts };
   }
   return { name, state: "ok", detail: `mode 700, umask ${facts.umask}`, facts };
-}
-
-/** The nearest folder above in which others may rename what is ours; one with the sticky bit protects it. */
-function openParent(path: string): string | undefined {
-  for (let at = dirname(realpathSync(path)); at !== dirname(at); at = dirname(at)) {
-    const { mode } = statSync(at);
-    if ((mode & 0o002) !== 0 && (mode & 0o1000) === 0) return at;
-  }
-  return undefined;
 }
 
 /** Room for the files of tasks. */

@@ -6,11 +6,12 @@ import { checkLines, isFailed } from "../checks/check.js";
 import { type AgentConfig, resolveConfig } from "../config.js";
 import { configure, readPairs } from "../configure/configure.js";
 import { listTemplates } from "../configure/template.js";
-import { normaliseServiceUrl } from "../enrolment.js";
+import { normaliseServiceUrl } from "../service-url.js";
 import { readIdentity } from "../state/identity.js";
 import { openStateDir } from "../state/state-dir.js";
 import { METHODS, type Method } from "../survive/choose.js";
 import { readTrust } from "../trust/trust-file.js";
+import { audit } from "./audit.js";
 import { bugreport } from "./bugreport.js";
 import { drain, restart, start, stop, uninstall } from "./life.js";
 import { logs, status } from "./look.js";
@@ -35,6 +36,10 @@ export interface CommandFlags {
   readonly purge?: boolean | undefined;
   readonly lines?: string | undefined;
   readonly follow?: boolean | undefined;
+  readonly verify?: boolean | undefined;
+  readonly task?: string | undefined;
+  readonly file?: string | undefined;
+  readonly head?: string | undefined;
   readonly output?: string | undefined;
   readonly template?: string | undefined;
   readonly list?: boolean | undefined;
@@ -66,6 +71,8 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
   drain: (place, { within }) => drain(place, durationOf(within)),
   status: (place) => status(place),
   logs: (place, { lines, follow = false }) => logs(place, { lines: countOf(lines, 50), follow }),
+  audit: (place, { lines, follow = false, verify = false, task, file, head }) =>
+    audit(place, { lines: countOf(lines, 50), follow, verify, task, file, head }),
   doctor: async (place, flags) => {
     const checks = await doctor(place, flags);
     place.result(checks, checkLines(checks).trimEnd());

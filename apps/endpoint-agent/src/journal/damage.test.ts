@@ -11,6 +11,8 @@ import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { EchoNode } from "../../../../test/support/echo-node.js";
 import { defineFunction } from "../../../../test/support/fake-service.js";
 import { AllowedFunctions } from "../allowed-functions.js";
+import { AuditLog } from "../audit/audit-log.js";
+import { TaskAudit } from "../audit/task-audit.js";
 import { Engine } from "../engine.js";
 import { FunctionsCache } from "../functions-cache.js";
 import { createPortPair } from "../node/port.js";
@@ -111,6 +113,7 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
   });
   const [upper, lower] = createPortPair();
   const functions = new FunctionsCache(join(root, "functions"));
+  const audit = AuditLog.open({ dir: join(root, "audit"), mode: "off", keepBytes: 0, log });
   const engine = new Engine({
     journal,
     replay,
@@ -122,8 +125,12 @@ async function startOn(bytes: Buffer): Promise<{ given: number[]; damaged: boole
       cache: functions,
       ledger: new InvocationLedger(join(root, "invocations")),
       endpoint: { id: "test", name: "test" },
+      audit,
       log,
     }),
+    audit,
+    taskAudit: new TaskAudit({ log: audit, functions, signerOf: () => undefined, isolation: "none" }),
+    service: "http://127.0.0.1:1",
     files: new TaskFiles(store, transfer),
     taskTokens: new TaskTokens({ serviceUrl: "http://127.0.0.1:1", token: async () => "", log }),
     hasLocalNode: true,

@@ -7,7 +7,10 @@
  *   main.js --parameters FILE
  */
 import { parseArgs } from "node:util";
+import { beginPrivately } from "../state/private.js";
 import { runNodeProgram } from "./program.js";
+
+beginPrivately();
 
 function parametersFile(): string | undefined {
   try {

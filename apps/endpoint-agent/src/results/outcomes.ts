@@ -5,6 +5,7 @@
  * Bound: finished tasks of the credit window.
  */
 import { buildResults, limits, REASONS, TERMINAL_STATES } from "@farloom/protocol";
+import type { TaskAudit } from "../audit/task-audit.js";
 import { type JournalRecord, RECORD } from "../journal/format.js";
 import type { TransferOutcome } from "../payloads/payload-transfer.js";
 import { hasReference, type TaskFiles } from "../payloads/task-files.js";
@@ -20,6 +21,7 @@ export interface OutcomesOptions {
   readonly files: TaskFiles;
   readonly append: (record: JournalRecord) => void;
   readonly onFinished: (tasks: readonly HeldTask[]) => void;
+  readonly audit: TaskAudit;
   /** Batches became ready outside of a turn: a file arrived. */
   readonly onReady: () => void;
 }
@@ -50,9 +52,11 @@ export class Outcomes {
     return this.#ready.splice(0);
   }
 
-  /** These tasks have outcomes now. */
-  finished(settled: Settled): void {
+  /** These tasks have outcomes now; `own`: the agent itself gave it. */
+  finished(settled: Settled, own?: OwnOutcome): void {
     const { tasks, frame } = settled;
+    if (own) this.#options.audit.answered(tasks, own, frame);
+    else this.#options.audit.ended(frame);
     this.#options.scheduler.handle({ kind: "finished", tasks });
     this.#options.onFinished(tasks);
     const batches = encodeSettled(settled);
@@ -70,7 +74,7 @@ export class Outcomes {
       const items = part.map((task) => ownResult(task, outcome, now));
       const frame = buildResults(items, 0, items.length);
       for (const [i, task] of part.entries()) task.result = { frame, index: i };
-      this.finished({ tasks: part, frame });
+      this.finished({ tasks: part, frame }, outcome);
     }
   }
 

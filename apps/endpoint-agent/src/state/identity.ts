@@ -2,8 +2,8 @@
  * Who the agent is: an Ed25519 key that never leaves this folder, and the endpoint that the service knows it
  * as. What it signs is named and bound to the service's host, so a signature is good for nothing else.
  */
-import { createPrivateKey, generateKeyPairSync, type KeyObject, sign } from "node:crypto";
-import { chmodSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from "node:crypto";
+import { chmodSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import type { StatePaths } from "./state-dir.js";
 
 /** identity.json, as enrolment wrote it. */
@@ -17,9 +17,15 @@ export interface Identity {
 /** Makes a key pair; returns the raw public key (32 bytes) and a function that keeps the private one. */
 export function makeKey(): { publicKey: Buffer; save(path: string): void } {
   const { publicKey, privateKey } = generateKeyPairSync("ed25519");
-  const raw = Buffer.from(publicKey.export({ format: "jwk" }).x as string, "base64url");
+  const raw = publicKeyOf(publicKey);
   const pem = privateKey.export({ format: "pem", type: "pkcs8" });
   return { publicKey: raw, save: (path) => writeWhole(path, pem.toString()) };
+}
+
+/** The 32 bytes of a key's public half. */
+export function publicKeyOf(key: KeyObject): Buffer {
+  const half = key.type === "private" ? createPublicKey(key) : key;
+  return Buffer.from(half.export({ format: "jwk" }).x as string, "base64url");
 }
 
 export function saveIdentity(paths: StatePaths, identity: Identity): void {
@@ -33,9 +39,6 @@ export function loadIdentity(paths: StatePaths): { identity: Identity; key: KeyO
     throw new Error(
       `no endpoint is enrolled in ${paths.root}: run 'farloom endpoint enroll' with a code from 'farloom endpoint create NAME'`,
     );
-  }
-  if ((statSync(paths.privateKey).mode & 0o077) !== 0) {
-    throw new Error(`others can read ${paths.privateKey}; run: chmod 600 '${paths.privateKey}'`);
   }
   return { identity, key: createPrivateKey(readFileSync(paths.privateKey)) };
 }

@@ -5,9 +5,11 @@
  *     trust.toml  invocations                         whose functions it runs, and which signed calls it has begun
  *     agent.lock  control.sock                        which process runs it, and where it answers `status`
  *     journal/  functions/  payloads/                 what it holds
+ *     audit/                                          what it did
  */
-import { chmodSync, mkdirSync, statSync } from "node:fs";
+import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { requirePrivateFiles, requirePrivateFolder } from "./private.js";
 
 /** Where each thing lies in a state folder. */
 export interface StatePaths {
@@ -23,6 +25,7 @@ export interface StatePaths {
   readonly journal: string;
   readonly functions: string;
   readonly payloads: string;
+  readonly audit: string;
 }
 
 export function statePaths(root: string): StatePaths {
@@ -38,24 +41,16 @@ export function statePaths(root: string): StatePaths {
     journal: join(root, "journal"),
     functions: join(root, "functions"),
     payloads: join(root, "payloads"),
+    audit: join(root, "audit"),
   };
 }
 
-/** Makes the folder where it is missing, and refuses one that belongs to, or is open to, somebody else. */
+/** Makes the folder where it is missing. @throws FarloomError STATE_UNSAFE where others have it, read it or could replace it */
 export function openStateDir(root: string): StatePaths {
   mkdirSync(root, { recursive: true, mode: 0o700 });
-  const stat = statSync(root);
-  if (process.getuid && stat.uid !== process.getuid()) {
-    throw new Error(
-      `the state folder ${root} belongs to user ${stat.uid}, not to ${process.getuid()}: use one of your own (--state-dir)`,
-    );
-  }
-  if ((stat.mode & 0o077) !== 0) {
-    throw new Error(
-      `the state folder ${root} has mode ${(stat.mode & 0o777).toString(8)}: others could read its key; run: chmod 700 '${root}'`,
-    );
-  }
+  requirePrivateFolder(root);
   const paths = statePaths(root);
+  requirePrivateFiles(paths);
   for (const dir of [paths.journal, paths.functions, paths.payloads]) {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     chmodSync(dir, 0o700);

@@ -1,6 +1,17 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  lchownSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -24,6 +35,63 @@ describe("the state folder", () => {
     expect(statSync(root).mode & 0o777).toBe(0o700);
     chmodSync(root, 0o750);
     expect(() => openStateDir(root)).toThrow(/mode 750.*chmod 700/);
+  });
+
+  const isRoot = process.getuid?.() === 0;
+  const strange = (path: string): void => lchownSync(path, 65_534, 65_534);
+  const REFUSED: readonly (readonly [string, boolean, (root: string) => void, RegExp])[] = [
+    ["belongs to somebody else", true, (root) => strange(root), /belongs to user 65534/],
+    ["is somebody else's link", true, (root) => linkTo(root), /belongs to user 65534.*Remove it/],
+    ["may be replaced by anybody", false, () => chmodSync(dir, 0o777), /all may write in .*chmod go-w/],
+    [
+      "has a key that others read",
+      false,
+      (root) => put(root, "private-key.pem", 0o640),
+      /others can read it.*chmod 600/,
+    ],
+    [
+      "has an identity that others write",
+      false,
+      (root) => put(root, "identity.json", 0o660),
+      /others can write it/,
+    ],
+    ["has a configuration that others write", false, (root) => put(root, "agent.toml", 0o602), /chmod go-w/],
+    [
+      "has a configuration of somebody else's",
+      true,
+      (root) => {
+        put(root, "agent.toml", 0o600);
+        strange(join(root, "agent.toml"));
+      },
+      /agent.toml: it belongs to user 65534/,
+    ],
+  ];
+  function put(root: string, name: string, mode: number): void {
+    writeFileSync(join(root, name), "");
+    chmodSync(join(root, name), mode);
+  }
+  function linkTo(root: string): void {
+    renameSync(root, `${root}.real`);
+    symlinkSync(`${root}.real`, root);
+    strange(root);
+  }
+  for (const [what, needsRoot, make, message] of REFUSED)
+    it.runIf(isRoot || !needsRoot)(`is refused where it ${what}`, () => {
+      const root = join(dir, "state");
+      openStateDir(root);
+      make(root);
+      expect(() => openStateDir(root)).toThrow(message);
+      expect(() => openStateDir(root)).toThrow(expect.objectContaining({ code: "STATE_UNSAFE" }));
+    });
+
+  it("closes a configuration of one's own that others can read, and lets one link it", () => {
+    const root = join(dir, "state");
+    openStateDir(root);
+    put(root, "agent.toml", 0o644);
+    openStateDir(root);
+    expect(statSync(join(root, "agent.toml")).mode & 0o777).toBe(0o600);
+    symlinkSync(root, join(dir, "link"));
+    expect(openStateDir(join(dir, "link")).root).toBe(join(dir, "link"));
   });
 });
 

@@ -67,6 +67,7 @@ export function launcherText({ stateDir, program, env }: LaunchPlan): string {
   return `#!/bin/sh
 # How the agent of this folder is started. Written by 'farloom endpoint enroll'; 'farloom endpoint uninstall' removes it.
 umask 077
+ulimit -S -c 0
 cd /
 ${exports.join("\n")}
 state=${shellQuote(stateDir)}

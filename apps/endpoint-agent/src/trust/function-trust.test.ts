@@ -2,6 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
+  type AgentAuditEntry,
   buildTasks,
   type Frame,
   functionDigest,
@@ -13,6 +14,8 @@ import {
 } from "@farloom/protocol";
 import { pino } from "pino";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
+import { AuditLog } from "../audit/audit-log.js";
+import { verifyAudit } from "../audit/verify-audit.js";
 import { FunctionsCache } from "../functions-cache.js";
 import type { HeldTask } from "../scheduler/held-task.js";
 import { FunctionTrust } from "./function-trust.js";
@@ -38,17 +41,21 @@ const signature = signFunction({ function: def.digest.toString("hex"), name: "ad
 
 let dir: string;
 let trust: FunctionTrust;
+let audit: AuditLog;
 let cache: FunctionsCache;
 let asked: Frame[];
 let ready: HeldTask[];
 let refused: string[];
 
 function make(mode: TrustMode): FunctionTrust {
+  const log = pino({ level: "silent" });
+  audit = AuditLog.open({ dir: join(dir, "audit"), mode: "decisions", keepBytes: 1 << 20, log });
   trust = new FunctionTrust({
     source: new TrustSource(join(dir, "trust.toml"), { mode, byDefault: "off" }),
     cache,
     ledger: new InvocationLedger(join(dir, "invocations")),
     endpoint: { id: "", name: "strict" },
+    audit,
     log: pino({ level: "silent" }),
   });
   trust.attach({
@@ -147,9 +154,13 @@ it("remembers what is trusted, over a restart without a service too, and never w
   expect(asked).toHaveLength(2);
 });
 
-it("lets what is not trusted run where the mode is warn", () => {
+it("lets what is not trusted run where the mode is warn", async () => {
   make("warn").serviceCame();
   come();
   trust.told(def.digest, []);
   expect([ready.length, refused]).toEqual([1, []]);
+  audit.close();
+  const said: AgentAuditEntry[] = [];
+  await verifyAudit(join(dir, "audit"), { onRecord: ({ entries }) => said.push(...entries) });
+  expect(said).toMatchObject([{ what: "trust.warned", function: def.digest.toString("hex") }]);
 });

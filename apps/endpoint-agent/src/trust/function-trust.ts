@@ -21,6 +21,8 @@ import {
   errorMessage,
   type Frame,
   functionIndexOf,
+  type IdKey,
+  keyToBytes,
   keyToUuid,
   MAX_ENVELOPE_BYTES,
   optionsDigest,
@@ -32,6 +34,7 @@ import {
   writeSeal,
 } from "@farloom/protocol";
 import type { Logger } from "pino";
+import type { AuditLog } from "../audit/audit-log.js";
 import { type FunctionKey, type FunctionsCache, functionKey } from "../functions-cache.js";
 import type { OwnOutcome } from "../results/outcomes.js";
 import { argumentsOf, codecOf, functionOf, type HeldTask, optionsOf } from "../scheduler/held-task.js";
@@ -46,14 +49,18 @@ const MAX_VERDICTS = 4_096;
 const MAX_SIGNATURES_TOLD = 16;
 /** Functions in one `need`: as many as a service answers. */
 const MAX_ASKED = 64;
+const MAX_PROBLEM_CHARS = 300;
 
 export interface FunctionTrustOptions {
   readonly source: TrustSource;
   readonly cache: FunctionsCache;
   readonly ledger: InvocationLedger;
   readonly endpoint: { readonly id: string; readonly name: string };
+  readonly audit: AuditLog;
   readonly log: Logger;
 }
+
+const hexOf = (key: IdKey): string => keyToBytes(key).toString("hex");
 
 /** What the engine does for it. */
 export interface TrustUser {
@@ -95,6 +102,17 @@ export class FunctionTrust {
 
   attach(user: TrustUser): void {
     this.#user = user;
+  }
+
+  /** What is in force, for the audit. */
+  get standing(): { readonly mode: string; readonly keys: number; readonly problem: string | undefined } {
+    const { mode, trust, problem } = this.#options.source;
+    return { mode, keys: trust.keys.length, problem: problem?.slice(0, MAX_PROBLEM_CHARS) };
+  }
+
+  /** Whose key it was that let the function in; undefined where none was asked for. */
+  signerOf(digest: Buffer): string | undefined {
+    return this.#trusted.get(functionKey(digest))?.signer;
   }
 
   get isOn(): boolean {
@@ -272,6 +290,8 @@ export class FunctionTrust {
     };
     if (mode === "warn") {
       this.#log.warn(fields, "a task runs that is not trusted here, as the mode is warn");
+      const { audit: _said, ...told } = fields;
+      this.#options.audit.entry({ what: "trust.warned", ...told, task: undefined, ids: hexOf(task.key) });
       return true;
     }
     this.#log.warn(fields, "a task was refused: it is not trusted here");
@@ -316,7 +336,8 @@ export class FunctionTrust {
     };
     const verdict = judgeCall(call, options?.invocation, source.trust, nowSeconds());
     if (!verdict.isTrusted) return verdict.why;
-    const { expires, attempts } = verdict.statement;
+    const { expires, attempts, key } = verdict.statement;
+    this.#options.audit.entry({ what: "call.signed", key, ids: hexOf(task.key) });
     return ledger.take(task.key, task.attempt, { expires, attempts, isHeld: this.#restored.has(task) });
   }
 }

@@ -13,7 +13,14 @@
  *   D7  What is sent may still run there: that is asked again here, not only when it is submitted. What may not ends.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type IdKey, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
+import {
+  CODEC_REFERENCE,
+  type IdKey,
+  keyToUuid,
+  REASONS,
+  TERMINAL_STATES,
+  uuidToKey,
+} from "@farloom/protocol";
 import { planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
@@ -254,6 +261,18 @@ export class Dispatch {
     if (!isCurrent()) return;
     this.#filler.wake(queue);
     this.#pump(endpointKey);
+  }
+
+  /**
+   * Whose file it is that the arguments of a task refer to which the endpoint's agent has now; no owner where it has none
+   * such, and undefined where its connection is not here, or has not been read in yet.
+   */
+  ownerOfReference(endpointId: string, digest: Buffer): { readonly ownerId: string | undefined } | undefined {
+    const owned = this.#owned.get(uuidToKey(endpointId)!);
+    if (owned === undefined || owned.queue.opening) return undefined;
+    for (const entry of owned.queue.held.values())
+      if (entry.state !== "QUEUED" && refersTo(entry, digest)) return { ownerId: keyToUuid(entry.ownerKey) };
+    return { ownerId: undefined };
   }
 
   /** The agent's connection is gone. What it had stays its own: its journal speaks at the next hello. */
@@ -721,4 +740,10 @@ export class Dispatch {
     const known = await knownTasks(this.#deps.pool, endpointKey, keys);
     return keys.filter((key) => !known.has(key));
   }
+}
+
+/** A reference begins with its file's digest. */
+function refersTo({ codec, source, start, sizeBytes }: TaskEntry, digest: Buffer): boolean {
+  if (codec < CODEC_REFERENCE || sizeBytes < digest.length) return false;
+  return source.compare(digest, 0, digest.length, start, start + digest.length) === 0;
 }

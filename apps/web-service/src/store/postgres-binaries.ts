@@ -95,7 +95,8 @@ async function copyPackage(packageDir: string, { home, log }: BinariesOptions): 
   if (await lstat(native).catch(() => undefined)) return native;
   log.info({ target }, "copying the PostgreSQL programs, as the installed ones cannot be used in place");
   const draft = `${target}.${process.pid}`;
-  await mkdir(draft, { mode: 0o755 });
+  await mkdir(draft);
+  await chmod(draft, 0o755);
   await cp(join(packageDir, "native"), join(draft, "native"), { recursive: true, verbatimSymlinks: true });
   await makeRunnable(join(draft, "native"));
   await rename(draft, target).catch(() => rm(draft, { recursive: true, force: true }));

@@ -93,7 +93,7 @@ export async function placeCluster(
   // An earlier start has put it elsewhere; the link dangles if that start was cut off before initdb was done.
   const elsewhere = await readlink(wished).catch(() => undefined);
   if (elsewhere !== undefined) {
-    await mkdir(dirname(elsewhere), { recursive: true, mode: 0o711 });
+    await openForPassing(dirname(elsewhere));
     return join(await realpath(dirname(elsewhere)), basename(elsewhere));
   }
   if (!identity) return wished;
@@ -103,7 +103,7 @@ export async function placeCluster(
     for (const dir of closed) await chmod(dir, (await stat(dir)).mode | 0o011);
     return wished;
   }
-  await mkdir(SHARED_HOME, { recursive: true, mode: 0o711 });
+  await openForPassing(SHARED_HOME);
   const above = await mkdtemp(join(SHARED_HOME, "cluster-"));
   await chmod(above, 0o711);
   const clusterDir = join(above, basename(dataDir));
@@ -113,6 +113,12 @@ export async function placeCluster(
     "the data directory is closed to PostgreSQL's user, the cluster is kept elsewhere",
   );
   return clusterDir;
+}
+
+/** Makes a directory that PostgreSQL's user may pass through, whatever the umask. */
+async function openForPassing(dir: string): Promise<void> {
+  await mkdir(dir, { recursive: true });
+  await chmod(dir, 0o711);
 }
 
 /** Gives a file or directory to the user, if there is one. */

@@ -1,5 +1,5 @@
 /** `farloom audit`: who changed what, and whether the record of it is whole. */
-import { createReadStream, createWriteStream } from "node:fs";
+import { createReadStream, createWriteStream, statSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { pipeline } from "node:stream/promises";
 import { type AuditEntry, AuditVerifier } from "@farloom/protocol";
@@ -7,6 +7,8 @@ import type { Farloom } from "@farloom/sdk";
 import type { Command } from "commander";
 import { type Context, withClient } from "../context.js";
 import { CliError, FAILED, USAGE } from "../exit-codes.js";
+import { agentStateDir } from "../local/agent.js";
+import { ask } from "../local/apps.js";
 import { ago, wholeNumber } from "../values.js";
 
 const PAGE = 1_000;
@@ -52,9 +54,15 @@ export function addAudit(program: Command, { output, result }: Context): void {
   audit
     .command("verify")
     .description("recompute the chain, and say where it breaks")
-    .option("--file <file>", "what export wrote, instead of asking the service")
+    .option("--file <path>", "what export wrote, or an agent's audit, instead of asking the service")
+    .option("--agent", "the audit of the agent on this machine")
+    .option("--state-dir <dir>", "with --agent: its folder (default: ~/.farloom/agent)")
     .option("--head <number:hash>", "what an earlier verify said: the chain must still hold it")
-    .action(async (options: { file?: string; head?: string }, command: Command) => {
+    .action(async (options: VerifyFlags, command: Command) => {
+      if (options.agent || (options.file !== undefined && (await isAgents(options.file)))) {
+        result.code = await askAgent(options, output);
+        return;
+      }
       const expected = options.head === undefined ? undefined : HEAD.exec(options.head);
       if (expected === null) throw new CliError("--head is like 42:<64 hexadecimal digits>", USAGE);
       const check = (entries: AsyncIterable<AuditEntry>) => verify(entries, expected);
@@ -71,6 +79,36 @@ export function addAudit(program: Command, { output, result }: Context): void {
             : `${output.style("red", "The chain is broken:")} ${why}. It holds up to entry ${head.seq}.`,
       );
     });
+}
+
+interface VerifyFlags {
+  readonly file?: string;
+  readonly head?: string;
+  readonly agent?: boolean;
+  readonly stateDir?: string;
+}
+
+/** Whether a file was written by an agent: its records have entries, several to a line. */
+async function isAgents(path: string): Promise<boolean> {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return true;
+  for await (const line of createInterface({ input: createReadStream(path) })) return AGENTS_LINE.test(line);
+  return false;
+}
+const AGENTS_LINE = /^\{"at":"[^"]{0,40}","entries":\[/;
+
+/** The agent's own program knows its files; its exit code. */
+async function askAgent(
+  { agent, file, head, stateDir }: VerifyFlags,
+  output: Context["output"],
+): Promise<number> {
+  const args = ["audit", "--verify", "--state-dir", agentStateDir(stateDir)];
+  if (!agent && file !== undefined) args.push("--file", file);
+  if (head !== undefined) args.push("--head", head);
+  if (output.json) args.push("--json");
+  const { code, stdout, stderr } = await ask("endpoint-agent", args);
+  process.stdout.write(stdout);
+  process.stderr.write(stderr);
+  return code;
 }
 
 interface Verdict {

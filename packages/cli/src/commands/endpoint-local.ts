@@ -32,6 +32,7 @@ export function addLocal(endpoint: Command, { output, result }: Context): void {
   )
     .option("--service <url>", "the service's address (default: FARLOOM_URL)")
     .option("--code <code>", "the enrolment code; - reads standard input (default: FARLOOM_ENROLMENT_CODE)")
+    .option("--code-file <file>", "reads the code from a file, so that no list of processes shows it")
     .option("--name <name>", "what the endpoint is called, where the code leaves that open")
     .option("--python <path>", "interpreter of Python workers")
     .option("--shared", "others will use it: what no trusted key has signed does not run (endpoint trust)")
@@ -82,6 +83,13 @@ export function addLocal(endpoint: Command, { output, result }: Context): void {
   local("logs", "what the agent on this machine wrote")
     .option("-n, --lines <n>", "the last so many", "50")
     .option("-f, --follow", "and what comes");
+  local("audit", "what this machine was made to do, as its agent wrote it down")
+    .option("--task <id>", "what is said of this task")
+    .option("-n, --lines <n>", "the last so many", "50")
+    .option("-f, --follow", "and what comes")
+    .option("--verify", "recompute the chain, and say where it breaks")
+    .option("--head <number:hash>", "what an earlier --verify said: the chain must still hold it")
+    .option("--file <path>", "a file of it, or a folder with its files, instead of the agent's own");
   local("doctor", "check this machine and its agent, and say how to mend it").option(
     "--python <path>",
     "interpreter of Python workers",

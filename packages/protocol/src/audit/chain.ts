@@ -1,6 +1,7 @@
 /**
  * The audit chain: each entry holds the SHA-256 of the one before, so that nothing in the middle can be changed, left
- * out or put in without its being seen. The service writes it; whoever has the entries recomputes it.
+ * out or put in without its being seen. The service writes one, and each agent another (agent-record.ts); whoever has the
+ * entries recomputes it.
  *
  *   A1  Numbers begin at 1 and have no gaps.
  *   A2  An entry's hash is the SHA-256 of the hash before it (32 zero bytes before the first) and the canonical JSON of
@@ -41,6 +42,11 @@ export interface AuditEntry extends AuditFields {
   readonly hash: string;
 }
 
+/** The hash of what follows `previous` in a chain (A2); `text` is canonical JSON. */
+export function chainHash(previous: string, text: string): string {
+  return createHash("sha256").update(Buffer.from(previous, "hex")).update(text).digest("hex");
+}
+
 /** The hash of an entry (A2). */
 export function auditHash(previous: string, fields: AuditFields): string {
   const { seq, at, ownerId, actor, credential, action, target, origin, status, code, detail } = fields;
@@ -57,29 +63,56 @@ export function auditHash(previous: string, fields: AuditFields): string {
     code,
     detail,
   });
-  return createHash("sha256").update(Buffer.from(previous, "hex")).update(text).digest("hex");
+  return chainHash(previous, text);
 }
 
-/** Recomputes a chain as its entries come. */
-export class AuditVerifier {
-  #seq = 0;
-  #hash = AUDIT_GENESIS;
+/** A link of a chain: its number, what it follows, and its own hash. */
+export interface ChainLink {
+  readonly seq: number;
+  readonly previous: string;
+  readonly hash: string;
+}
+
+/** Follows any chain of A1 and A2, link by link. */
+export class ChainVerifier {
+  #seq: number;
+  #hash: string;
+
+  /** `after`: the last link that is taken for good; the genesis where nothing is said. */
+  constructor(after: { readonly seq: number; readonly hash: string } = { seq: 0, hash: AUDIT_GENESIS }) {
+    this.#seq = after.seq;
+    this.#hash = after.hash;
+  }
 
   /** The last entry that held. */
   get head(): { readonly seq: number; readonly hash: string } {
     return { seq: this.#seq, hash: this.#hash };
   }
 
+  /** Why the chain breaks at this link, or undefined where it goes on. `hashed` is what its hash must be. */
+  follow(link: ChainLink, hashed: string): string | undefined {
+    if (link.seq !== this.#seq + 1)
+      return `entry ${link.seq} follows entry ${this.#seq}: something is missing, or was put in`;
+    if (link.previous !== this.#hash)
+      return `entry ${link.seq} does not follow the entry before it: one of the two was changed`;
+    if (hashed !== link.hash) return `entry ${link.seq} was changed after it was written`;
+    this.#seq = link.seq;
+    this.#hash = link.hash;
+    return undefined;
+  }
+}
+
+/** Recomputes the service's chain as its entries come. */
+export class AuditVerifier {
+  readonly #chain = new ChainVerifier();
+
+  /** The last entry that held. */
+  get head(): { readonly seq: number; readonly hash: string } {
+    return this.#chain.head;
+  }
+
   /** Why the chain breaks at this entry, or undefined where it goes on. */
   add(entry: AuditEntry): string | undefined {
-    if (entry.seq !== this.#seq + 1)
-      return `entry ${entry.seq} follows entry ${this.#seq}: something is missing, or was put in`;
-    if (entry.previous !== this.#hash)
-      return `entry ${entry.seq} does not follow the entry before it: one of the two was changed`;
-    if (auditHash(entry.previous, entry) !== entry.hash)
-      return `entry ${entry.seq} was changed after it was written`;
-    this.#seq = entry.seq;
-    this.#hash = entry.hash;
-    return undefined;
+    return this.#chain.follow(entry, auditHash(entry.previous, entry));
   }
 }

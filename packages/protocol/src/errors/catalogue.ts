@@ -203,6 +203,7 @@ export const ERRORS = {
     false,
     "This machine cannot run workers at the isolation level {level}: {reason}. {cure}. It can do: {offers}.",
   ),
+  STATE_UNSAFE: entry(500, false, "The agent does not start on {path}: {why}. {cure}."),
   FUNCTION_UNTRUSTED: entry(
     403,
     false,

@@ -2655,6 +2655,8 @@ def arm_crash_points(worker, runner, order):
 
 
 def main():
+    # It holds tokens: none of them is to end in a core dump. A function may raise the soft limit again.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     config = json.loads(sys.stdin.buffer.read())
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
