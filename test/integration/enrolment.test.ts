@@ -78,7 +78,9 @@ describe("an enrolment code", () => {
     const clients = pools.map((pool) => new PrismaClient({ adapter: new PrismaPg(pool) }));
     try {
       const clock = { nowMs: () => Date.now() };
-      const desks = clients.map((prisma) => new Enrolment(prisma, { clock } as unknown as Identity));
+      const desks = clients.map(
+        (prisma) => new Enrolment(prisma, undefined as never, { clock } as unknown as Identity),
+      );
       const keys = Array.from({ length: REPLICAS * EACH }, () =>
         generateKeyPairSync("ed25519").publicKey.export({ format: "der", type: "spki" }).subarray(-32),
       );

@@ -11,6 +11,8 @@ import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from
 import { FarloomError } from "@farloom/protocol";
 import type { PrismaClient } from "../generated/prisma/client.js";
 import { type Identity, keyPrint } from "../identity/identity.js";
+import type { Principal } from "../identity/principal.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { fromBuffer, toBuffer } from "../support/bytes.js";
 import type { EndpointRecord } from "./registry.js";
 
@@ -24,10 +26,13 @@ const CODE = /^fle_([0-9a-f]{32})_([A-Za-z0-9_-]{32})$/;
 
 export class Enrolment {
   readonly #prisma: PrismaClient;
+  readonly #tenants: TenantPool;
   readonly #identity: Identity;
 
-  constructor(prisma: PrismaClient, identity: Identity) {
+  /** @param prisma for what agents ask, who are nobody before they have proved it */
+  constructor(prisma: PrismaClient, tenants: TenantPool, identity: Identity) {
     this.#prisma = prisma;
+    this.#tenants = tenants;
     this.#identity = identity;
   }
 
@@ -36,15 +41,19 @@ export class Enrolment {
     return new Date(this.#identity.clock.nowMs() + ms);
   }
 
-  /** A new code; one that was made before is void. */
-  async newCode(endpoint: EndpointRecord): Promise<{ code: string; expiresAt: Date }> {
+  /** A new code for somebody's own endpoint; one that was made before is void. @throws FarloomError ENDPOINT_NOT_FOUND */
+  async newCode(
+    { ownerId }: Principal,
+    endpoint: EndpointRecord,
+  ): Promise<{ code: string; expiresAt: Date }> {
     const code = `fle_${endpoint.id.replaceAll("-", "")}_${randomBytes(24).toString("base64url")}`;
     const expiresAt = this.#afterNow(ENROLMENT_CODE_LIFE_MS);
-    const { count } = await this.#prisma.endpoint.updateMany({
-      where: { id: endpoint.id, ownerId: endpoint.ownerId, deletedAt: null },
-      data: { enrolHash: fromBuffer(sha256(code)), enrolExpiresAt: expiresAt },
+    const { rowCount } = await this.#tenants.query(ownerId, {
+      text: `UPDATE endpoint SET enrol_hash = $3, enrol_expires_at = $4
+             WHERE id = $2 AND owner_id = $1 AND deleted_at IS NULL`,
+      values: [ownerId, endpoint.id, sha256(code), expiresAt],
     });
-    if (count === 0) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpoint.id });
+    if (rowCount === 0) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpoint.id });
     return { code, expiresAt };
   }
 
@@ -171,10 +180,11 @@ export class Enrolment {
   }
 
   /** Nobody speaks for the endpoint from here on, until somebody enrols with a new code. Its tasks wait. */
-  async revoke(endpoint: EndpointRecord): Promise<void> {
-    await this.#prisma.endpoint.updateMany({
-      where: { id: endpoint.id, deletedAt: null },
-      data: { publicKey: null, enrolHash: null, enrolExpiresAt: null },
+  async revoke({ ownerId }: Principal, endpoint: EndpointRecord): Promise<void> {
+    await this.#tenants.query(ownerId, {
+      text: `UPDATE endpoint SET public_key = NULL, enrol_hash = NULL, enrol_expires_at = NULL
+             WHERE id = $2 AND owner_id = $1 AND deleted_at IS NULL`,
+      values: [ownerId, endpoint.id],
     });
     this.#identity.changed();
   }
