@@ -70,7 +70,10 @@ const teams = (t: TenantPool) => new Teams(NONE, t, EPOCH);
 const lists = (t: TenantPool) => new AccessLists(NONE, t, EPOCH);
 const signatures = (t: TenantPool) => new FunctionSignatures(NONE, t);
 const enrolment = (t: TenantPool) =>
-  new Enrolment(NONE, t, { clock: { nowMs: Date.now }, changed: () => {} } as never);
+  new Enrolment({ prisma: NONE, pool: NONE, tenants: t }, {
+    clock: { nowMs: Date.now },
+    changed: () => {},
+  } as never);
 const keys = (t: TenantPool) => new ApiKeys({ prisma: NONE, pool: NONE, tenants: t }, NONE);
 const team = (of: Things) => ({ id: of.teamId }) as never;
 const endpoint = (of: Things) => ({ id: of.endpointId, name: `of-${of.name}`, level: 4 }) as never;

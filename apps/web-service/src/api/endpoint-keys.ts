@@ -12,8 +12,9 @@ const Signature = Type.String({
   description: "64 bytes in base64 or base64url",
 });
 
-export function endpointKeyRoutes(app: Api, { endpoints, identity, prisma, tenants }: AppDeps): void {
-  const enrolment = new Enrolment(prisma, tenants, identity);
+export function endpointKeyRoutes(app: Api, deps: AppDeps): void {
+  const { endpoints, identity } = deps;
+  const enrolment = new Enrolment(deps, identity);
 
   app.post(
     "/v1/endpoints/:id/rekey",

@@ -47,8 +47,8 @@ const CodeView = Type.Object({
 });
 
 export function endpointRoutes(app: Api, deps: AppDeps): void {
-  const { endpoints, identity, dispatch, config, prisma, pool, tenants } = deps;
-  const enrolment = new Enrolment(prisma, tenants, identity);
+  const { endpoints, identity, dispatch, config, pool } = deps;
+  const enrolment = new Enrolment(deps, identity);
 
   /**
    * The address is the configured one, or the one that this very request came to. The code is not an argument, as
