@@ -346,7 +346,10 @@ describe("at the start", () => {
     try {
       const me = await alone.api.get("/v1/me");
       expect(me.body).toMatchObject({ admin: true, tenantWall: false });
-      expect((await alone.api.get("/v1/tasks")).body.items).toEqual([]);
+      for (const path of ["tasks", "functions", "endpoints", "teams", "sessions"])
+        expect((await alone.api.get(`/v1/${path}`)).body.items, path).toEqual([]);
+      for (const path of ["keys", "accounts"])
+        expect((await alone.api.get(`/v1/${path}`)).body.items, path).toHaveLength(1);
     } finally {
       await alone.close();
     }

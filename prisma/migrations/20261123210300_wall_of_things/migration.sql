@@ -2,7 +2,7 @@
 -- API keys, logins, signatures, accounts. What 20261123203000_tenant_wall says of the first ones holds here too.
 
 -- Where a policy asks what another table says of the tenant, it asks a view of the tables' owner: policies of tables that ask
--- each other would have no end.
+-- each other would have no end. EXISTS leaves it to the planner whether to ask for each row, or once for all.
 
 -- Teams that the tenant is in, and that they made: whoever makes one need not stay a member.
 CREATE VIEW "tenant_team" AS
@@ -47,34 +47,37 @@ CREATE POLICY "external_identity_of_tenant" ON "external_identity" FOR SELECT
 
 -- What is shared is seen by those with whom it is, and changed by those whose it is.
 ALTER TABLE "team" ENABLE ROW LEVEL SECURITY;
-CREATE POLICY "team_seen" ON "team" FOR SELECT USING ("id" IN (SELECT "team_id" FROM "tenant_team"));
+CREATE POLICY "team_seen" ON "team" FOR SELECT
+  USING (EXISTS (SELECT 1 FROM "tenant_team" x WHERE x."team_id" = "team"."id"));
 CREATE POLICY "team_of_tenant" ON "team" USING ("owner_id" = (SELECT "farloom_tenant"()));
 ALTER TABLE "team_member" ENABLE ROW LEVEL SECURITY;
-CREATE POLICY "team_member_seen" ON "team_member" FOR SELECT USING ("team_id" IN (SELECT "team_id" FROM "tenant_team"));
+CREATE POLICY "team_member_seen" ON "team_member" FOR SELECT
+  USING ("person_id" = (SELECT "farloom_tenant"())
+    OR EXISTS (SELECT 1 FROM "tenant_team" x WHERE x."team_id" = "team_member"."team_id"));
 CREATE POLICY "team_member_of_tenant" ON "team_member"
-  USING ("team_id" IN (SELECT "team_id" FROM "tenant_team" WHERE "is_own"));
+  USING (EXISTS (SELECT 1 FROM "tenant_team" x WHERE x."team_id" = "team_member"."team_id" AND x."is_own"));
 
 ALTER TABLE "function" ENABLE ROW LEVEL SECURITY;
 CREATE POLICY "function_seen" ON "function" FOR SELECT
   USING ("visibility" = 2 AND (SELECT "farloom_tenant"()) IS NOT NULL
-    OR "visibility" = 1 AND "team_id" IN (SELECT "team_id" FROM "tenant_team" WHERE NOT "is_own"));
+    OR "visibility" = 1
+      AND EXISTS (SELECT 1 FROM "tenant_team" x WHERE x."team_id" = "function"."team_id" AND NOT x."is_own"));
 CREATE POLICY "function_of_tenant" ON "function" USING ("owner_id" = (SELECT "farloom_tenant"()));
 
 ALTER TABLE "endpoint" ENABLE ROW LEVEL SECURITY;
 CREATE POLICY "endpoint_seen" ON "endpoint" FOR SELECT
-  USING ("id" IN (SELECT "endpoint_id" FROM "tenant_endpoint" WHERE "level" > 0));
+  USING (EXISTS (SELECT 1 FROM "tenant_endpoint" x WHERE x."endpoint_id" = "endpoint"."id" AND x."level" > 0));
 CREATE POLICY "endpoint_of_tenant" ON "endpoint" USING ("owner_id" = (SELECT "farloom_tenant"()));
 
 -- One sees entries that concern oneself, and all of an endpoint that one manages. Only its owner says who manages it.
 ALTER TABLE "endpoint_access" ENABLE ROW LEVEL SECURITY;
 CREATE POLICY "endpoint_access_seen" ON "endpoint_access" FOR SELECT
   USING ("subject_id" = (SELECT "farloom_tenant"())
-    OR "subject_id" IN (SELECT "team_id" FROM "tenant_team" WHERE NOT "is_own")
-    OR "endpoint_id" IN (SELECT "endpoint_id" FROM "tenant_endpoint" WHERE "level" >= 3));
+    OR EXISTS (SELECT 1 FROM "tenant_team" x WHERE x."team_id" = "endpoint_access"."subject_id" AND NOT x."is_own")
+    OR EXISTS (SELECT 1 FROM "tenant_endpoint" x WHERE x."endpoint_id" = "endpoint_access"."endpoint_id" AND x."level" >= 3));
 CREATE POLICY "endpoint_access_managed" ON "endpoint_access"
-  USING ("endpoint_id" IN (SELECT "endpoint_id" FROM "tenant_endpoint" WHERE "level" = 4)
-    OR "allow" <> 3 AND "deny" <> 3
-      AND "endpoint_id" IN (SELECT "endpoint_id" FROM "tenant_endpoint" WHERE "level" >= 3));
+  USING (EXISTS (SELECT 1 FROM "tenant_endpoint" x WHERE x."endpoint_id" = "endpoint_access"."endpoint_id"
+    AND (x."level" = 4 OR x."level" = 3 AND "endpoint_access"."allow" <> 3 AND "endpoint_access"."deny" <> 3)));
 
 -- The function is looked up for each, by its key and under its own policies.
 ALTER TABLE "function_signature" ENABLE ROW LEVEL SECURITY;
