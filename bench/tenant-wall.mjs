@@ -1,4 +1,4 @@
-// What the wall between tenants costs: `node bench/tenant-wall.mjs`, some 40 seconds, after `npm run build`.
+// What the wall between tenants costs: `node bench/tenant-wall.mjs`, about a minute, after `npm run build`.
 //
 // On one embedded PostgreSQL, in rounds that take turns, so that a machine whose load changes is fair to both sides:
 // the hot path's two statements with row-level security on their tables and without, and a person's reads under the
@@ -9,6 +9,9 @@ import { join } from "node:path";
 import { keyToUuid, TaskIdAllocator, uuidToKey } from "@farloom/protocol";
 import pg from "pg";
 import { pino } from "pino";
+import { EndpointRegistry } from "../apps/web-service/dist/endpoints/registry.js";
+import { FunctionRows } from "../apps/web-service/dist/functions/rows.js";
+import { Teams } from "../apps/web-service/dist/sharing/teams.js";
 import { startEmbeddedPostgres } from "../apps/web-service/dist/store/embedded-postgres.js";
 import { insertOutcomes } from "../apps/web-service/dist/store/insert-outcomes.js";
 import { insertTasks } from "../apps/web-service/dist/store/insert-tasks.js";
@@ -22,6 +25,10 @@ const BATCH = 256;
 const BATCHES = 12;
 const WHO = "01a209ca-e86a-7123-ae21-400dcac571c2";
 const OTHER = "01a209ca-e86a-7123-ae21-400dcac571c3";
+
+/** Of each of two people: functions, endpoints, and teams that both are in. */
+const THINGS = 200;
+const DIGEST = Buffer.alloc(32, 1);
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -61,7 +68,7 @@ try {
 
   const ids = new TaskIdAllocator();
   const key = uuidToKey(WHO);
-  const none = { seals: undefined, sealAt: 0, options: undefined };
+  const plainCall = { seals: undefined, sealAt: 0, options: undefined };
   const slice = { source: Buffer.from("[1]"), start: 0, end: 3 };
   /** @type {string[]} */
   let last = [];
@@ -74,7 +81,7 @@ try {
       groupKey: key,
       functionKey: 1,
       codec: 1,
-      ...none,
+      ...plainCall,
     };
     await insertTasks(
       road,
@@ -88,7 +95,7 @@ try {
       state: 1,
       reason: 0,
       codec: 1,
-      ...none,
+      ...plainCall,
       detail: undefined,
     };
     const spent = { queueUs: 1, runUs: 1, cpuUs: 1, peakKb: 1 };
@@ -108,6 +115,30 @@ try {
     times: BATCHES,
   });
   await secure("ENABLE")();
+  await road.query("INSERT INTO owner (id, name) VALUES ($1, 'other')", [OTHER]);
+  for (const [who, whom] of [
+    [WHO, OTHER],
+    [OTHER, WHO],
+  ]) {
+    await road.query(
+      `WITH made AS (INSERT INTO team (id, owner_id, name) SELECT gen_random_uuid(), $1, 't' || i FROM generate_series(1, $3) AS i RETURNING id)
+       INSERT INTO team_member (team_id, person_id) SELECT id, whom FROM made, unnest(ARRAY[$1, $2]::uuid[]) AS whom`,
+      [who, whom, THINGS],
+    );
+    await road.query(
+      `INSERT INTO function (owner_id, digest, name, version, runtime, definition, code, visibility, team_id)
+       SELECT $1, sha256(('f' || i)::bytea), 'f' || i, 1, 'python', '{}', '\\x01', i % 2, t.id
+       FROM generate_series(1, $2) AS i LEFT JOIN team t ON i % 2 = 1 AND t.owner_id = $1 AND t.name = 't' || i`,
+      [who, THINGS],
+    );
+    await road.query(
+      `WITH made AS (INSERT INTO endpoint (id, owner_id, name) SELECT gen_random_uuid(), $1, 'e' || i FROM generate_series(1, $2) AS i
+         RETURNING id, name)
+       INSERT INTO endpoint_access (endpoint_id, subject_id, is_team, allow)
+       SELECT made.id, t.id, true, 2 FROM made JOIN team t ON t.owner_id = $1 AND 'e' || substr(t.name, 2) = made.name`,
+      [who, THINGS],
+    );
+  }
   await road.query("ANALYZE");
 
   /** What is read has ended: no queue is asked. */
@@ -126,6 +157,34 @@ try {
   };
   for (const [name, [times, work]] of Object.entries(reads)) {
     await compare(name, { before: { work: work(plain) }, after: { work: work(behind) }, times });
+  }
+
+  const epoch = /** @type {any} */ ({ generation: 0, isFresh: false });
+  const none = /** @type {any} */ (undefined);
+  const { rows: theirs } = await road.query("SELECT id FROM endpoint WHERE owner_id = $1 AND name = 'e1'", [
+    OTHER,
+  ]);
+  const of = (pool) => {
+    const tenants = new TenantPool(pool);
+    return {
+      functions: new FunctionRows(tenants),
+      endpoints: new EndpointRegistry({ prisma: none, pool: none, tenants }, epoch),
+      teams: new Teams(none, tenants, epoch),
+    };
+  };
+  const page = { text: undefined, before: undefined, limit: 100, isPublic: false };
+  const [ownerThings, walledThings] = [of(owner), of(walled)];
+  /** @type {Record<string, [number, (things: ReturnType<typeof of>) => () => Promise<unknown>]>} */
+  const shared = {
+    "an endpoint that is shared": [100, (t) => () => t.endpoints.load(key, uuidToKey(theirs[0].id))],
+    "a function by its name": [100, (t) => () => t.functions.ownByName(WHO, "f1", none)],
+    "a function by a digest that nobody has": [100, (t) => () => t.functions.ofDigest(WHO, DIGEST)],
+    "list 100 functions": [20, (t) => () => t.functions.list(WHO, page)],
+    "list 100 endpoints": [10, (t) => () => t.endpoints.list(WHO, { limit: 100 })],
+    [`list ${2 * THINGS} teams`]: [10, (t) => () => t.teams.list(WHO)],
+  };
+  for (const [name, [times, work]] of Object.entries(shared)) {
+    await compare(name, { before: { work: work(ownerThings) }, after: { work: work(walledThings) }, times });
   }
   const found = await behind.read(WHO, last, false);
   if (found.length !== BATCH || found.every(({ id }) => id !== keyToUuid(last[0])))

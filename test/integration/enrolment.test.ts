@@ -5,13 +5,12 @@ import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { errorMessage, FRAMES_DOWN, limits } from "@farloom/protocol";
-import { PrismaPg } from "@prisma/adapter-pg";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { enroll } from "../../apps/endpoint-agent/src/enrolment.js";
 import { Enrolment } from "../../apps/web-service/src/endpoints/enrolment.js";
-import { PrismaClient } from "../../apps/web-service/src/generated/prisma/client.js";
 import type { Identity } from "../../apps/web-service/src/identity/identity.js";
 import { agentToken, makeAgentKeys } from "../support/fake-agent.js";
 import { FramePeer } from "../support/frame-peer.js";
@@ -21,12 +20,18 @@ const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/main.js"
 /** Replicas, each with a pool of its own, and how many bring the same code to each. */
 const REPLICAS = 4;
 const EACH = 125;
+/** Processes that bring one code to one service, how often each, and over how many connections that stay open. */
+const RACERS = 2;
+const TRIES = 5_000;
+const LINES = 150;
+const RACER = join(import.meta.dirname, "../support/enrolment-racer.mjs");
 
 let rest: RestService;
 let nobody: RestClient;
 
 beforeAll(async () => {
-  rest = await startRestService();
+  // Of one address only so many wrong codes are taken in a minute: here all meet the code itself.
+  rest = await startRestService({ failedAuthPerMinute: 1_000_000 });
   nobody = new RestClient(rest.url, undefined);
 }, 60_000);
 afterAll(() => rest?.close());
@@ -75,10 +80,9 @@ describe("an enrolment code", () => {
       { length: REPLICAS },
       () => new pg.Pool({ connectionString: rest.database.url, max: 10 }),
     );
-    const clients = pools.map((pool) => new PrismaClient({ adapter: new PrismaPg(pool) }));
     try {
       const clock = { nowMs: () => Date.now() };
-      const desks = clients.map((prisma) => new Enrolment(prisma, { clock } as unknown as Identity));
+      const desks = pools.map((pool) => new Enrolment({ pool } as never, { clock } as unknown as Identity));
       const keys = Array.from({ length: REPLICAS * EACH }, () =>
         generateKeyPairSync("ed25519").publicKey.export({ format: "der", type: "spki" }).subarray(-32),
       );
@@ -94,10 +98,42 @@ describe("an enrolment code", () => {
       ]);
       expect(rows[0].public_key.equals(keys[won[0]!])).toBe(true);
     } finally {
-      for (const client of clients) await client.$disconnect();
-      for (const pool of pools) if (!pool.ended) await pool.end();
+      for (const pool of pools) await pool.end();
     }
   }, 60_000);
+
+  it(`brought ${RACERS * TRIES} times over ${RACERS * LINES} connections makes one agent, and all others are refused alike`, async () => {
+    const { body: made } = await rest.api.post("/v1/endpoints", { name: "raced-by-http" });
+    const race = [rest.url, made.enrolmentCode, String(TRIES), String(LINES)];
+    const racers = Array.from({ length: RACERS }, () =>
+      spawn(process.execPath, [RACER, ...race], { stdio: ["pipe", "pipe", "inherit"] }),
+    );
+    try {
+      const said = racers.map(({ stdout }) => createInterface(stdout)[Symbol.asyncIterator]());
+      const next = () => Promise.all(said.map(async (lines) => JSON.parse((await lines.next()).value)));
+      expect(await next()).toEqual(racers.map(() => "connected"));
+      for (const { stdin } of racers) stdin.end("go\n");
+      const counts = (await next()) as { won: string[]; refusals: Record<string, number> }[];
+      const won = counts.flatMap((count) => count.won);
+      expect(won).toHaveLength(1);
+      const refused = counts.flatMap(({ refusals }) => Object.entries(refusals));
+      expect(new Set(refused.map(([answer]) => answer)).size, JSON.stringify(refused)).toBe(1);
+      expect(refused[0]![0]).toContain(errorMessage("ENROLMENT_CODE_INVALID"));
+      expect(refused.reduce((sum, [, n]) => sum + n, 0)).toBe(RACERS * TRIES - 1);
+      const { rows } = await rest.database.pool.query(
+        "SELECT public_key, enrol_hash FROM endpoint WHERE id = $1",
+        [made.id],
+      );
+      expect(rows).toEqual([{ public_key: Buffer.from(won[0]!, "base64"), enrol_hash: null }]);
+      const audited = await rest.database.pool.query(
+        "SELECT 1 FROM audit_entry WHERE action = 'endpoints.enroll' AND target = $1",
+        [made.id],
+      );
+      expect(audited.rowCount).toBe(1);
+    } finally {
+      for (const racer of racers) racer.kill("SIGKILL");
+    }
+  }, 180_000);
 
   it("is for its endpoint of its owner, is void once another was made, and after ten minutes", async () => {
     const { body: first } = await rest.api.post("/v1/endpoints", { name: "lab" });

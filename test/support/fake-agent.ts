@@ -157,6 +157,13 @@ export class FakeAgent {
         const { frame } = decoded;
         if (frame.t === "welcome") {
           socket.send(encodeFrame({ t: "credit", tasks: 1_000_000, bytes: 1e12 }));
+          // One that says nothing is taken for dead: a test may last longer than that.
+          let n = 0;
+          const beat = setInterval(
+            () => socket.send(encodeFrame({ t: "ping", n: ++n })),
+            limits.HEARTBEAT_MS,
+          );
+          socket.once("close", () => clearInterval(beat));
           resolve();
         } else if (frame.t === "refuse") reject(new Error(`${frame.code}: ${frame.message}`));
         else if (frame.t === "tasks") this.#take(frame);

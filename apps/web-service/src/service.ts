@@ -183,6 +183,7 @@ async function start(
   const tenants = new TenantPool(walled);
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
   undo.push(() => prisma.$disconnect());
+  const database = { prisma, pool, tenants };
 
   // What tasks refer to
   const clock = await DatabaseClock.start(pool, log);
@@ -191,12 +192,12 @@ async function start(
   undo.push(() => epoch.close());
   const signingKey = await loadSigningKey(config.stateDir, config.signingKeyFile);
   const keyRing = await KeyRing.open(signingKey, pool, clock, log);
-  const identity = new Identity(prisma, pool, keyRing, clock, epoch);
-  const people = openPeople(pool, keyRing, config, log);
-  const visible = new VisibleFunctions(pool, epoch);
-  const functions = new FunctionRegistry(prisma, visible, epoch);
-  const signatures = new FunctionSignatures(pool);
-  const endpoints = new EndpointRegistry(prisma, pool, epoch);
+  const identity = new Identity(database, keyRing, { clock, epoch });
+  const people = openPeople(database, keyRing, { config, log });
+  const visible = new VisibleFunctions(tenants, epoch);
+  const functions = new FunctionRegistry(prisma, tenants, visible);
+  const signatures = new FunctionSignatures(pool, tenants);
+  const endpoints = new EndpointRegistry(database, epoch);
   const secretKeys = await SecretKeys.load(config.stateDir, config.secretsKeyFile);
   const secrets = new SecretStore(pool, tenants, secretKeys, log);
   await secrets.sealAnew();
@@ -380,8 +381,8 @@ async function start(
     stored: new StoredBytes(pool, log, config.maxStoredMbPerOwner * 1024 ** 2),
     secrets,
     secretUse,
-    teams: new Teams(prisma, epoch),
-    accessLists: new AccessLists(prisma, epoch),
+    teams: new Teams(prisma, tenants, epoch),
+    accessLists: new AccessLists(prisma, tenants, epoch),
     sharedPayloads: new SharedPayloads(pool, tenants, dispatch),
     reach,
     intake,

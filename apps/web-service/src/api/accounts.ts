@@ -43,8 +43,9 @@ export function accountRoutes(app: Api, { identity, people, config }: AppDeps): 
       },
     },
     async (request) => {
-      requireAdmin(principalOf(request), "list accounts");
-      const items = await accounts.list();
+      const principal = principalOf(request);
+      requireAdmin(principal, "list accounts");
+      const items = await accounts.list(principal.ownerId);
       return { items: items.map((item) => ({ ...item, createdAt: item.createdAt.toISOString() })) };
     },
   );

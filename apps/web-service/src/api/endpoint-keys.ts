@@ -12,8 +12,9 @@ const Signature = Type.String({
   description: "64 bytes in base64 or base64url",
 });
 
-export function endpointKeyRoutes(app: Api, { endpoints, identity, prisma }: AppDeps): void {
-  const enrolment = new Enrolment(prisma, identity);
+export function endpointKeyRoutes(app: Api, deps: AppDeps): void {
+  const { endpoints, identity } = deps;
+  const enrolment = new Enrolment(deps, identity);
 
   app.post(
     "/v1/endpoints/:id/rekey",
@@ -67,7 +68,7 @@ export function endpointKeyRoutes(app: Api, { endpoints, identity, prisma }: App
       const principal = principalOf(request);
       const endpoint = await endpoints.resolve(principal, request.params.id);
       authorise(principal, "endpoints:write", { endpoint });
-      await enrolment.revoke(endpoint);
+      await enrolment.revoke(principal, endpoint);
       request.audited = { target: endpoint.id, detail: { name: endpoint.name } };
       return reply.code(204).send(null);
     },

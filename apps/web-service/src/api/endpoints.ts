@@ -47,8 +47,8 @@ const CodeView = Type.Object({
 });
 
 export function endpointRoutes(app: Api, deps: AppDeps): void {
-  const { endpoints, identity, dispatch, config, prisma, pool } = deps;
-  const enrolment = new Enrolment(prisma, identity);
+  const { endpoints, identity, dispatch, config, pool } = deps;
+  const enrolment = new Enrolment(deps, identity);
 
   /**
    * The address is the configured one, or the one that this very request came to. The code is not an argument, as
@@ -104,7 +104,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       await requireEndpointRoom(pool, principalOf(request).ownerId, config.maxEndpointsPerOwner);
       const record = await endpoints.create(principalOf(request), request.body.name);
       request.audited = { target: record.id, detail: { name: record.name } };
-      const { code, expiresAt } = await enrolment.newCode(record);
+      const { code, expiresAt } = await enrolment.newCode(principalOf(request), record);
       return reply.code(201).send({
         id: record.id,
         name: record.name,
@@ -129,7 +129,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
     },
     async (request, reply) => {
       const record = await owned(request);
-      const { code, expiresAt } = await enrolment.newCode(record);
+      const { code, expiresAt } = await enrolment.newCode(principalOf(request), record);
       return reply.code(201).send({
         id: record.id,
         name: record.name,
@@ -194,7 +194,7 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
     },
     async (request, reply) => {
       const record = await owned(request);
-      await endpoints.remove(record);
+      await endpoints.remove(principalOf(request), record);
       await dispatch.endpointDeleted?.(record.id);
       return reply.code(204).send(null);
     },

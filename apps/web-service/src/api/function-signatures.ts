@@ -41,7 +41,9 @@ export function functionSignatureRoutes(app: Api, { functions, signatures }: App
       authorise(principal, "functions:write", { fn: record });
       const { created } = await signatures.add(record, request.body.envelope, principal.ownerId);
       request.audited = { target: record.ref, detail: { id: record.id }, isUnchanged: !created };
-      return reply.code(created ? 201 : 200).send({ items: (await signatures.list(record)).map(view) });
+      return reply
+        .code(created ? 201 : 200)
+        .send({ items: (await signatures.list(record, principal.ownerId)).map(view) });
     },
   );
 
@@ -60,7 +62,7 @@ export function functionSignatureRoutes(app: Api, { functions, signatures }: App
       const principal = principalOf(request);
       const record = await functions.resolve(principal, request.params.ref);
       authorise(principal, "functions:read", { fn: record });
-      return { items: (await signatures.list(record)).map(view) };
+      return { items: (await signatures.list(record, principal.ownerId)).map(view) };
     },
   );
 }

@@ -238,8 +238,9 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
     },
     async (request) => {
       const record = await found(request);
-      const isOwn = record.ownerId === principalOf(request).ownerId;
-      return { ...view(record), ...(isOwn ? sharingView(await functions.sharing(record)) : {}) };
+      const principal = principalOf(request);
+      const isOwn = record.ownerId === principal.ownerId;
+      return { ...view(record), ...(isOwn ? sharingView(await functions.sharing(principal, record)) : {}) };
     },
   );
 
@@ -309,8 +310,8 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
       const record = await functions.resolve(principal, request.params.ref);
       requireFunctionOwner(principal, record, "share it");
       const teamId = team === undefined ? undefined : (await teams.resolve(principal, team)).id;
-      await functions.share(record, visibility, teamId);
-      return { ...view(record), ...sharingView(await functions.sharing(record)) };
+      await functions.share(principal, record, { visibility, teamId });
+      return { ...view(record), ...sharingView(await functions.sharing(principal, record)) };
     },
   );
 }

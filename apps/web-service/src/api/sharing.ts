@@ -40,13 +40,13 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
     authorise(principal, "sharing:write", { endpoint });
     return endpoint;
   };
-  const view = async (endpoint: EndpointGrant) => ({
-    entries: (await accessLists.list(endpoint)).map(({ subject, isTeam, allow, deny }) => ({
+  const view = async (personId: string, endpoint: EndpointGrant) => ({
+    entries: (await accessLists.list(personId, endpoint)).map(({ subject, isTeam, allow, deny }) => ({
       ...(isTeam ? { team: subject } : { person: subject }),
       ...(allow === 0 ? {} : { allow: levelName(allow) }),
       ...(deny === 0 ? {} : { deny: levelName(deny) }),
     })),
-    functions: await accessLists.allowedFunctions(endpoint),
+    functions: await accessLists.allowedFunctions(personId, endpoint),
   });
 
   app.get(
@@ -60,7 +60,7 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
         response: { 200: AccessView, ...problems },
       },
     },
-    async (request) => view(await managed(request)),
+    async (request) => view(principalOf(request).ownerId, await managed(request)),
   );
 
   app.put(
@@ -91,12 +91,15 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
       if ((person === undefined) === (team === undefined))
         throw new FarloomError("REQUEST_INVALID", { detail: "an entry is for either a person or a team" });
       const isTeam = team !== undefined;
+      const principal = principalOf(request);
+      const { ownerId } = principal;
       const subjectId = isTeam
-        ? (await teams.resolve(principalOf(request), team)).id
-        : await teams.personId(person!);
+        ? (await teams.resolve(principal, team)).id
+        : await teams.personId(ownerId, person!);
       const levelOf = (name: GivenLevel | undefined): number => (name === undefined ? 0 : LEVELS[name]);
-      await accessLists.set(endpoint, { subjectId, isTeam, allow: levelOf(allow), deny: levelOf(deny) });
-      return view(endpoint);
+      const entry = { subjectId, isTeam, allow: levelOf(allow), deny: levelOf(deny) };
+      await accessLists.set(ownerId, endpoint, entry);
+      return view(ownerId, endpoint);
     },
   );
 
@@ -121,11 +124,9 @@ export function sharingRoutes(app: Api, { endpoints, accessLists, teams }: AppDe
     async (request) => {
       request.audited = { detail: { functions: request.body.functions } };
       const endpoint = await managed(request);
-      await accessLists.allowFunctions(
-        endpoint,
-        functionList(request.body.functions, principalOf(request).ownerName),
-      );
-      return view(endpoint);
+      const { ownerId, ownerName } = principalOf(request);
+      await accessLists.allowFunctions(endpoint, functionList(request.body.functions, ownerName));
+      return view(ownerId, endpoint);
     },
   );
 }

@@ -71,8 +71,9 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
       },
     },
     async (request) => {
-      const team = await teams.resolve(principalOf(request), request.params.team);
-      const members = (await teams.members(team)).map(({ name, addedAt }) => ({
+      const principal = principalOf(request);
+      const team = await teams.resolve(principal, request.params.team);
+      const members = (await teams.members(principal.ownerId, team)).map(({ name, addedAt }) => ({
         name,
         addedAt: addedAt.toISOString(),
       }));
@@ -92,9 +93,10 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const team = await teams.resolve(principalOf(request), request.params.team);
-      requireTeamOwner(principalOf(request), team);
-      await teams.remove(team);
+      const principal = principalOf(request);
+      const team = await teams.resolve(principal, request.params.team);
+      requireTeamOwner(principal, team);
+      await teams.remove(principal.ownerId, team);
       return reply.code(204).send(null);
     },
   );
@@ -111,9 +113,10 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const team = await teams.resolve(principalOf(request), request.params.team);
-      requireTeamOwner(principalOf(request), team);
-      await teams.add(team, request.params.person);
+      const principal = principalOf(request);
+      const team = await teams.resolve(principal, request.params.team);
+      requireTeamOwner(principal, team);
+      await teams.add(principal.ownerId, team, request.params.person);
       return reply.code(204).send(null);
     },
   );
@@ -130,14 +133,15 @@ export function teamRoutes(app: Api, { teams }: AppDeps): void {
       },
     },
     async (request, reply) => {
-      const team = await teams.resolve(principalOf(request), request.params.team);
-      requireTeamOwner(principalOf(request), team);
-      await teams.takeOut(team, request.params.person);
+      const principal = principalOf(request);
+      const team = await teams.resolve(principal, request.params.team);
+      requireTeamOwner(principal, team);
+      await teams.takeOut(principal.ownerId, team, request.params.person);
       return reply.code(204).send(null);
     },
   );
 }
 
-function view({ id, name, owner, createdAt }: TeamRow) {
-  return { id, name, owner: owner.name, createdAt: createdAt.toISOString() };
+function view({ id, name, ownerName, createdAt }: TeamRow) {
+  return { id, name, owner: ownerName, createdAt: createdAt.toISOString() };
 }

@@ -9,25 +9,40 @@
  */
 import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
+import type { Pool } from "pg";
 import type { PrismaClient } from "../generated/prisma/client.js";
 import { type Identity, keyPrint } from "../identity/identity.js";
+import type { Principal } from "../identity/principal.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { fromBuffer, toBuffer } from "../support/bytes.js";
 import type { EndpointRecord } from "./registry.js";
 
 export const ENROLMENT_CODE_LIFE_MS = 10 * 60_000;
 export const CHALLENGE_LIFE_MS = 30_000;
-/** Open challenges of one endpoint: an agent needs one; the rest is somebody's idea of fun. */
-const MAX_OPEN_CHALLENGES = 50;
+/**
+ * Open challenges of one endpoint. An agent needs one; the rest is somebody's idea of fun, and anybody who may see the
+ * endpoint knows its id. So one more makes the oldest void: were it refused, they could keep the agent out. An address that asks
+ * as often as it may voids a nonce in a second, which an agent does not need.
+ */
+const MAX_OPEN_CHALLENGES = 1_000;
 /** What comes before a raw Ed25519 key in its DER form (RFC 8410). */
 const ED25519_SPKI_PREFIX = Buffer.from("302a300506032b6570032100", "hex");
 const CODE = /^fle_([0-9a-f]{32})_([A-Za-z0-9_-]{32})$/;
 
 export class Enrolment {
   readonly #prisma: PrismaClient;
+  readonly #pool: Pool;
+  readonly #tenants: TenantPool;
   readonly #identity: Identity;
 
-  constructor(prisma: PrismaClient, identity: Identity) {
-    this.#prisma = prisma;
+  /** @param database `prisma` and `pool` for what agents ask, who are nobody before they have proved it */
+  constructor(
+    database: { readonly prisma: PrismaClient; readonly pool: Pool; readonly tenants: TenantPool },
+    identity: Identity,
+  ) {
+    this.#prisma = database.prisma;
+    this.#pool = database.pool;
+    this.#tenants = database.tenants;
     this.#identity = identity;
   }
 
@@ -36,15 +51,19 @@ export class Enrolment {
     return new Date(this.#identity.clock.nowMs() + ms);
   }
 
-  /** A new code; one that was made before is void. */
-  async newCode(endpoint: EndpointRecord): Promise<{ code: string; expiresAt: Date }> {
+  /** A new code for somebody's own endpoint; one that was made before is void. @throws FarloomError ENDPOINT_NOT_FOUND */
+  async newCode(
+    { ownerId }: Principal,
+    endpoint: EndpointRecord,
+  ): Promise<{ code: string; expiresAt: Date }> {
     const code = `fle_${endpoint.id.replaceAll("-", "")}_${randomBytes(24).toString("base64url")}`;
     const expiresAt = this.#afterNow(ENROLMENT_CODE_LIFE_MS);
-    const { count } = await this.#prisma.endpoint.updateMany({
-      where: { id: endpoint.id, ownerId: endpoint.ownerId, deletedAt: null },
-      data: { enrolHash: fromBuffer(sha256(code)), enrolExpiresAt: expiresAt },
+    const { rowCount } = await this.#tenants.query(ownerId, {
+      text: `UPDATE endpoint SET enrol_hash = $3, enrol_expires_at = $4
+             WHERE id = $2 AND owner_id = $1 AND deleted_at IS NULL`,
+      values: [ownerId, endpoint.id, sha256(code), expiresAt],
     });
-    if (count === 0) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpoint.id });
+    if (rowCount === 0) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpoint.id });
     return { code, expiresAt };
   }
 
@@ -59,32 +78,34 @@ export class Enrolment {
     const match = CODE.exec(code);
     if (!match) throw new FarloomError("ENROLMENT_CODE_INVALID");
     const id = match[1]!.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
-    const where = {
-      id,
-      enrolHash: fromBuffer(sha256(code)),
-      enrolExpiresAt: { gt: this.#afterNow(0) },
-      deletedAt: null,
-    };
-    const endpoint = await this.#prisma.endpoint.findFirst({
-      where,
-      select: { id: true, name: true, owner: { select: { name: true } } },
-    });
-    if (!endpoint) throw new FarloomError("ENROLMENT_CODE_INVALID");
-    if (name !== undefined && name !== endpoint.name) {
-      throw new FarloomError("REQUEST_INVALID", {
-        detail: `the code is for the endpoint "${endpoint.name}"`,
-      });
-    }
+    const hash = sha256(code);
+    const now = this.#afterNow(0);
     // One statement finds and uses up: of any number at once, PostgreSQL lets one match.
-    const { count } = await this.#prisma.endpoint.updateMany({
-      where,
-      data: { publicKey: fromBuffer(publicKey), enrolHash: null, enrolExpiresAt: null },
+    const { rows } = await this.#pool.query<{ name: string; owner: string }>({
+      name: "enrol",
+      text: `UPDATE endpoint e SET public_key = $4, enrol_hash = NULL, enrol_expires_at = NULL FROM owner o
+             WHERE e.id = $1 AND e.enrol_hash = $2 AND e.enrol_expires_at > $3 AND e.deleted_at IS NULL AND o.id = e.owner_id
+               AND ($5::text IS NULL OR e.name = $5)
+             RETURNING e.name, o.name AS owner`,
+      values: [id, hash, now, publicKey, name],
     });
-    if (count === 0) throw new FarloomError("ENROLMENT_CODE_INVALID");
-    return { endpointId: endpoint.id, name: endpoint.name, owner: endpoint.owner.name };
+    if (rows[0]) return { endpointId: id, ...rows[0] };
+    if (name !== undefined) await this.#requireNamed([id, hash, now]);
+    throw new FarloomError("ENROLMENT_CODE_INVALID");
   }
 
-  /** A nonce to sign. @throws FarloomError ENDPOINT_NOT_FOUND, RATE_LIMITED */
+  /** Says whose code it is to whoever has it, and meant another endpoint. @throws FarloomError REQUEST_INVALID */
+  async #requireNamed(of: readonly unknown[]): Promise<void> {
+    const { rows } = await this.#pool.query<{ name: string }>({
+      name: "enrol-named",
+      text: `SELECT name FROM endpoint WHERE id = $1 AND enrol_hash = $2 AND enrol_expires_at > $3 AND deleted_at IS NULL`,
+      values: [...of],
+    });
+    if (rows[0])
+      throw new FarloomError("REQUEST_INVALID", { detail: `the code is for the endpoint "${rows[0].name}"` });
+  }
+
+  /** A nonce to sign. @throws FarloomError ENDPOINT_NOT_FOUND */
   async challenge(endpointId: string): Promise<{ nonce: string; expiresInMs: number }> {
     const endpoint = await this.#prisma.endpoint.findFirst({
       where: { id: endpointId, deletedAt: null, publicKey: { not: null } },
@@ -92,13 +113,17 @@ export class Enrolment {
     });
     if (!endpoint) throw new FarloomError("ENDPOINT_NOT_FOUND", { id: endpointId });
     await this.#prisma.agentChallenge.deleteMany({ where: { expiresAt: { lt: this.#afterNow(0) } } });
-    if ((await this.#prisma.agentChallenge.count({ where: { endpointId } })) >= MAX_OPEN_CHALLENGES) {
-      throw new FarloomError(
-        "RATE_LIMITED",
-        { seconds: CHALLENGE_LIFE_MS / 1000 },
-        { retryAfterMs: CHALLENGE_LIFE_MS },
-      );
-    }
+    const crowded = await this.#prisma.agentChallenge.findMany({
+      where: { endpointId },
+      orderBy: { expiresAt: "desc" },
+      skip: MAX_OPEN_CHALLENGES - 1,
+      take: MAX_OPEN_CHALLENGES,
+      select: { nonceHash: true },
+    });
+    if (crowded.length > 0)
+      await this.#prisma.agentChallenge.deleteMany({
+        where: { nonceHash: { in: crowded.map((row) => row.nonceHash) } },
+      });
     const nonce = randomBytes(32).toString("base64url");
     await this.#prisma.agentChallenge.create({
       data: {
@@ -171,10 +196,11 @@ export class Enrolment {
   }
 
   /** Nobody speaks for the endpoint from here on, until somebody enrols with a new code. Its tasks wait. */
-  async revoke(endpoint: EndpointRecord): Promise<void> {
-    await this.#prisma.endpoint.updateMany({
-      where: { id: endpoint.id, deletedAt: null },
-      data: { publicKey: null, enrolHash: null, enrolExpiresAt: null },
+  async revoke({ ownerId }: Principal, endpoint: EndpointRecord): Promise<void> {
+    await this.#tenants.query(ownerId, {
+      text: `UPDATE endpoint SET public_key = NULL, enrol_hash = NULL, enrol_expires_at = NULL
+             WHERE id = $2 AND owner_id = $1 AND deleted_at IS NULL`,
+      values: [ownerId, endpoint.id],
     });
     this.#identity.changed();
   }

@@ -22,6 +22,7 @@ import type { Endpoint, PrismaClient } from "../generated/prisma/client.js";
 import type { Principal } from "../identity/principal.js";
 import { LEVEL_SQL, LEVELS, type Level } from "../sharing/levels.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { LruMap } from "../support/lru-map.js";
 import { Environments } from "./environment.js";
 import { requireIsolation, wantsIsolation } from "./isolation.js";
@@ -67,20 +68,26 @@ const LEVEL_OF = `CASE WHEN e.owner_id = $1 THEN 4 ELSE (
 const CONCERNS = `(e.owner_id = $1 OR e.id IN (SELECT a.endpoint_id FROM endpoint_access a WHERE a.subject_id = $1
   OR a.subject_id IN (SELECT m.team_id FROM team_member m WHERE m.person_id = $1)))`;
 const ROW = `e.id, e.name, e.created_at AS "createdAt", e.connected_at AS "connectedAt", e.disconnected_at AS "disconnectedAt",
-  e.agent_info AS "agentInfo", e.public_key IS NOT NULL AS enrolled, o.name AS "ownerName", ${LEVEL_OF} AS level`;
+  e.agent_info AS "agentInfo", e.public_key IS NOT NULL AS enrolled, farloom_person_name(e.owner_id) AS "ownerName", ${LEVEL_OF} AS level`;
 
 export class EndpointRegistry {
   readonly #prisma: PrismaClient;
   readonly #pool: pg.Pool;
   readonly #environments: Environments;
+  readonly #tenants: TenantPool;
   readonly #epoch: AccessEpoch;
   readonly #grants = new LruMap<string, Cached>(CACHE_PAIRS);
   readonly #byName = new LruMap<string, { readonly key: IdKey; readonly readAtMs: number }>(CACHE_PAIRS);
 
-  constructor(prisma: PrismaClient, pool: pg.Pool, epoch: AccessEpoch) {
-    this.#prisma = prisma;
-    this.#pool = pool;
-    this.#environments = new Environments(pool);
+  /** @param database `pool` and `prisma` make endpoints, and ask what no person is told; all else is asked as whoever asks */
+  constructor(
+    database: { readonly prisma: PrismaClient; readonly pool: pg.Pool; readonly tenants: TenantPool },
+    epoch: AccessEpoch,
+  ) {
+    this.#prisma = database.prisma;
+    this.#pool = database.pool;
+    this.#tenants = database.tenants;
+    this.#environments = new Environments(database.pool);
     this.#epoch = epoch;
   }
 
@@ -106,17 +113,18 @@ export class EndpointRegistry {
   /** From the database; undefined where there is no such endpoint for the person. */
   async load(personKey: IdKey, endpointKey: IdKey): Promise<EndpointGrant | undefined> {
     const { generation } = this.#epoch;
-    const { rows } = await this.#pool.query<{
+    const personId = keyToUuid(personKey);
+    const { rows } = await this.#tenants.query<{
       name: string;
       owner_id: string;
       owner_name: string;
       functions: string[];
       level: Level;
-    }>({
+    }>(personId, {
       name: "endpoint-grant",
-      text: `SELECT e.name, e.owner_id, o.name AS owner_name, coalesce(e.allow_functions, '{}') AS functions, ${LEVEL_OF} AS level
-             FROM endpoint e JOIN owner o ON o.id = e.owner_id WHERE e.id = $2 AND e.deleted_at IS NULL`,
-      values: [keyToUuid(personKey), keyToUuid(endpointKey)],
+      text: `SELECT e.name, e.owner_id, farloom_person_name(e.owner_id) AS owner_name, coalesce(e.allow_functions, '{}') AS functions,
+               ${LEVEL_OF} AS level FROM endpoint e WHERE e.id = $2 AND e.deleted_at IS NULL`,
+      values: [personId, keyToUuid(endpointKey)],
     });
     const row = rows[0];
     const grant: EndpointGrant | undefined =
@@ -170,9 +178,9 @@ export class EndpointRegistry {
     options: { cursor?: string | undefined; limit: number },
   ): Promise<{ items: EndpointRow[]; nextCursor: string | undefined }> {
     const { cursor, limit } = options;
-    const { rows } = await this.#pool.query<EndpointRow>({
+    const { rows } = await this.#tenants.query<EndpointRow>(personId, {
       name: "endpoints-of",
-      text: `SELECT * FROM (SELECT ${ROW} FROM endpoint e JOIN owner o ON o.id = e.owner_id
+      text: `SELECT * FROM (SELECT ${ROW} FROM endpoint e
                WHERE e.deleted_at IS NULL AND ${CONCERNS} AND ($2::uuid IS NULL OR e.id > $2)) AS seen
              WHERE level > 0 ORDER BY id LIMIT $3`,
       values: [personId, cursor !== undefined && isUuid(cursor) ? cursor : null, limit + 1],
@@ -183,43 +191,40 @@ export class EndpointRegistry {
 
   /** The row as it is now. @throws FarloomError ENDPOINT_NOT_FOUND where it was deleted meanwhile. */
   async read(principal: Principal, { id }: EndpointRecord): Promise<EndpointRow> {
-    const { rows } = await this.#pool.query<EndpointRow>({
+    const { rows } = await this.#tenants.query<EndpointRow>(principal.ownerId, {
       name: "endpoint-row",
-      text: `SELECT ${ROW} FROM endpoint e JOIN owner o ON o.id = e.owner_id WHERE e.id = $2 AND e.deleted_at IS NULL`,
+      text: `SELECT ${ROW} FROM endpoint e WHERE e.id = $2 AND e.deleted_at IS NULL`,
       values: [principal.ownerId, id],
     });
     if (!rows[0] || rows[0].level < LEVELS.view) throw new FarloomError("ENDPOINT_NOT_FOUND", { id });
     return rows[0];
   }
 
-  /** Takes it away: its agent may not connect again, and its name is free. */
-  async remove(record: EndpointRecord): Promise<void> {
-    // `~` is in no endpoint's name, so the new one meets nobody's.
-    await this.#prisma.endpoint.updateMany({
-      where: { id: record.id, ownerId: record.ownerId, deletedAt: null },
-      data: {
-        deletedAt: new Date(),
-        name: `${record.name}~${record.id}`,
-        publicKey: null,
-        enrolHash: null,
-        enrolExpiresAt: null,
-      },
+  /** Takes one's own away: its agent may not connect again, and its name is free. */
+  async remove({ ownerId }: Principal, record: EndpointRecord): Promise<void> {
+    await this.#tenants.query(ownerId, {
+      // `~` is in no endpoint's name, so the new one meets nobody's.
+      text: `UPDATE endpoint SET deleted_at = now(), name = $3, public_key = NULL, enrol_hash = NULL, enrol_expires_at = NULL
+             WHERE id = $2 AND owner_id = $1 AND deleted_at IS NULL`,
+      values: [ownerId, record.id, `${record.name}~${record.id}`],
     });
     this.#byName.clear();
     this.#epoch.changed();
   }
 
-  async #keyOf({ ownerName }: Principal, ref: string): Promise<IdKey | undefined> {
+  async #keyOf({ ownerId, ownerName }: Principal, ref: string): Promise<IdKey | undefined> {
     const parts = /^(?:([^/]{1,63})\/)?([^/]{1,63})$/.exec(ref);
     if (!parts) return undefined;
     const [, owner = ownerName, name] = parts as unknown as [string, string | undefined, string];
     const cached = this.#byName.peek(`${owner}/${name}`);
     if (cached && performance.now() - cached.readAtMs < NAME_TTL_MS) return cached.key;
     const readAtMs = performance.now();
-    const row = await this.#prisma.endpoint.findFirst({
-      where: { owner: { name: owner }, name, deletedAt: null },
-      select: { id: true },
+    const { rows } = await this.#tenants.query<{ id: string }>(ownerId, {
+      name: "endpoint-named",
+      text: "SELECT id FROM endpoint WHERE owner_id = farloom_person_id($1) AND name = $2 AND deleted_at IS NULL",
+      values: [owner, name],
     });
+    const row = rows[0];
     if (!row) return undefined;
     const key = uuidToKey(row.id)!;
     this.#byName.set(`${owner}/${name}`, { key, readAtMs });

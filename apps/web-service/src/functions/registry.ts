@@ -19,9 +19,11 @@ import type { Prisma, PrismaClient } from "../generated/prisma/client.js";
 import type { Principal } from "../identity/principal.js";
 import { VISIBILITIES, type Visibility, type VisibleFunctions } from "../sharing/visible-functions.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { fromBuffer, toBuffer } from "../support/bytes.js";
 import { LruMap } from "../support/lru-map.js";
 import type { FunctionInput, StoredDefinition } from "./definition-input.js";
+import { type FunctionRow, FunctionRows } from "./rows.js";
 
 /** How long another replica may still take a bare name for what it meant before. */
 const NAME_TTL_MS = 2_000;
@@ -73,14 +75,8 @@ export interface FunctionPage {
   readonly nextCursor: string | undefined;
 }
 
-type Row = Prisma.FunctionGetPayload<{ include: { owner: { select: { name: true } } } }>;
 const WITH_OWNER = { owner: { select: { name: true } } } as const;
-const WITH_TEAM = { team: { select: { name: true, owner: { select: { name: true } } } } } as const;
-
-/** What of others' functions a person may use. */
-const sharedWith = (personId: string) => ({
-  OR: [{ visibility: 2 }, { visibility: 1, team: { members: { some: { personId } } } }],
-});
+type PrismaRow = Prisma.FunctionGetPayload<{ include: typeof WITH_OWNER }>;
 
 interface Shared {
   readonly record: FunctionRecord;
@@ -97,12 +93,15 @@ export class FunctionRegistry {
   readonly #shared = new LruMap<string, Shared>(CACHE_FUNCTIONS);
   readonly #visible: VisibleFunctions;
   readonly #epoch: AccessEpoch;
+  readonly #rows: FunctionRows;
   #cachedCodeBytes = 0;
 
-  constructor(prisma: PrismaClient, visible: VisibleFunctions, epoch: AccessEpoch) {
+  /** @param prisma for new functions, and for tasks' functions by key: nobody asks for those */
+  constructor(prisma: PrismaClient, tenants: TenantPool, visible: VisibleFunctions) {
     this.#prisma = prisma;
+    this.#rows = new FunctionRows(tenants);
     this.#visible = visible;
-    this.#epoch = epoch;
+    this.#epoch = visible.epoch;
   }
 
   /**
@@ -134,16 +133,8 @@ export class FunctionRegistry {
   async byDigest(personId: string, digest: Buffer): Promise<FunctionRecord | undefined> {
     const { generation } = this.#epoch;
     const readAtMs = performance.now();
-    const one = (where: Prisma.FunctionWhereInput) =>
-      this.#prisma.function.findFirst({
-        where: { ...where, digest: fromBuffer(digest), deletedAt: null },
-        orderBy: { key: "desc" },
-        include: WITH_OWNER,
-      });
-    const own = await one({ ownerId: personId });
-    if (own) return this.#remember(own);
-    const row = await one(sharedWith(personId));
-    if (!row) return undefined;
+    const row = await this.#rows.ofDigest(personId, digest);
+    if (row === undefined || row.ownerId === personId) return row && this.#remember(row);
     const personKey = uuidToKey(personId)!;
     const shared = { record: this.#remember(row), generation, readAtMs };
     this.#shared.set(personKey + digest.toString("latin1"), shared);
@@ -172,17 +163,7 @@ export class FunctionRegistry {
     if (known) return known;
     const { generation } = this.#epoch;
     const readAtMs = performance.now();
-    const row = await this.#prisma.function.findFirst({
-      where: {
-        owner: { name: owner },
-        name,
-        deletedAt: null,
-        ...(version === undefined ? {} : { version }),
-        ...sharedWith(ownerId),
-      },
-      orderBy: [{ createdAt: "desc" }, { version: "desc" }],
-      include: WITH_OWNER,
-    });
+    const row = await this.#rows.sharedByName(ownerId, { owner, name, version });
     if (!row) return undefined;
     const record = this.#remember(row);
     this.#shared.set(key, { record, generation, readAtMs });
@@ -195,7 +176,7 @@ export class FunctionRegistry {
     const cached = this.#byKey.get(key);
     if (cached) return cached;
     const row = await this.#prisma.function.findUnique({ where: { key }, include: WITH_OWNER });
-    return row ? this.#remember(row) : undefined;
+    return row ? this.#remember(ofPrisma(row)) : undefined;
   }
 
   peekByKey(key: number): FunctionRecord | undefined {
@@ -239,7 +220,7 @@ export class FunctionRegistry {
           include: WITH_OWNER,
         });
         this.#byName.delete(nameKey(ownerId, input.name, undefined));
-        return { record: this.#remember(row), created: true };
+        return { record: this.#remember(ofPrisma(row)), created: true };
       } catch (error) {
         // Someone registered under the same name in between: look again.
         if ((error as { code?: string }).code !== "P2002" || attempt >= 20) throw error;
@@ -253,34 +234,18 @@ export class FunctionRegistry {
     options: { query?: string | undefined; cursor?: number | undefined; limit: number; isPublic?: boolean },
   ): Promise<FunctionPage> {
     const { query, cursor, limit, isPublic = false } = options;
-    const text =
-      query === undefined ? undefined : ({ contains: escapeLike(query), mode: "insensitive" } as const);
-    const rows = await this.#prisma.function.findMany({
-      where: {
-        AND: [
-          {
-            OR: [
-              { ownerId: personId },
-              { visibility: 1, team: { members: { some: { personId } } } },
-              ...(isPublic ? [{ visibility: 2 }] : []),
-            ],
-          },
-          text === undefined ? {} : { OR: [{ name: text }, { description: text }] },
-        ],
-        deletedAt: null,
-        ...(cursor === undefined ? {} : { key: { lt: cursor } }),
-      },
-      orderBy: { key: "desc" },
-      take: limit + 1,
-      omit: { code: true, definition: true },
-      include: { ...WITH_OWNER, ...WITH_TEAM },
+    const rows = await this.#rows.list(personId, {
+      text: query === undefined ? undefined : escapeLike(query),
+      before: cursor,
+      limit: limit + 1,
+      isPublic,
     });
     const items = rows.slice(0, limit).map((row) => ({
       key: row.key,
-      digest: toBuffer(row.digest),
+      digest: row.digest,
       name: row.name,
       version: row.version,
-      ref: `${row.owner.name}/${row.name}@${row.version}`,
+      ref: `${row.ownerName}/${row.name}@${row.version}`,
       runtime: row.runtime,
       description: row.description,
       createdAtMs: row.createdAt.getTime(),
@@ -291,10 +256,7 @@ export class FunctionRegistry {
 
   /** Takes it out of lists and names; tasks that were submitted with it still run. */
   async remove(principal: Principal, record: FunctionRecord): Promise<void> {
-    await this.#prisma.function.updateMany({
-      where: { key: record.key, ownerId: principal.ownerId },
-      data: { deletedAt: new Date() },
-    });
+    await this.#rows.remove(principal.ownerId, record.key);
     this.#epoch.changed();
     this.#byDigest.delete(principal.ownerKey + record.definition.digest.toString("latin1"));
     this.#byName.delete(nameKey(record.ownerId, record.name, undefined));
@@ -302,20 +264,18 @@ export class FunctionRegistry {
   }
 
   /** Who else may use it. Only its owner is told, and changes it. */
-  async sharing(record: FunctionRecord): Promise<FunctionSharing> {
-    const row = await this.#prisma.function.findUnique({
-      where: { key: record.key },
-      select: { visibility: true, ...WITH_TEAM },
-    });
+  async sharing({ ownerId }: Principal, record: FunctionRecord): Promise<FunctionSharing> {
+    const row = await this.#rows.sharing(ownerId, record.key);
     return row ? sharingOf(row) : { visibility: "private", team: undefined };
   }
 
   /** Shares one version with a team or with everybody, or with nobody any more; heard everywhere within 5 s. */
-  async share(record: FunctionRecord, visibility: Visibility, teamId: string | undefined): Promise<void> {
-    await this.#prisma.function.updateMany({
-      where: { key: record.key, ownerId: record.ownerId },
-      data: { visibility: VISIBILITIES.indexOf(visibility), teamId: teamId ?? null },
-    });
+  async share(
+    { ownerId }: Principal,
+    record: FunctionRecord,
+    to: { readonly visibility: Visibility; readonly teamId: string | undefined },
+  ): Promise<void> {
+    await this.#rows.share(ownerId, record.key, VISIBILITIES.indexOf(to.visibility), to.teamId);
     this.#epoch.changed();
   }
 
@@ -324,13 +284,9 @@ export class FunctionRegistry {
     digest: Buffer,
     input: FunctionInput,
   ): Promise<FunctionRecord | undefined> {
-    const rows = await this.#prisma.function.findMany({
-      where: { ownerId, name: input.name, digest: fromBuffer(digest), deletedAt: null },
-      orderBy: { version: "desc" },
-      include: WITH_OWNER,
-    });
+    const rows = await this.#rows.same(ownerId, input.name, digest);
     const row = rows.find((r) => {
-      const { argsSchema, resultSchema } = r.definition as unknown as StoredDefinition;
+      const { argsSchema, resultSchema } = r.definition;
       return (
         r.description === input.description &&
         sameJson(argsSchema, input.argsSchema) &&
@@ -338,13 +294,8 @@ export class FunctionRegistry {
       );
     });
     if (!row) return undefined;
-    const newer = await this.#prisma.function.count({
-      where: { ownerId, name: input.name, deletedAt: null, createdAt: { gt: row.createdAt } },
-    });
-    if (newer > 0) {
-      await this.#prisma.function.update({ where: { key: row.key }, data: { createdAt: new Date() } });
+    if (await this.#rows.makeNewest(ownerId, row))
       this.#byName.delete(nameKey(ownerId, input.name, undefined));
-    }
     return this.#remember(row);
   }
 
@@ -357,18 +308,14 @@ export class FunctionRegistry {
     const cached = this.#byName.get(cacheKey);
     if (cached && performance.now() - cached.readAtMs < NAME_TTL_MS) return cached.record;
     const readAtMs = performance.now();
-    const row = await this.#prisma.function.findFirst({
-      where: { ownerId, name, deletedAt: null, ...(version === undefined ? {} : { version }) },
-      orderBy: [{ createdAt: "desc" }, { version: "desc" }],
-      include: WITH_OWNER,
-    });
+    const row = await this.#rows.ownByName(ownerId, name, version);
     if (!row) return undefined;
     const record = this.#remember(row);
     this.#byName.set(cacheKey, { record, readAtMs });
     return record;
   }
 
-  #remember(row: Row): FunctionRecord {
+  #remember(row: FunctionRow): FunctionRecord {
     const cached = this.#byKey.get(row.key);
     const record = cached ?? toRecord(row);
     if (!cached) {
@@ -391,26 +338,30 @@ export class FunctionRegistry {
   }
 }
 
-function sharingOf(row: {
-  visibility: number;
-  team: { name: string; owner: { name: string } } | null;
-}): FunctionSharing {
+function sharingOf(row: { visibility: number; team: string | null }): FunctionSharing {
+  return { visibility: VISIBILITIES[row.visibility] ?? "private", team: row.team ?? undefined };
+}
+
+function ofPrisma({ owner, definition, code, digest, ...row }: PrismaRow): FunctionRow {
   return {
-    visibility: VISIBILITIES[row.visibility] ?? "private",
-    team: row.team === null ? undefined : `${row.team.owner.name}/${row.team.name}`,
+    ...row,
+    ownerName: owner.name,
+    definition: definition as unknown as StoredDefinition,
+    code: toBuffer(code),
+    digest: toBuffer(digest),
   };
 }
 
-function toRecord(row: Row): FunctionRecord {
-  const { argsSchema, resultSchema, ...rest } = row.definition as unknown as StoredDefinition;
-  const definition: FunctionDefinition = { ...rest, code: toBuffer(row.code), digest: toBuffer(row.digest) };
+function toRecord(row: FunctionRow): FunctionRecord {
+  const { argsSchema, resultSchema, ...rest } = row.definition;
+  const definition: FunctionDefinition = { ...rest, code: row.code, digest: row.digest };
   return {
     key: row.key,
     ownerId: row.ownerId,
     id: definition.digest.toString("hex"),
     name: row.name,
     version: row.version,
-    ref: `${row.owner.name}/${row.name}@${row.version}`,
+    ref: `${row.ownerName}/${row.name}@${row.version}`,
     definition,
     description: row.description,
     ...(argsSchema === undefined ? {} : { argsSchema }),

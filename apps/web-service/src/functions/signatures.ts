@@ -10,6 +10,7 @@
 import { createHash } from "node:crypto";
 import { FarloomError, functionStatement, parseEnvelope } from "@farloom/protocol";
 import type { Pool } from "pg";
+import type { TenantPool } from "../store/tenant-pool.js";
 import type { FunctionRecord } from "./registry.js";
 
 const MAX_EACH = 16;
@@ -35,9 +36,12 @@ interface Row {
 
 export class FunctionSignatures {
   readonly #pool: Pool;
+  readonly #tenants: TenantPool;
 
-  constructor(pool: Pool) {
+  /** @param pool for what agents are told */
+  constructor(pool: Pool, tenants: TenantPool) {
     this.#pool = pool;
+    this.#tenants = tenants;
   }
 
   /** Keeps an envelope; the same again is the same. @throws FarloomError REQUEST_INVALID */
@@ -49,28 +53,27 @@ export class FunctionSignatures {
     if (statement.function !== fn.id)
       throw invalid(`the envelope is about the function ${statement.function}`);
     const id = createHash("sha256").update(envelope).digest();
-    const { rowCount } = await this.#pool.query(
-      `INSERT INTO function_signature (function_key, id, added_by, envelope) VALUES ($1, $2, $3, $4)
-       ON CONFLICT DO NOTHING`,
-      [fn.key, id, personId, envelope],
-    );
-    await this.#pool.query(
-      `DELETE FROM function_signature WHERE function_key = $1 AND added_by = $2 AND id NOT IN (
-         SELECT id FROM function_signature WHERE function_key = $1 AND added_by = $2
-         ORDER BY added_at DESC, id LIMIT $3)`,
-      [fn.key, personId, MAX_EACH],
-    );
+    const { rowCount } = await this.#tenants.query(personId, {
+      text: `INSERT INTO function_signature (function_key, id, added_by, envelope) VALUES ($1, $2, $3, $4)
+             ON CONFLICT DO NOTHING`,
+      values: [fn.key, id, personId, envelope],
+    });
+    await this.#tenants.query(personId, {
+      text: `DELETE FROM function_signature WHERE function_key = $1 AND added_by = $2 AND id NOT IN (
+               SELECT id FROM function_signature WHERE function_key = $1 AND added_by = $2
+               ORDER BY added_at DESC, id LIMIT $3)`,
+      values: [fn.key, personId, MAX_EACH],
+    });
     return { created: rowCount === 1 };
   }
 
-  /** Those of one version, the newest first. */
-  async list(fn: FunctionRecord): Promise<FunctionSignature[]> {
-    const { rows } = await this.#pool.query<Row & { name: string }>(
-      `SELECT s.id, s.envelope, s.added_at, o.name AS added_by FROM function_signature s
-       JOIN owner o ON o.id = s.added_by WHERE s.function_key = $1
-       ORDER BY s.added_at DESC, s.id LIMIT 256`,
-      [fn.key],
-    );
+  /** Those of one version, the newest first, for somebody who may use it. */
+  async list(fn: FunctionRecord, personId: string): Promise<FunctionSignature[]> {
+    const { rows } = await this.#tenants.query<Row>(personId, {
+      text: `SELECT s.id, s.envelope, s.added_at, farloom_person_name(s.added_by) AS added_by FROM function_signature s
+             WHERE s.function_key = $1 ORDER BY s.added_at DESC, s.id LIMIT 256`,
+      values: [fn.key],
+    });
     return rows.flatMap((row) => {
       const parsed = parseEnvelope(row.envelope);
       const statement = parsed.ok ? functionStatement(parsed.envelope) : undefined;

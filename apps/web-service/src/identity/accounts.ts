@@ -7,6 +7,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
 import type { Pool, PoolClient } from "pg";
 import { v7 as uuidv7 } from "uuid";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { checkPassword, hashPassword, verifyPassword } from "./passwords.js";
 
 /** What an account is called: as API keys' owners are. */
@@ -51,9 +52,11 @@ interface OwnerRow {
 
 export class Accounts {
   readonly #pool: Pool;
+  readonly #tenants: TenantPool;
 
-  constructor(pool: Pool) {
+  constructor(pool: Pool, tenants: TenantPool) {
     this.#pool = pool;
+    this.#tenants = tenants;
   }
 
   /** Whether anybody can log in by browser at all. */
@@ -182,14 +185,14 @@ export class Accounts {
     return rows[0].id;
   }
 
-  /** Everybody, by name, at most 10,000. */
-  async list(): Promise<AccountInfo[]> {
-    const { rows } = await this.#pool.query<AccountInfo>(
-      `SELECT o.name, o.is_admin AS admin, o.disabled_at IS NOT NULL AS disabled, o.created_at AS "createdAt",
+  /** Everybody, by name, at most 10,000: for an administrator, as PostgreSQL checks. */
+  async list(adminId: string): Promise<AccountInfo[]> {
+    const { rows } = await this.#tenants.query<AccountInfo>(adminId, {
+      text: `SELECT o.name, o.is_admin AS admin, o.disabled_at IS NOT NULL AS disabled, o.created_at AS "createdAt",
         array_remove(array_prepend(CASE WHEN p.owner_id IS NOT NULL THEN 'password' END,
           (SELECT array_agg(e.issuer ORDER BY e.issuer) FROM external_identity e WHERE e.owner_id = o.id)), NULL) AS logins
        FROM owner o LEFT JOIN local_password p ON p.owner_id = o.id ORDER BY o.name LIMIT 10000`,
-    );
+    });
     return rows;
   }
 

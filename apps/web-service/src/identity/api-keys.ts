@@ -5,10 +5,12 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
+import type { Pool } from "pg";
 import { v7 as uuidv7 } from "uuid";
 import type { PrismaClient } from "../generated/prisma/client.js";
 import type { Clock } from "../store/database-clock.js";
-import { fromBuffer, toBuffer } from "../support/bytes.js";
+import type { TenantPool } from "../store/tenant-pool.js";
+import { fromBuffer } from "../support/bytes.js";
 import type { Scope } from "./principal.js";
 
 const KEY = /^fl_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
@@ -35,7 +37,15 @@ export interface ApiKeyInfo {
 /** A key's row with what a principal needs of its owner. */
 export interface KeyRow extends ApiKeyInfo {
   readonly ownerId: string;
-  readonly owner: { readonly name: string; readonly isAdmin: boolean; readonly disabledAt: Date | null };
+  readonly owner: {
+    readonly name: string;
+    readonly isAdmin: boolean;
+    readonly disabledAt: Date | string | null;
+  };
+}
+
+interface HeldRow extends KeyRow {
+  readonly secretHash: Buffer;
 }
 
 const INFO = {
@@ -48,19 +58,27 @@ const INFO = {
   expiresAt: true,
   revokedAt: true,
 } as const;
-const ROW = {
-  ...INFO,
-  ownerId: true,
-  secretHash: true,
-  owner: { select: { name: true, isAdmin: true, disabledAt: true } },
-} as const;
+const COLUMNS = `k.id, k.label, k.scopes, coalesce(k.only_endpoints, '{}') AS endpoints, coalesce(k.only_functions, '{}') AS functions,
+  k.created_at AS "createdAt", k.expires_at AS "expiresAt", k.revoked_at AS "revokedAt"`;
+/** One statement, whether or not there is such a key: how long a refusal takes tells nobody which ids there are. */
+const HELD = `SELECT ${COLUMNS}, k.owner_id AS "ownerId", k.secret_hash AS "secretHash",
+    json_build_object('name', o.name, 'isAdmin', o.is_admin, 'disabledAt', o.disabled_at) AS owner
+  FROM api_key k JOIN owner o ON o.id = k.owner_id WHERE k.id = $1`;
 
 export class ApiKeys {
   readonly #prisma: PrismaClient;
+  readonly #pool: Pool;
+  readonly #tenants: TenantPool;
   readonly #clock: Clock;
 
-  constructor(prisma: PrismaClient, clock: Clock) {
-    this.#prisma = prisma;
+  /** @param database `prisma` and `pool` for new keys, and for keys whose holder is not known yet */
+  constructor(
+    database: { readonly prisma: PrismaClient; readonly pool: Pool; readonly tenants: TenantPool },
+    clock: Clock,
+  ) {
+    this.#prisma = database.prisma;
+    this.#pool = database.pool;
+    this.#tenants = database.tenants;
     this.#clock = clock;
   }
 
@@ -97,14 +115,14 @@ export class ApiKeys {
   async verify(text: string): Promise<KeyRow | undefined> {
     const match = KEY.exec(text);
     if (!match) return undefined;
-    const row = await this.#prisma.apiKey.findUnique({ where: { id: match[1]! }, select: ROW });
-    const equal = timingSafeEqual(hashOf(match[2]!), row ? toBuffer(row.secretHash) : NO_HASH);
+    const row = await this.#row(match[1]!);
+    const equal = timingSafeEqual(hashOf(match[2]!), row?.secretHash ?? NO_HASH);
     return row && equal && isLive(row, this.#clock) ? row : undefined;
   }
 
   /** The row of a key whose holder is known otherwise (by a token); undefined where the key holds no more. */
   async find(id: string): Promise<KeyRow | undefined> {
-    const row = await this.#prisma.apiKey.findUnique({ where: { id }, select: ROW });
+    const row = await this.#row(id);
     return row && isLive(row, this.#clock) ? row : undefined;
   }
 
@@ -119,21 +137,25 @@ export class ApiKeys {
   }
 
   async list(ownerId: string): Promise<ApiKeyInfo[]> {
-    return this.#prisma.apiKey.findMany({
-      where: { ownerId },
-      orderBy: { createdAt: "desc" },
-      take: 1_000,
-      select: INFO,
+    const { rows } = await this.#tenants.query<ApiKeyInfo>(ownerId, {
+      text: `SELECT ${COLUMNS} FROM api_key k WHERE k.owner_id = $1 ORDER BY k.created_at DESC LIMIT 1000`,
+      values: [ownerId],
     });
+    return rows;
   }
 
   /** Ends a key for good. @throws FarloomError KEY_NOT_FOUND */
   async revoke(ownerId: string, id: string): Promise<void> {
-    const { count } = await this.#prisma.apiKey.updateMany({
-      where: { id, ownerId, revokedAt: null },
-      data: { revokedAt: new Date() },
+    const { rowCount } = await this.#tenants.query(ownerId, {
+      text: "UPDATE api_key SET revoked_at = now() WHERE id = $2 AND owner_id = $1 AND revoked_at IS NULL",
+      values: [ownerId, id],
     });
-    if (count === 0) throw new FarloomError("KEY_NOT_FOUND", { id: id.slice(0, 40) });
+    if (rowCount === 0) throw new FarloomError("KEY_NOT_FOUND", { id: id.slice(0, 40) });
+  }
+
+  async #row(id: string): Promise<HeldRow | undefined> {
+    const { rows } = await this.#pool.query<HeldRow>({ name: "api-key", text: HELD, values: [id] });
+    return rows[0];
   }
 
   /** The owner of that name, made where there is none; an existing one keeps being admin or not. */
@@ -153,7 +175,7 @@ function hashOf(secret: string): Buffer {
 }
 
 function isLive(
-  row: { expiresAt: Date; revokedAt: Date | null; owner: { disabledAt: Date | null } },
+  row: { expiresAt: Date; revokedAt: Date | null; owner: { disabledAt: Date | string | null } },
   clock: Clock,
 ): boolean {
   return row.revokedAt === null && row.owner.disabledAt === null && row.expiresAt.getTime() > clock.nowMs();

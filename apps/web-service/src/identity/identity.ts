@@ -13,6 +13,7 @@ import type pg from "pg";
 import type { PrismaClient } from "../generated/prisma/client.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
 import type { Clock } from "../store/database-clock.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { toBuffer } from "../support/bytes.js";
 import { LruMap } from "../support/lru-map.js";
 import { ApiKeys, type KeyRow } from "./api-keys.js";
@@ -51,7 +52,12 @@ export class Identity {
 
   readonly #epoch: AccessEpoch;
 
-  constructor(prisma: PrismaClient, pool: pg.Pool, keyRing: KeyRing, clock: Clock, epoch: AccessEpoch) {
+  constructor(
+    database: { readonly prisma: PrismaClient; readonly pool: pg.Pool; readonly tenants: TenantPool },
+    keyRing: KeyRing,
+    { clock, epoch }: { readonly clock: Clock; readonly epoch: AccessEpoch },
+  ) {
+    const { prisma, pool, tenants } = database;
     this.#prisma = prisma;
     this.#epoch = epoch;
     epoch.onChange(() => {
@@ -61,8 +67,8 @@ export class Identity {
       void keyRing.load();
     });
     this.clock = clock;
-    this.keys = new ApiKeys(prisma, clock);
-    this.sessions = new LoginSessions(pool);
+    this.keys = new ApiKeys(database, clock);
+    this.sessions = new LoginSessions(pool, tenants);
     this.tokens = new Tokens(keyRing, clock);
     this.nested = new NestedTokens(pool, this.tokens);
   }

@@ -14,6 +14,7 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
 import type { Pool } from "pg";
+import type { TenantPool } from "../store/tenant-pool.js";
 import type { Scope } from "./principal.js";
 
 export const SESSION_KINDS = { browser: 1, program: 2 } as const;
@@ -86,9 +87,12 @@ const SELECT = `SELECT s.id, s.kind, s.owner_id, o.name, o.is_admin, s.scopes, l
 
 export class LoginSessions {
   readonly #pool: Pool;
+  readonly #tenants: TenantPool;
 
-  constructor(pool: Pool) {
+  /** @param pool for logins whose holder is not known yet */
+  constructor(pool: Pool, tenants: TenantPool) {
     this.#pool = pool;
+    this.#tenants = tenants;
   }
 
   /** A new login; `secret` is the cookie's or the refresh token's whole text, and is not kept. */
@@ -190,10 +194,10 @@ export class LoginSessions {
 
   /** Ends a login for good; false where there is none that holds. */
   async revoke(ownerId: string, id: string): Promise<boolean> {
-    const { rowCount } = await this.#pool.query(
-      "UPDATE login_session SET revoked_at = now() WHERE id = $1 AND owner_id = $2 AND revoked_at IS NULL",
-      [id, ownerId],
-    );
+    const { rowCount } = await this.#tenants.query(ownerId, {
+      text: "UPDATE login_session SET revoked_at = now() WHERE id = $1 AND owner_id = $2 AND revoked_at IS NULL",
+      values: [id, ownerId],
+    });
     return rowCount === 1;
   }
 
@@ -219,15 +223,15 @@ export class LoginSessions {
 
   /** Somebody's logins that hold, the newest first, at most 1,000. */
   async list(ownerId: string): Promise<SessionInfo[]> {
-    const { rows } = await this.#pool.query<
+    const { rows } = await this.#tenants.query<
       Omit<SessionInfo, "kind"> & { kind: number; createdAt: Date; lastUsedAt: Date }
-    >(
-      `SELECT id, kind, client, origin, scopes, created_at AS "createdAt", last_used_at AS "lastUsedAt",
+    >(ownerId, {
+      text: `SELECT id, kind, client, origin, scopes, created_at AS "createdAt", last_used_at AS "lastUsedAt",
               least(expires_at, idle_until) AS "expiresAt" FROM login_session
        WHERE owner_id = $1 AND revoked_at IS NULL AND expires_at > now() AND idle_until > now()
        ORDER BY created_at DESC LIMIT 1000`,
-      [ownerId],
-    );
+      values: [ownerId],
+    });
     return rows.map((row) => ({
       ...row,
       kind: row.kind === SESSION_KINDS.browser ? "browser" : "program",

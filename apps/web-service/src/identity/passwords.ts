@@ -44,8 +44,8 @@ export async function verifyPassword(password: string, stored: string | undefine
   const match = stored === undefined ? null : TEXT.exec(stored);
   const [N, r, p] = match ? [Number(match[1]), Number(match[2]), Number(match[3])] : [0, 0, 0];
   if (match === null || N! > MAX_COST || password.length > 4 * MAX_PASSWORD_CHARS) {
-    await derive("", Buffer.alloc(SALT_BYTES), PARAMETERS);
-    return false;
+    const key = await derive("", Buffer.alloc(SALT_BYTES), PARAMETERS);
+    return timingSafeEqual(Buffer.alloc(HASH_BYTES), key) && false;
   }
   const expected = Buffer.from(match[5]!, "base64url");
   const key = await derive(password, Buffer.from(match[4]!, "base64url"), { N: N!, r: r!, p: p! });

@@ -2,6 +2,7 @@
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { Config } from "../config.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { Accounts } from "./accounts.js";
 import { Attempts } from "./attempts.js";
 import { DeviceLogins } from "./device-logins.js";
@@ -25,9 +26,13 @@ export interface People {
   readonly deviceStarts: Attempts;
 }
 
-export function openPeople(pool: Pool, keyRing: KeyRing, config: Config, log: Logger): People {
+export function openPeople(
+  { pool, tenants }: { readonly pool: Pool; readonly tenants: TenantPool },
+  keyRing: KeyRing,
+  { config, log }: { readonly config: Config; readonly log: Logger },
+): People {
   return {
-    accounts: new Accounts(pool),
+    accounts: new Accounts(pool, tenants),
     devices: new DeviceLogins(pool),
     oidc: new Oidc(config.oidcProviders, keyRing, log),
     keyRing,

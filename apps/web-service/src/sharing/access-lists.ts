@@ -3,6 +3,7 @@ import { FarloomError } from "@farloom/protocol";
 import type { EndpointGrant } from "../endpoints/registry.js";
 import type { PrismaClient } from "../generated/prisma/client.js";
 import type { AccessEpoch } from "../store/access-epoch.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { LEVELS } from "./levels.js";
 
 /** Entries of one endpoint. */
@@ -22,41 +23,43 @@ export interface NamedEntry extends AccessEntry {
 
 export class AccessLists {
   readonly #prisma: PrismaClient;
+  readonly #tenants: TenantPool;
   readonly #epoch: AccessEpoch;
 
-  constructor(prisma: PrismaClient, epoch: AccessEpoch) {
+  /** @param prisma for what whoever manages an endpoint changes of its row */
+  constructor(prisma: PrismaClient, tenants: TenantPool, epoch: AccessEpoch) {
     this.#prisma = prisma;
+    this.#tenants = tenants;
     this.#epoch = epoch;
   }
 
-  async list({ id }: EndpointGrant): Promise<NamedEntry[]> {
-    const rows = await this.#prisma.endpointAccess.findMany({
-      where: { endpointId: id },
-      orderBy: [{ isTeam: "asc" }, { subjectId: "asc" }],
-      take: MAX_ACCESS_ENTRIES,
+  /** For somebody who manages the endpoint. */
+  async list(personId: string, { id }: EndpointGrant): Promise<NamedEntry[]> {
+    const { rows } = await this.#tenants.query<NamedEntry>(personId, {
+      text: `SELECT subject_id AS "subjectId", is_team AS "isTeam", allow, deny, coalesce(CASE WHEN is_team
+               THEN farloom_team_name(subject_id) ELSE farloom_person_name(subject_id) END, subject_id::text) AS subject
+             FROM endpoint_access WHERE endpoint_id = $1 ORDER BY is_team, subject_id LIMIT $2`,
+      values: [id, MAX_ACCESS_ENTRIES],
     });
-    const idsOf = (isTeam: boolean): string[] =>
-      rows.flatMap((r) => (r.isTeam === isTeam ? [r.subjectId] : []));
-    const people = await this.#prisma.owner.findMany({ where: { id: { in: idsOf(false) } } });
-    const teams = await this.#prisma.team.findMany({
-      where: { id: { in: idsOf(true) } },
-      include: { owner: { select: { name: true } } },
-    });
-    const names = new Map([
-      ...people.map((person) => [person.id, person.name] as const),
-      ...teams.map((team) => [team.id, `${team.owner.name}/${team.name}`] as const),
-    ]);
-    return rows.map((row) => ({ ...row, subject: names.get(row.subjectId) ?? row.subjectId }));
+    return rows;
   }
 
   /**
    * Sets the one entry of a person or team; one that says nothing goes. Only the owner gives or takes `manage`.
    * @throws FarloomError ACCESS_DENIED, REQUEST_INVALID (too many)
    */
-  async set(endpoint: EndpointGrant, entry: AccessEntry): Promise<void> {
+  async set(personId: string, endpoint: EndpointGrant, entry: AccessEntry): Promise<void> {
     const { subjectId, isTeam, allow, deny } = entry;
-    const key = { endpointId_subjectId: { endpointId: endpoint.id, subjectId } };
-    const before = await this.#prisma.endpointAccess.findUnique({ where: key });
+    const query = (text: string, ...more: unknown[]) =>
+      this.#tenants.query<{ allow: number; deny: number }>(personId, {
+        text,
+        values: [endpoint.id, ...more],
+      });
+    const { rows } = await query(
+      "SELECT allow, deny FROM endpoint_access WHERE endpoint_id = $1 AND subject_id = $2",
+      subjectId,
+    );
+    const before = rows[0];
     const touchesManage = [allow, deny, before?.allow, before?.deny].includes(LEVELS.manage);
     if (touchesManage && endpoint.level < LEVELS.own) {
       throw new FarloomError("ACCESS_DENIED", {
@@ -65,19 +68,21 @@ export class AccessLists {
       });
     }
     if (allow === 0 && deny === 0) {
-      await this.#prisma.endpointAccess.deleteMany({ where: { endpointId: endpoint.id, subjectId } });
+      await query("DELETE FROM endpoint_access WHERE endpoint_id = $1 AND subject_id = $2", subjectId);
     } else {
-      const count = await this.#prisma.endpointAccess.count({ where: { endpointId: endpoint.id } });
-      if (!before && count >= MAX_ACCESS_ENTRIES)
+      const { rowCount } = await query("SELECT 1 FROM endpoint_access WHERE endpoint_id = $1");
+      if (!before && (rowCount ?? 0) >= MAX_ACCESS_ENTRIES)
         throw new FarloomError("REQUEST_INVALID", {
           detail: `an endpoint has at most ${MAX_ACCESS_ENTRIES} entries`,
         });
-      const data = { isTeam, allow, deny, changedAt: new Date() };
-      await this.#prisma.endpointAccess.upsert({
-        where: key,
-        create: { endpointId: endpoint.id, subjectId, ...data },
-        update: data,
-      });
+      await query(
+        `INSERT INTO endpoint_access (endpoint_id, subject_id, is_team, allow, deny) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (endpoint_id, subject_id) DO UPDATE SET is_team = $3, allow = $4, deny = $5, changed_at = now()`,
+        subjectId,
+        isTeam,
+        allow,
+        deny,
+      );
     }
     this.#epoch.changed();
   }
@@ -91,11 +96,11 @@ export class AccessLists {
     this.#epoch.changed();
   }
 
-  async allowedFunctions({ id }: EndpointGrant): Promise<string[]> {
-    const row = await this.#prisma.endpoint.findFirst({
-      where: { id, deletedAt: null },
-      select: { allowFunctions: true },
+  async allowedFunctions(personId: string, { id }: EndpointGrant): Promise<string[]> {
+    const { rows } = await this.#tenants.query<{ functions: string[] | null }>(personId, {
+      text: "SELECT allow_functions AS functions FROM endpoint WHERE id = $1 AND deleted_at IS NULL",
+      values: [id],
     });
-    return row?.allowFunctions ?? [];
+    return rows[0]?.functions ?? [];
   }
 }

@@ -4,8 +4,8 @@
  */
 import type { IdKey } from "@farloom/protocol";
 import { keyToUuid } from "@farloom/protocol";
-import type pg from "pg";
 import type { AccessEpoch } from "../store/access-epoch.js";
+import type { TenantPool } from "../store/tenant-pool.js";
 import { LruMap } from "../support/lru-map.js";
 
 /** Function and person, together. */
@@ -20,31 +20,33 @@ export const sharedWith = (n: number): string =>
      (SELECT 1 FROM team_member m WHERE m.team_id = f.team_id AND m.person_id = $${n}))`;
 
 export class VisibleFunctions {
-  readonly #pool: pg.Pool;
-  readonly #epoch: AccessEpoch;
+  /** How long what is found holds. */
+  readonly epoch: AccessEpoch;
+  readonly #tenants: TenantPool;
   readonly #known = new LruMap<string, { readonly visible: boolean; readonly generation: number }>(
     CACHE_PAIRS,
   );
 
-  constructor(pool: pg.Pool, epoch: AccessEpoch) {
-    this.#pool = pool;
-    this.#epoch = epoch;
+  constructor(tenants: TenantPool, epoch: AccessEpoch) {
+    this.#tenants = tenants;
+    this.epoch = epoch;
   }
 
   /** From memory alone; undefined where that does not know, or holds no more. */
   peek(functionKey: number, personKey: IdKey): boolean | undefined {
     const known = this.#known.peek(`${functionKey}/${personKey}`);
-    if (known === undefined || known.generation !== this.#epoch.generation || !this.#epoch.isFresh)
+    if (known === undefined || known.generation !== this.epoch.generation || !this.epoch.isFresh)
       return undefined;
     return known.visible;
   }
 
   async load(functionKey: number, personKey: IdKey): Promise<boolean> {
-    const { generation } = this.#epoch;
-    const { rowCount } = await this.#pool.query({
+    const { generation } = this.epoch;
+    const personId = keyToUuid(personKey);
+    const { rowCount } = await this.#tenants.query(personId, {
       name: "function-visible",
       text: `SELECT 1 FROM function f WHERE f.key = $1 AND (f.owner_id = $2 OR ${sharedWith(2)})`,
-      values: [functionKey, keyToUuid(personKey)],
+      values: [functionKey, personId],
     });
     const visible = rowCount === 1;
     this.#known.set(`${functionKey}/${personKey}`, { visible, generation });

@@ -23,6 +23,43 @@ const TASK_COLUMNS = [
 
 /** Of a secret everything but its value, sealed as it is. */
 const SECRET_COLUMNS = ["owner_id", "name", "endpoints", "created_at", "updated_at", "last_used_at"] as const;
+/** What is told of API keys, logins and endpoints: no hash of a secret, and no code. */
+const KEY_COLUMNS = [
+  "id",
+  "owner_id",
+  "label",
+  "scopes",
+  "only_endpoints",
+  "only_functions",
+  "created_at",
+  "expires_at",
+  "revoked_at",
+] as const;
+const LOGIN_COLUMNS = [
+  "id",
+  "owner_id",
+  "kind",
+  "client",
+  "origin",
+  "scopes",
+  "created_at",
+  "last_used_at",
+  "expires_at",
+  "idle_until",
+  "revoked_at",
+] as const;
+const ENDPOINT_COLUMNS = [
+  "id",
+  "owner_id",
+  "name",
+  "created_at",
+  "deleted_at",
+  "public_key",
+  "connected_at",
+  "disconnected_at",
+  "agent_info",
+  "allow_functions",
+] as const;
 
 interface Grant {
   readonly table: string;
@@ -31,7 +68,10 @@ interface Grant {
   readonly columns?: readonly string[];
 }
 
-/** All that the tenants' role may do. Row-level security holds for each of the tables; `task_names` and `tenant` are views. */
+/**
+ * All that the tenants' role may do with tables. Row-level security holds for each of them; `task_names`, `tenant`,
+ * `tenant_team` and `tenant_endpoint` are views.
+ */
 export const TENANT_GRANTS: readonly Grant[] = [
   { table: "task", privileges: ["SELECT"], columns: TASK_COLUMNS },
   { table: "outcome", privileges: ["SELECT"] },
@@ -46,6 +86,42 @@ export const TENANT_GRANTS: readonly Grant[] = [
   { table: "audit_entry", privileges: ["SELECT"] },
   { table: "task_names", privileges: ["SELECT"] },
   { table: "tenant", privileges: ["SELECT"] },
+  { table: "tenant_team", privileges: ["SELECT"] },
+  { table: "tenant_endpoint", privileges: ["SELECT"] },
+  { table: "function", privileges: ["SELECT"] },
+  {
+    table: "function",
+    privileges: ["UPDATE"],
+    columns: ["created_at", "deleted_at", "visibility", "team_id"],
+  },
+  { table: "function_signature", privileges: ["SELECT", "INSERT", "DELETE"] },
+  { table: "endpoint", privileges: ["SELECT"], columns: ENDPOINT_COLUMNS },
+  {
+    table: "endpoint",
+    privileges: ["UPDATE"],
+    columns: ["name", "deleted_at", "public_key", "enrol_hash", "enrol_expires_at"],
+  },
+  { table: "endpoint_access", privileges: ["SELECT", "INSERT", "UPDATE", "DELETE"] },
+  { table: "team", privileges: ["SELECT", "DELETE"] },
+  { table: "team_member", privileges: ["SELECT", "INSERT", "DELETE"] },
+  { table: "api_key", privileges: ["SELECT"], columns: KEY_COLUMNS },
+  { table: "api_key", privileges: ["UPDATE"], columns: ["revoked_at"] },
+  { table: "login_session", privileges: ["SELECT"], columns: LOGIN_COLUMNS },
+  { table: "login_session", privileges: ["UPDATE"], columns: ["revoked_at"] },
+  {
+    table: "owner",
+    privileges: ["SELECT"],
+    columns: ["id", "name", "is_admin", "created_at", "disabled_at"],
+  },
+  { table: "local_password", privileges: ["SELECT"], columns: ["owner_id"] },
+  { table: "external_identity", privileges: ["SELECT"], columns: ["owner_id", "issuer"] },
+];
+
+/** What it may call: each tells one name, or one id, to whoever knows the other. */
+export const TENANT_FUNCTIONS: readonly string[] = [
+  "farloom_person_name(uuid)",
+  "farloom_person_id(text)",
+  "farloom_team_name(uuid)",
 ];
 
 /** Of the lock under which replicas that start together grant, one at a time. */
@@ -54,7 +130,9 @@ const GRANT_LOCK = 72_707_370;
 const LACKS = `SELECT privilege || ' on ' || name AS what
   FROM unnest($2::text[], $3::text[], $4::text[]) AS asked (name, privilege, field)
   WHERE NOT CASE WHEN field IS NULL THEN has_table_privilege($1, quote_ident(name), privilege)
-    ELSE has_column_privilege($1, quote_ident(name), field, privilege) END`;
+    ELSE has_column_privilege($1, quote_ident(name), field, privilege) END
+  UNION ALL SELECT 'EXECUTE on ' || called FROM unnest($5::text[]) AS called
+  WHERE NOT has_function_privilege($1, called, 'EXECUTE')`;
 
 /** The database cannot be used with the roles that it was given; the message says what to do. */
 export class TenantWallError extends Error {
@@ -115,6 +193,7 @@ async function lacking(pool: pg.Pool, role: string): Promise<string[]> {
     asked.map(({ table }) => table),
     asked.map(({ privilege }) => privilege),
     asked.map(({ column }) => column),
+    TENANT_FUNCTIONS,
   ]);
   return rows.map(({ what }) => what);
 }
@@ -125,11 +204,13 @@ async function grant(pool: pg.Pool, role: string): Promise<void> {
   try {
     await client.query("BEGIN");
     await client.query("SELECT pg_advisory_xact_lock($1)", [GRANT_LOCK]);
+    const to = pg.escapeIdentifier(role);
     for (const { table, privileges, columns } of TENANT_GRANTS) {
       const of = columns === undefined ? "" : ` (${columns.map((name) => `"${name}"`).join(", ")})`;
       const what = privileges.map((privilege) => privilege + of).join(", ");
-      await client.query(`GRANT ${what} ON "${table}" TO ${pg.escapeIdentifier(role)}`);
+      await client.query(`GRANT ${what} ON "${table}" TO ${to}`);
     }
+    for (const called of TENANT_FUNCTIONS) await client.query(`GRANT EXECUTE ON FUNCTION ${called} TO ${to}`);
     await client.query("COMMIT");
   } catch (error) {
     failure = error as Error;

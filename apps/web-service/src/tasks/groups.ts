@@ -84,17 +84,23 @@ export class TaskGroups {
     return { items, nextCursor: rows.length > limit ? items.at(-1)!.id : undefined };
   }
 
-  /** The group of single calls: its id follows from the owner's, so that every replica means the same one. */
+  /**
+   * The group of single calls: its id follows from the owner's, so that every replica means the same one. Whoever runs
+   * somebody's tasks knows that id, and may have made the group first: then the owner gets another, and is not kept from
+   * submitting.
+   */
   async #defaultOf(ownerId: string): Promise<string> {
     const known = this.#defaults.get(ownerId);
     if (known !== undefined) return known;
     const random = createHash("sha256").update(`default group of ${ownerId}`).digest().subarray(0, 10);
-    const id = keyToUuid(keyAt(newBatchId(0, random)));
-    await this.#tenants.query(ownerId, {
+    let id = keyToUuid(keyAt(newBatchId(0, random)));
+    const { rowCount } = await this.#tenants.query(ownerId, {
       name: "group-default",
       text: "INSERT INTO task_group (id, owner_id, name) VALUES ($1, $2, 'default') ON CONFLICT DO NOTHING",
       values: [id, ownerId],
     });
+    if (rowCount === 0 && (await this.find(ownerId, id)) === undefined)
+      id = (await this.create(ownerId, "default")).id;
     this.#defaults.set(ownerId, id);
     return id;
   }
