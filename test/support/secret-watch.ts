@@ -8,10 +8,10 @@
  *   3. Command lines are looked at while their processes live, as often as costs nothing; what a test starts itself is
  *      told whole.
  */
-import { type Dirent, readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, type Dirent, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 
-const SAMPLE_MS = 500;
+const SAMPLE_MS = 1_000;
 /** Of a file that is larger its end. */
 const MAX_FILE_BYTES = 8 * 1024 * 1024;
 const MAX_FINDINGS = 50;
@@ -40,6 +40,9 @@ export interface Finding {
   /** The text around it. */
   readonly around: string;
 }
+
+/** What people store is theirs, and large. */
+const THEIRS = /\/service\/(objects|payloads)\//;
 
 /** The secrets in a text, by their forms and those that are `known`. */
 export function findSecrets(
@@ -139,11 +142,8 @@ export class SecretWatch {
             });
           continue;
         }
-        if (size === 0) continue;
-        this.look(
-          `the file ${path.slice(folder.length + 1)}`,
-          readFileSync(path).subarray(-MAX_FILE_BYTES).toString("latin1"),
-        );
+        if (size === 0 || THEIRS.test(path)) continue;
+        this.look(`the file ${path.slice(folder.length + 1)}`, tailOf(path, size));
       } catch {
         // It has gone meanwhile.
       }
@@ -164,15 +164,12 @@ export class SecretWatch {
   }
 }
 
-/** The process and what descends from it, as long as its parents live. */
+/** The process and what descends from it, as long as its parents live. What runs here starts children from its first thread. */
 function descendants(root: number): number[] {
   const found = [root];
-  for (let at = 0; at < found.length; at++) {
-    const threads = listed(`/proc/${found[at]}/task`);
-    for (const thread of threads) {
-      const children = readProc(found[at]!, `task/${thread}/children`) ?? "";
-      found.push(...children.split(" ").filter(Boolean).map(Number));
-    }
+  for (const pid of found) {
+    const children = readProc(pid, `task/${pid}/children`) ?? "";
+    found.push(...children.split(" ").filter(Boolean).map(Number));
   }
   return found;
 }
@@ -185,11 +182,15 @@ function readProc(pid: number, file: string): string | undefined {
   }
 }
 
-function listed(folder: string): string[] {
+/** The end of a file, as text of single bytes. */
+function tailOf(path: string, sizeBytes: number): string {
+  const file = openSync(path, "r");
   try {
-    return readdirSync(folder);
-  } catch {
-    return [];
+    const bytes = Buffer.alloc(Math.min(sizeBytes, MAX_FILE_BYTES));
+    const read = readSync(file, bytes, 0, bytes.length, sizeBytes - bytes.length);
+    return bytes.subarray(0, read).toString("latin1");
+  } finally {
+    closeSync(file);
   }
 }
 
