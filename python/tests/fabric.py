@@ -4,6 +4,7 @@ of their own in a temporary folder, gone with it.
   1. Nothing of the caller's own settings reaches them, and they touch none.
   2. What a process writes is kept in the folder, and its end stands in the message where it does not start.
   3. `close` ends what was started here, and only that.
+  4. A secret in a log, a command line, or a file that is not there to hold it, fails `close` (secret_scan.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from secret_scan import told, told_by_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 # The built programs; another checkout's, where the variable says so.
@@ -150,8 +153,8 @@ class Fabric:
         """An agent, enrolled as a new endpoint of that name and connected; `env` is added to its environment."""
         code = self.request("POST", "/v1/endpoints", {"name": name})["enrolmentCode"]
         state = ["--state-dir", str(self.folder / f"agent-{name}")]
-        enrol = ["node", str(AGENT), "enroll", "--service", self.url, "--code", code, *state]
-        subprocess.run(enrol, env=clean_env(), check=True, capture_output=True, timeout=START_S)
+        enrol = ["node", str(AGENT), "enroll", "--service", self.url, "--code-file", "-", *state]
+        subprocess.run(enrol, env=clean_env(), check=True, capture_output=True, timeout=START_S, input=code.encode())
         args = [str(AGENT), "run", *state, "--workers", str(workers), "--stop-workers"]
         own = clean_env(FARLOOM_AGENT_KILL_GRACE_MS="500", **(env or {}))
         agent = Program(f"agent-{name}", args, own, self.folder)
@@ -160,10 +163,16 @@ class Fabric:
         return agent
 
     def close(self) -> None:
+        programs = [self.service, *self._agents.values()]
+        pids = [program.process.pid for program in programs if program.process is not None]
+        found = [leak for pid in pids for leak in told_by_arguments(pid)]
         for agent in self._agents.values():
             agent.stop()
         self.service.stop()
+        found += told(self.folder)  # 4
         shutil.rmtree(self.folder, ignore_errors=True)
+        if found:
+            raise AssertionError("secrets were told: " + "; ".join(sorted(set(found))))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
  * 1. Nothing outside of node_modules is changed but by the system's own package manager.
  * 2. A service that a Debian package would start stays stopped.
  */
-import { accessSync, constants, existsSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { outputOf, QUIET_ENV, ROOT, run } from "./run.mjs";
 
@@ -16,6 +16,11 @@ const VENV_BIN = join(VENV, "bin");
 const MOTO = "5.2.5";
 /** An S3 server, in a Python of its own: it brings much with it. test/support/s3.ts looks here. */
 const MOTO_VENV = join(ROOT, "node_modules/.cache/moto");
+
+/** Makes requests up from the API page, in a Python of its own. test/security/schema looks here. */
+const SCHEMATHESIS_VENV = join(ROOT, "node_modules/.cache/schemathesis");
+const SCHEMATHESIS_PINS = join(ROOT, "test/security/schema/requirements.txt");
+const SCHEMATHESIS = /^schemathesis==(.+)$/m.exec(readFileSync(SCHEMATHESIS_PINS, "utf8"))[1];
 
 const NEEDS = [
   {
@@ -65,6 +70,14 @@ const NEEDS = [
     cure: `pip install 'moto[s3,server]==${MOTO}'`,
     tests: "the tests of objects in S3",
   },
+  {
+    name: "schemathesis",
+    isThere: () =>
+      outputOf(join(SCHEMATHESIS_VENV, "bin/st"), ["--version"])?.includes(SCHEMATHESIS) === true,
+    bring: () => makeVenv(SCHEMATHESIS_VENV, "--only-binary", ":all:", "-r", SCHEMATHESIS_PINS),
+    cure: "reach the Python package index (pip download schemathesis), with a Python of 3.10 or later, and npm test",
+    tests: "the tests that hold replies to the API page",
+  },
 ];
 
 /** The environment of tests: with the Python made for them first, where there is one. */
@@ -98,8 +111,8 @@ async function succeeds(command, args) {
   }
 }
 
-async function makeVenv(folder, requirement) {
-  const pip = ["install", "--quiet", "--disable-pip-version-check", requirement];
+async function makeVenv(folder, ...requirements) {
+  const pip = ["install", "--quiet", "--disable-pip-version-check", ...requirements];
   return (
     (await succeeds("python3", ["-m", "venv", "--clear", folder])) &&
     (await succeeds(join(folder, "bin/pip"), pip))

@@ -58,16 +58,9 @@ function launch(stateDir: string): Launched {
 async function enrolled(name: string): Promise<string> {
   const made = await fabric.api(service.url).post("/v1/endpoints", { name });
   const stateDir = join(fabric.home, name);
-  const args = [
-    "enroll",
-    "--service",
-    service.url,
-    "--code",
-    made.body.enrolmentCode,
-    "--state-dir",
-    stateDir,
-  ];
-  const child = spawn(process.execPath, [AGENT, ...args], { stdio: "ignore" });
+  const args = ["enroll", "--service", service.url, "--code-file", "-", "--state-dir", stateDir];
+  const child = spawn(process.execPath, [AGENT, ...args], { stdio: ["pipe", "ignore", "ignore"] });
+  child.stdin.end(made.body.enrolmentCode);
   const [code] = await once(child, "exit");
   expect(code).toBe(0);
   return stateDir;

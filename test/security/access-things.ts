@@ -57,8 +57,11 @@ export interface Tenant {
   readonly things: Things;
 }
 
+/** A service, and its administrator. */
+type Place = Pick<RestService, "url" | "api">;
+
 /** Makes one of everything, and marks it. */
-export async function makeTenant(rest: RestService, name: string): Promise<Tenant> {
+export async function makeTenant(rest: Place, name: string): Promise<Tenant> {
   const made = async (reply: Promise<{ status: number; body: unknown }>) => {
     const { status, body } = await reply;
     if (status >= 300) throw new Error(`${status} ${JSON.stringify(body)}`);
@@ -103,7 +106,7 @@ export async function makeTenant(rest: RestService, name: string): Promise<Tenan
 }
 
 /** A browser's login of that person; returns its id. */
-async function logIn(rest: RestService, api: RestClient, name: string): Promise<string> {
+async function logIn(rest: Place, api: RestClient, name: string): Promise<string> {
   const { body } = await rest.api.post("/v1/accounts", { name });
   const browser = new Browser();
   const page = await browser.get(`${rest.url}/setup`);

@@ -167,8 +167,10 @@ export class Levels {
       LAB_PASSWORD: secret,
     };
     const as = ["--reuid", String(uid), "--regid", String(uid), "--clear-groups", process.execPath, AGENT];
-    const code = ["--service", this.service.url, "--code", made.body.enrolmentCode as string];
-    await promisify(execFile)("setpriv", [...as, "enroll", ...code, "--state-dir", state], { env });
+    const enrol = ["enroll", "--service", this.service.url, "--code-file", "-", "--state-dir", state];
+    const enrolling = promisify(execFile)("setpriv", [...as, ...enrol], { env });
+    enrolling.child.stdin!.end(made.body.enrolmentCode);
+    await enrolling;
     const args = [...as, "run", "--state-dir", state, "--workers", "2", "--stop-workers"];
     const agent = spawn("setpriv", args, { env, stdio: ["ignore", "ignore", "pipe"] });
     this.#agents.push(agent);

@@ -6,6 +6,8 @@
  *   2. What a process writes is kept, and stands in the message of whatever fails because of it.
  *   3. A process that ends by itself fails `close` too.
  *   4. A killed process is known to be dead before anything else is done.
+ *   5. A secret in what a process writes, in a command line, or in a file that is not there to hold it, fails `close`
+ *      (secret-watch.ts).
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -15,6 +17,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { freshDatabase, type TestDatabase } from "./postgres.js";
 import { RestClient } from "./rest-service.js";
+import { SecretWatch } from "./secret-watch.js";
 
 const ROOT = join(import.meta.dirname, "../..");
 const SERVICE = join(ROOT, "apps/web-service/dist/bundle/main.js");
@@ -23,10 +26,17 @@ const START_MS = 60_000;
 const STOP_MS = 15_000;
 /** What is left of a fabric so long after its end was left behind. */
 const LEAVE_MS = 10_000;
+const AGENT_TITLE = "agent";
 /** Lines kept of each process. */
 const LOG_LINES = 2_000;
 
 type Env = Readonly<Record<string, string>>;
+
+/** What is told of every program: its environment, and who looks for secrets. */
+interface Place {
+  readonly env: Env;
+  readonly secrets: SecretWatch;
+}
 
 /** A child whose lines are read as they come. */
 class Program {
@@ -39,8 +49,9 @@ class Program {
   readonly #title: string;
   readonly #listeners = new Set<() => void>();
 
-  constructor(title: string, args: readonly string[], env: Env) {
+  constructor(title: string, args: readonly string[], { env, secrets }: Place) {
     this.#title = title;
+    secrets.look(`the command line of ${title}`, args.join(" "));
     this.child = spawn(process.execPath, args, {
       // With an IPC channel the service ends when this process does, whatever becomes of the test.
       stdio: ["ignore", "pipe", "pipe", "ipc"],
@@ -52,10 +63,12 @@ class Program {
         const lines = (rest + text).split("\n");
         rest = lines.pop()!;
         this.lines.push(...lines);
+        for (const line of lines) secrets.look(`what ${title} writes`, line);
         if (this.lines.length > LOG_LINES) this.lines.splice(0, LOG_LINES / 2);
         for (const look of [...this.#listeners]) look();
       });
     }
+    if (this.child.pid !== undefined) secrets.follow(this.child.pid, title === AGENT_TITLE);
     this.exited = new Promise((resolve) =>
       this.child.once("exit", (code, signal) => {
         if (!this.#asked) this.crash = `${title} ended by itself with ${signal ?? code}\n${this.tail()}`;
@@ -117,18 +130,18 @@ class Program {
 export class ServiceProcess {
   readonly url: string;
   readonly port: number;
-  readonly #env: Env;
+  readonly #place: Place;
   #program: Program;
 
-  private constructor(port: number, env: Env) {
+  private constructor(port: number, place: Place) {
     this.port = port;
     this.url = `http://127.0.0.1:${port}`;
-    this.#env = env;
+    this.#place = place;
     this.#program = this.#spawn();
   }
 
-  static async start(port: number, env: Env): Promise<ServiceProcess> {
-    const service = new ServiceProcess(port, env);
+  static async start(port: number, place: Place): Promise<ServiceProcess> {
+    const service = new ServiceProcess(port, place);
     await service.#ready();
     return service;
   }
@@ -160,7 +173,7 @@ export class ServiceProcess {
   }
 
   #spawn(): Program {
-    return new Program("web service", [SERVICE], this.#env);
+    return new Program("web service", [SERVICE], this.#place);
   }
 
   async #ready(): Promise<void> {
@@ -172,14 +185,14 @@ export class AgentProcess {
   readonly stateDir: string;
   readonly endpointId: string;
   readonly #args: readonly string[];
-  readonly #env: Env;
+  readonly #place: Place;
   #program: Program;
 
-  private constructor(stateDir: string, endpointId: string, args: readonly string[], env: Env) {
+  private constructor(stateDir: string, endpointId: string, args: readonly string[], place: Place) {
     this.stateDir = stateDir;
     this.endpointId = endpointId;
     this.#args = args;
-    this.#env = env;
+    this.#place = place;
     this.#program = this.#spawn();
   }
 
@@ -187,9 +200,9 @@ export class AgentProcess {
     stateDir: string,
     endpointId: string,
     args: readonly string[],
-    env: Env,
+    place: Place,
   ): Promise<AgentProcess> {
-    const agent = new AgentProcess(stateDir, endpointId, args, env);
+    const agent = new AgentProcess(stateDir, endpointId, args, place);
     await agent.#program.line("agent started");
     return agent;
   }
@@ -220,7 +233,7 @@ export class AgentProcess {
 
   #spawn(): Program {
     const args = [AGENT, "run", "--state-dir", this.stateDir, "--stop-workers", ...this.#args];
-    return new Program("agent", args, this.#env);
+    return new Program(AGENT_TITLE, args, this.#place);
   }
 }
 
@@ -240,6 +253,8 @@ export class Fabric {
   /** Everything durable of the fabric but its database. */
   readonly home: string;
   readonly keyFile: string;
+  /** Who looks for secrets; tests tell it of those that have no form of ours. */
+  readonly secrets = new SecretWatch();
   readonly #options: FabricOptions;
   readonly #programs: { stop(): Promise<number | null>; readonly crash: string | undefined }[] = [];
 
@@ -248,6 +263,7 @@ export class Fabric {
     this.#options = options;
     this.home = mkdtempSync(join(tmpdir(), "farloom-fabric-"));
     this.keyFile = join(this.home, "first.key");
+    this.secrets.knowUrl(database.url);
   }
 
   static async open(options: FabricOptions = {}): Promise<Fabric> {
@@ -266,7 +282,7 @@ export class Fabric {
   /** A service process; several share the database and the state folder, as replicas do. */
   async service(env: Env = {}): Promise<ServiceProcess> {
     const port = await freePort();
-    const service = await ServiceProcess.start(port, {
+    const settings = {
       FARLOOM_STATE_DIR: join(this.home, "service"),
       FARLOOM_PORT: String(port),
       DATABASE_URL: this.database.url,
@@ -275,7 +291,8 @@ export class Fabric {
       FARLOOM_BOOTSTRAP_KEY_FILE: this.keyFile,
       ...this.#options.env,
       ...env,
-    });
+    };
+    const service = await ServiceProcess.start(port, { env: settings, secrets: this.secrets });
     this.#programs.push(service);
     return service;
   }
@@ -306,13 +323,14 @@ export class Fabric {
       writeFileSync(join(stateDir, "agent.toml"), config);
     }
     const env = { FARLOOM_TEST_FABRIC: this.home, ...more };
-    const enrol = new Program(
-      "enrolment",
-      [AGENT, "enroll", "--service", url, "--code", made.enrolmentCode, "--state-dir", stateDir],
-      env,
-    );
+    const { secrets } = this;
+    const codeFile = join(this.home, `code-${name}`);
+    writeFileSync(codeFile, made.enrolmentCode, { mode: 0o600 });
+    const words = ["enroll", "--service", url, "--code-file", codeFile, "--state-dir", stateDir];
+    const enrol = new Program("enrolment", [AGENT, ...words], { env, secrets });
     if ((await enrol.exited) !== 0) throw new Error(`the agent did not enrol\n${enrol.tail()}`);
-    const agent = await AgentProcess.start(stateDir, made.id, args, env);
+    rmSync(codeFile);
+    const agent = await AgentProcess.start(stateDir, made.id, args, { env, secrets });
     this.#programs.push(agent);
     return agent;
   }
@@ -334,6 +352,7 @@ export class Fabric {
 
   /** Stops everything, agents first, and throws where a process is left. */
   async close(): Promise<void> {
+    this.secrets.sample();
     for (const program of this.#programs.reverse()) await program.stop();
     const crashes = this.#programs.flatMap((program) => program.crash ?? []);
     // A node of a block has said goodbye to its agent before its process has ended.
@@ -343,12 +362,16 @@ export class Fabric {
       left = processesWith(this.home);
     }
     for (const { pid } of left) process.kill(pid, "SIGKILL");
+    this.secrets.stop();
+    this.secrets.lookInto(this.home);
     rmSync(this.home, { recursive: true, force: true });
     await this.database.drop();
     if (crashes.length > 0) throw new Error(crashes.join("\n\n"));
     if (left.length > 0) {
       throw new Error(`processes left behind: ${left.map((p) => `${p.pid} ${p.command}`).join("; ")}`);
     }
+    const { findings } = this.secrets; // 5
+    if (findings.length > 0) throw new Error(`secrets were told:\n${findings.join("\n")}`);
   }
 }
 

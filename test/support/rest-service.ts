@@ -7,6 +7,7 @@ import { pino } from "pino";
 import { type ConfigOptions, resolveConfig } from "../../apps/web-service/src/config.js";
 import { type RunningService, startService } from "../../apps/web-service/src/service.js";
 import { freshDatabase, type TestDatabase } from "./postgres.js";
+import { findSecrets, SecretWatch } from "./secret-watch.js";
 
 export interface RestService {
   readonly url: string;
@@ -54,7 +55,9 @@ export async function startRestService(options: ConfigOptions = {}): Promise<Res
     },
     {},
   );
-  const log = pino({ level: process.env.FARLOOM_TEST_LOG ?? "silent" });
+  const secrets = new SecretWatch();
+  secrets.knowUrl(database.url);
+  const log = pino({ level: process.env.FARLOOM_TEST_LOG ?? "info" }, lookedAt(secrets));
   const service = await startService(config, log);
   const key = (await readFile(bootstrapKeyFile, "utf8")).trim();
   return {
@@ -68,11 +71,23 @@ export async function startRestService(options: ConfigOptions = {}): Promise<Res
       await service.close();
       await database.drop();
       await rm(stateDir, { recursive: true, force: true });
+      const { findings } = secrets;
+      if (findings.length > 0) throw new Error(`secrets were told:\n${findings.join("\n")}`);
     },
   };
 }
 
-/** One caller, or nobody where `credential` is undefined. */
+/** Where a service of this process logs to: it is looked at, and shown only where a level is asked for. */
+function lookedAt(secrets: SecretWatch): { write(line: string): void } {
+  return {
+    write(line) {
+      secrets.look("the service's log", line);
+      if (process.env.FARLOOM_TEST_LOG !== undefined) process.stdout.write(line);
+    },
+  };
+}
+
+/** One caller, or nobody where `credential` is undefined. A secret in a path or in an error throws. */
 export class RestClient {
   readonly url: string;
   readonly credential: string | undefined;
@@ -101,11 +116,12 @@ export class RestClient {
       headers,
       ...(body === undefined ? {} : { body: body as never, duplex: "half" as never }),
     });
-    return {
-      status: response.status,
-      headers: response.headers,
-      body: decodeBody(response, Buffer.from(await response.arrayBuffer())),
-    };
+    const bytes = Buffer.from(await response.arrayBuffer());
+    const told = findSecrets("a path", path);
+    if (response.status >= 400) told.push(...findSecrets("an error", bytes.toString("latin1")));
+    if (told.length > 0)
+      throw new Error(`${method} tells ${told.map(({ kind, where }) => `${kind} in ${where}`)}`);
+    return { status: response.status, headers: response.headers, body: decodeBody(response, bytes) };
   }
 }
 

@@ -44,6 +44,7 @@ import { enforcePolicies } from "./http/policy.js";
 import { registerProblems } from "./http/problem.js";
 import { limitRates } from "./http/rate-limits.js";
 import { registerSecurityHeaders } from "./http/security-headers.js";
+import { MAX_HEADER_BYTES, refuseBytes, refusePath } from "./http/unrouted.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
 import type { People } from "./identity/people.js";
@@ -120,7 +121,9 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
     routerOptions: { maxParamLength: 400 },
     // Long polls end by themselves when the service stops; idle connections are closed at once.
     forceCloseConnections: "idle",
-    http: { headersTimeout: 10_000 },
+    http: { headersTimeout: 10_000, maxHeaderSize: MAX_HEADER_BYTES },
+    frameworkErrors: refusePath,
+    clientErrorHandler: refuseBytes,
     ...(config.trustedProxies.length > 0 && { trustProxy: [...config.trustedProxies] }),
   }).withTypeProvider<TypeBoxTypeProvider>();
 

@@ -6,8 +6,10 @@
  * SIGTERM and SIGINT stop it gently, a second one at once. A parent that started it with an IPC channel hears
  * {ready: url}, and its end stops the service too, so that nothing outlives `farloom dev`.
  */
-import { pino } from "pino";
-import { ConfigError, resolveConfig } from "./config.js";
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Logger, pino } from "pino";
+import { type Config, ConfigError, resolveConfig } from "./config.js";
 import { startService } from "./service.js";
 
 /** Time for a stop: what is in hand is committed in far less. */
@@ -58,9 +60,26 @@ async function run(): Promise<void> {
 
   const { url, firstAdminToken } = await started;
   if (process.send) process.send({ ready: url, firstAdminToken });
-  else if (firstAdminToken !== undefined)
-    // On the console and not in the log: it is a secret, good once and for a day.
+  tellFirstAdmin(config, log, `${url}/setup`, firstAdminToken);
+}
+
+/**
+ * With what the first administrator makes an account: a secret, good once and for a day. A person who looks is told; where
+ * what is written here may be kept (a journal, a log of containers), it lies in a file of the state folder instead.
+ */
+function tellFirstAdmin(config: Config, log: Logger, page: string, token: string | undefined): void {
+  const file = join(config.stateDir, "first-admin-token");
+  rmSync(file, { force: true });
+  if (token === undefined) return;
+  if (process.stderr.isTTY) {
     process.stderr.write(
-      `Nobody can log in by browser yet. The first administrator makes an account at ${url}/setup with the one-time token ${firstAdminToken}\n`,
+      `Nobody can log in by browser yet. The first administrator makes an account at ${page} with the one-time token ${token}\n`,
     );
+    return;
+  }
+  writeFileSync(file, `${token}\n`, { mode: 0o600 });
+  log.warn(
+    { page, file },
+    "nobody can log in by browser yet: the one-time token for that page is in this file",
+  );
 }

@@ -31,6 +31,16 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "The body nests more than {limit} levels deep. Flatten it, or send it as text.",
     ),
+    "HEADERS_TOO_LARGE": (
+        431,
+        False,
+        "The request's line and headers have more than {limit} bytes. Send fewer and shorter ones.",
+    ),
+    "REQUEST_LATE": (
+        408,
+        True,
+        "The request did not arrive in time. Send it again.",
+    ),
     "MEDIA_TYPE_UNSUPPORTED": (
         415,
         False,

@@ -5,12 +5,15 @@
  *   E2  A stop that takes longer than its grace is told.
  *   E3  Every process carries the run's folder in its environment: none may remain, but for warm workers, which outlive
  *       an agent on purpose and for a minute only.
+ *   E4  No log has a secret of ours, by the forms of test/support/secret-patterns.json.
  */
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { unmountDisk } from "./machine.mjs";
 import { processesWith } from "./ports.mjs";
 
+const SECRET_FORMS = new URL("../../support/secret-patterns.json", import.meta.url);
 const HELD = ["waiting", "queued", "handed", "done"];
 /** The last acknowledgements may be on their way. */
 const SETTLE_MS = 5_000;
@@ -34,6 +37,7 @@ export async function endFabric(fabric, { links, ownsPostgres, disks }) {
   for (const worker of fabric.workers()) kill(worker.pid);
   await fabric.redis?.kill();
   await sleep(300);
+  left.push(...secretsIn(join(fabric.folder, "logs"))); // E4
   const ofPostgres = join(fabric.folder, "postgres");
   for (const { pid, command } of processesWith(fabric.folder)) {
     if (command.includes(ofPostgres)) continue;
@@ -45,6 +49,18 @@ export async function endFabric(fabric, { links, ownsPostgres, disks }) {
   else if (fabric.database) await fabric.postgres.dropDatabase(fabric.database);
   for (const dir of disks) unmountDisk(dir);
   return left;
+}
+
+/** The logs that have a secret, and of which kind. Random bytes alone are no form: what breaks here may write any. */
+function secretsIn(folder) {
+  const forms = JSON.parse(readFileSync(SECRET_FORMS, "utf8")).filter(
+    ({ kind }) => kind !== "32 random bytes",
+  );
+  return readdirSync(folder).flatMap((name) => {
+    const text = readFileSync(join(folder, name), "latin1");
+    const found = forms.filter(({ pattern }) => new RegExp(pattern).test(text));
+    return found.map(({ kind }) => `${kind} in the log ${name}`);
+  });
 }
 
 async function endAgent(fabric, i, left) {

@@ -1,4 +1,5 @@
 /** The processes of a fabric: how each is started, and when it is ready. They are the products' own entry points. */
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -51,14 +52,16 @@ export async function enrolAgent(fabric, i) {
   const stateDir = isLast ? fabric.disk(name, AGENT_DISK_MB, 0o700) : join(fabric.folder, name);
   const { id, enrolmentCode } = await fabric.request(0, "POST", "/v1/endpoints", { name });
   const service = `http://127.0.0.1:${link.port}`;
+  const codeFile = join(fabric.folder, `${name}.code`);
+  writeFileSync(codeFile, enrolmentCode, { mode: 0o600 });
   const enrolling = new Member(`${name}-enrolment`, {
     args: () => [
       AGENT_MAIN,
       "enroll",
       "--service",
       service,
-      "--code",
-      enrolmentCode,
+      "--code-file",
+      codeFile,
       "--state-dir",
       stateDir,
     ],
@@ -68,6 +71,7 @@ export async function enrolAgent(fabric, i) {
   });
   await enrolling.start();
   await enrolling.exited;
+  rmSync(codeFile);
   if (enrolling.child?.exitCode !== 0) throw new Error(`${name} did not enrol\n${enrolling.tail()}`);
   const agent = new Member(name, {
     args: () => [AGENT_MAIN, "run", "--state-dir", stateDir, "--workers", String(fabric.options.workers)],

@@ -55,6 +55,11 @@ describe("the launcher", () => {
     expect(sh("-c", `cat ${shellQuote(join(folder, "agent.log"))}`)).toContain(`run --state-dir ${folder}`);
   });
 
+  it("leaves no core files, whatever the limit where it is started", () => {
+    const path = script(["/bin/sh", "-c", "ulimit -S -c", "agent"], { PATH: process.env.PATH });
+    expect(sh("-c", `ulimit -S -c "$(ulimit -H -c)"; exec /bin/sh ${shellQuote(path)} status`)).toBe("0\n");
+  });
+
   it("quotes one word for a shell, whatever it is", () => {
     expect(sh("-c", `printf %s ${shellQuote(HARD)}`)).toBe(HARD);
   });

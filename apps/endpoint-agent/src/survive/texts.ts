@@ -67,6 +67,7 @@ export function launcherText({ stateDir, program, env }: LaunchPlan): string {
   return `#!/bin/sh
 # How the agent of this folder is started. Written by 'farloom endpoint enroll'; 'farloom endpoint uninstall' removes it.
 umask 077
+# A core file would have the agent's key in it. A task may raise this for what it runs.
 ulimit -S -c 0
 cd /
 ${exports.join("\n")}

@@ -20,6 +20,7 @@ import {
   type RegisterBody,
 } from "../functions/definition-input.js";
 import type { FunctionRecord, FunctionSharing, FunctionSummary } from "../functions/registry.js";
+import { sentAs } from "../http/media-types.js";
 import { principalOf } from "../http/policy.js";
 import { authorise } from "../identity/authorise.js";
 import { reachesFunction } from "../identity/narrow.js";
@@ -42,6 +43,11 @@ const Text = Type.String({ maxLength: 4_096 });
 const Code = Type.Unsafe<string | Buffer>({
   description: "Source as text; a pickle in base64 (in MessagePack: as bytes). At most 1 MiB",
 });
+
+const Source = sentAs(
+  ["text/plain", "application/octet-stream"],
+  Type.Unsafe<string | Buffer>({ type: "string" }),
+);
 
 const RegisterSchema = Strict({
   name: Type.String({ minLength: 1, maxLength: 200 }),
@@ -252,7 +258,7 @@ export function functionRoutes(app: Api, { functions, teams }: AppDeps): void {
         tags,
         summary: "The function's code as it was registered",
         params: Ref,
-        response: { 200: Type.Unsafe<string | Buffer>({ type: "string" }), ...problems },
+        response: { 200: Source, ...problems },
       },
     },
     async (request, reply) => {

@@ -2,6 +2,7 @@
 import { FarloomError } from "@farloom/protocol";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
+import { sentRaw } from "../http/media-types.js";
 import { problems } from "./schemas.js";
 
 const Ok = Type.Object({ status: Type.Literal("ok") });
@@ -12,7 +13,7 @@ export function healthRoutes(app: Api, { ready, metrics }: AppDeps): void {
     "/health/live",
     {
       config: { policy: { public: true } },
-      schema: { tags, summary: "The process answers", response: { 200: Ok } },
+      schema: { tags, summary: "The process answers", response: { 200: Ok, ...problems } },
     },
     () => ({ status: "ok" as const }),
   );
@@ -37,7 +38,7 @@ export function healthRoutes(app: Api, { ready, metrics }: AppDeps): void {
     "/metrics",
     {
       config: { policy: { scope: "metrics:read" } },
-      schema: { tags, summary: "Prometheus metrics", response: { 200: Type.String(), ...problems } },
+      schema: { tags, summary: "Prometheus metrics", response: { 200: sentRaw("text/plain"), ...problems } },
     },
     async (_request, reply) => {
       const text = await metrics.registry.metrics();

@@ -3,15 +3,15 @@
  * OAuth, so that any library for it works. Refusals are problem documents that say `error` too.
  */
 import { ERRORS, FarloomError } from "@farloom/protocol";
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { recordLogin } from "../audit/record-logins.js";
 import { acceptForms } from "../http/forms.js";
-import { toProblem } from "../http/problem.js";
+import { toFarloomError, toProblem } from "../http/problem.js";
 import { DEVICE_INTERVAL_S, DEVICE_LIFE_S } from "../identity/device-logins.js";
 import { isScope, personScopes, type Scope } from "../identity/principal.js";
-import { Problem, Strict } from "./schemas.js";
+import { Problem, problems, Strict } from "./schemas.js";
 
 const tags = ["login"];
 export const DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code";
@@ -31,7 +31,7 @@ const OAuthProblem = Type.Intersect([
   Problem,
   Type.Object({ error: Type.String({ description: "As RFC 6749 and RFC 8628 call it" }) }),
 ]);
-const problems = { "4xx": OAuthProblem, "5xx": OAuthProblem };
+const oauthProblems = { "4xx": OAuthProblem, "5xx": OAuthProblem };
 const TokenReply = Type.Object({
   access_token: Type.String(),
   token_type: Type.String(),
@@ -52,7 +52,11 @@ export function oauthRoutes(app: Api, deps: AppDeps): void {
     "/.well-known/oauth-authorization-server",
     {
       config: { policy: { public: true } },
-      schema: { tags, summary: "How programs log in here (RFC 8414)", response: { 200: Type.Unknown() } },
+      schema: {
+        tags,
+        summary: "How programs log in here (RFC 8414)",
+        response: { 200: Type.Unknown(), ...problems },
+      },
     },
     (request) => ({
       issuer: base(request),
@@ -75,7 +79,7 @@ export function oauthRoutes(app: Api, deps: AppDeps): void {
       schema: {
         tags,
         summary: "The public keys of access tokens (RFC 7517)",
-        response: { 200: Type.Unknown() },
+        response: { 200: Type.Unknown(), ...problems },
       },
     },
     () => people.keyRing.jwks(),
@@ -84,11 +88,9 @@ export function oauthRoutes(app: Api, deps: AppDeps): void {
   app.register(async (scope) => {
     acceptForms(scope as unknown as FastifyInstance);
     const routes = scope as unknown as Api;
-    routes.setErrorHandler((error, request, reply) => {
-      const known = error instanceof FarloomError ? error : undefined;
-      if (known === undefined) throw error;
-      return sendOAuthProblem(request, reply, known);
-    });
+    routes.setErrorHandler((error: FastifyError, request, reply) =>
+      sendOAuthProblem(request, reply, toFarloomError(error, request)),
+    );
 
     routes.post(
       "/v1/oauth/device",
@@ -113,7 +115,7 @@ export function oauthRoutes(app: Api, deps: AppDeps): void {
               expires_in: Type.Integer(),
               interval: Type.Integer(),
             }),
-            ...problems,
+            ...oauthProblems,
           },
         },
       },
@@ -156,7 +158,7 @@ export function oauthRoutes(app: Api, deps: AppDeps): void {
               "Random, with a refresh token: the same exchange may be repeated with it where its answer was lost",
             ),
           }),
-          response: { 200: TokenReply, ...problems },
+          response: { 200: TokenReply, ...oauthProblems },
         },
       },
       async (request) => {
@@ -181,7 +183,7 @@ export function oauthRoutes(app: Api, deps: AppDeps): void {
             token_type_hint: Text(100),
             client_id: Text(100),
           }),
-          response: { 200: Type.Object({}), ...problems },
+          response: { 200: Type.Object({}), ...oauthProblems },
         },
       },
       async (request) => {

@@ -7,6 +7,7 @@ import { FarloomError, limits } from "@farloom/protocol";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
+import { sentRaw } from "../http/media-types.js";
 import { principalOf } from "../http/policy.js";
 import { rangeOf } from "../http/range.js";
 import {
@@ -25,6 +26,8 @@ import { preconditionFailed } from "../objects/store.js";
 import { NextCursor, problems, Strict, Time } from "./schemas.js";
 
 const tags = ["objects"];
+/** As whoever stored it called it. */
+const Bytes = sentRaw("*/*");
 const KEY = "At most 1,024 bytes in UTF-8, percent-encoded; slashes may stand as they are";
 /** A replaced object is looked up again; more often than this in a row nobody replaces one. */
 const MAX_LOOKS = 5;
@@ -109,7 +112,7 @@ export function objectRoutes(app: Api, { objects, identity, config, stored }: Ap
         description:
           "If-None-Match, If-Modified-Since, If-Match and If-Range are heeded; the ETag is the SHA-256 of the bytes.",
         params: Params,
-        response: { 200: Type.Unknown(), 206: Type.Unknown(), 304: Type.Null(), ...problems },
+        response: { 200: Bytes, 206: Bytes, 304: Type.Null(), ...problems },
       },
       // The route below; one made from this would read the bytes to count them.
       exposeHeadRoute: false,

@@ -4,12 +4,14 @@ import { FarloomError, limits } from "@farloom/protocol";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
+import { sentRaw } from "../http/media-types.js";
 import { ownerIdOf, principalOf } from "../http/policy.js";
 import { rangeOf } from "../http/range.js";
 import type { OpenPayload } from "../payloads/store.js";
 import { Digest, problems } from "./schemas.js";
 
 const tags = ["payloads"];
+const Bytes = sentRaw("application/octet-stream");
 const Params = Type.Object({ digest: Digest });
 
 export function payloadRoutes(app: Api, { payloads, sharedPayloads, stored }: AppDeps): void {
@@ -77,7 +79,7 @@ export function payloadRoutes(app: Api, { payloads, sharedPayloads, stored }: Ap
         tags,
         summary: "Read a payload, whole or a Range of it",
         params: Params,
-        response: { 200: Type.Unknown(), 206: Type.Unknown(), ...problems },
+        response: { 200: Bytes, 206: Bytes, ...problems },
       },
       // The route below; one made from this would read the file to count its bytes.
       exposeHeadRoute: false,

@@ -1,6 +1,7 @@
 /** Shapes that several routes share, and how their times are written. */
 import { FarloomError } from "@farloom/protocol";
 import { type Static, type TSchema, Type } from "typebox";
+import { sentAs } from "../http/media-types.js";
 
 /** An object that takes no unknown fields: a typo is told, not swallowed. */
 export function Strict<P extends Record<string, TSchema>>(
@@ -34,7 +35,8 @@ export const Problem = Type.Object(
 );
 
 /** The errors of any route, for its description. */
-export const problems = { "4xx": Problem, "5xx": Problem };
+const problem = sentAs(["application/problem+json"], Problem);
+export const problems = { "4xx": problem, "5xx": problem };
 
 export const PageQuery = {
   cursor: Type.Optional(Type.String({ maxLength: 64, description: "nextCursor of the page before" })),

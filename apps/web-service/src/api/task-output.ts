@@ -8,6 +8,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
 import { authorizationOf } from "../http/browser.js";
+import { sentRaw } from "../http/media-types.js";
 import { principalOf } from "../http/policy.js";
 import { type OutputPart, type OutputPlace, outputOf } from "../tasks/output.js";
 import type { TaskRow } from "../tasks/reader.js";
@@ -65,7 +66,7 @@ export function taskOutputRoutes(
           "The headers say which bytes these are: farloom-attempt, farloom-offset (where the body begins: later than asked where what lay between was not kept), farloom-next-offset, farloom-more (false: this attempt has no more), farloom-last-attempt.",
         params: Id,
         querystring: Place,
-        response: { 200: Type.Unknown(), ...problems },
+        response: { 200: sentRaw("text/plain"), ...problems },
       },
       exposeHeadRoute: false,
     },

@@ -16,6 +16,7 @@ import { crashPoint } from "@farloom/protocol/testing";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import type { Api, AppDeps } from "../app.js";
+import { sentRaw } from "../http/media-types.js";
 import { principalOf } from "../http/policy.js";
 import { authorise, requireWide } from "../identity/authorise.js";
 import { requireGroup } from "../identity/nested.js";
@@ -33,6 +34,7 @@ import { taskOutputRoutes } from "./task-output.js";
 import { Accepted, Id, STATES, SubmitSchema, Target, View, Wait } from "./task-schemas.js";
 
 const tags = ["tasks"];
+const Result = sentRaw("application/json", "application/msgpack", "application/octet-stream");
 /** Ids in one status request. */
 const MAX_STATUS_IDS = 1_000;
 /** Whole tasks in one reply: with 64 KiB of result each, some 13 MiB. */
@@ -224,7 +226,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         summary: "The result's bytes as the function gave them, large ones too",
         params: Id,
         querystring: Strict({ wait: Wait }),
-        response: { 200: Type.Unknown(), ...problems },
+        response: { 200: Result, ...problems },
       },
       // One made from this would read the file to count its bytes.
       exposeHeadRoute: false,

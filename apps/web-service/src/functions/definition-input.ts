@@ -93,14 +93,14 @@ export function checkFunction(body: RegisterBody): FunctionInput {
 }
 
 function codeOf(body: RegisterBody, format: "source" | "pickle"): Buffer {
+  // The schema takes anything here, as bytes have no type in it.
+  if (body.code !== undefined && typeof body.code !== "string" && !Buffer.isBuffer(body.code))
+    throw bad("code is a text, or bytes where the body is MessagePack");
   if (body.runtime === "command") {
     if (body.code !== undefined && body.code.length > 0)
       throw bad("runtime command has no code; say what to run in command.argv");
     if (format !== "source") throw bad("runtime command has no pickled code");
     return Buffer.alloc(0);
-  }
-  if (body.code !== undefined && typeof body.code !== "string" && !Buffer.isBuffer(body.code)) {
-    throw bad("code is a text, or bytes where the body is MessagePack");
   }
   if (format === "pickle" && body.runtime !== "python") throw bad("only runtime python has pickled code");
   if (body.code === undefined || body.code.length === 0) throw bad("code is missing");

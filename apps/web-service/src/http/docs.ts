@@ -2,11 +2,12 @@
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
 import type { FastifyInstance, FastifySchema } from "fastify";
+import { MEDIA_TYPES } from "./media-types.js";
 import type { Policy } from "./policy.js";
 
 /** The page's own scripts and styles are all that run there, and nobody frames it. */
 const PAGE_POLICY =
-  "default-src 'self'; base-uri 'self'; object-src 'none'; img-src 'self' data:; frame-ancestors 'none'";
+  "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; img-src 'self' data:; frame-ancestors 'none'";
 
 /** Registers the plugins; call before the routes. */
 export async function registerDocs(app: FastifyInstance): Promise<void> {
@@ -30,7 +31,12 @@ export async function registerDocs(app: FastifyInstance): Promise<void> {
     },
     transform: ({ schema, url, route }) => {
       const policy = route.config?.policy;
-      const described = { ...schema, security: policy ? securityOf(policy) : [] };
+      const { response } = schema ?? {};
+      const described = {
+        ...schema,
+        ...(response !== undefined && { response: repliesOf(response as Replies) }),
+        security: policy ? securityOf(policy) : [],
+      };
       return url.endsWith("/*") && schema?.params ? named(described, url) : { schema: described, url };
     },
   });
@@ -41,6 +47,19 @@ export async function registerDocs(app: FastifyInstance): Promise<void> {
   });
   app.get("/openapi.json", { config: { policy: { public: true } }, schema: { hide: true } }, () =>
     app.swagger(),
+  );
+}
+
+type Replies = Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+
+/** Each reply under the media types that it says it is sent as; JSON where it says nothing. */
+function repliesOf(replies: Replies): Replies {
+  return Object.fromEntries(
+    Object.entries(replies).map(([status, { [MEDIA_TYPES]: types, ...schema }]) => {
+      if (types === undefined) return [status, schema];
+      const content = Object.fromEntries((types as string[]).map((type) => [type, { schema }]));
+      return [status, { description: schema.description ?? "As it is", content }];
+    }),
   );
 }
 

@@ -45,7 +45,12 @@ export function toProblem(error: FarloomError): Problem {
   };
 }
 
-function sendProblem(reply: FastifyReply, error: FarloomError): FastifyReply {
+/** The body as text, for whoever answers without fastify. */
+export function problemText(error: FarloomError): string {
+  return JSON.stringify(toProblem(error));
+}
+
+export function sendProblem(reply: FastifyReply, error: FarloomError): FastifyReply {
   if (error.retryAfterMs !== undefined)
     reply.header("retry-after", Math.max(1, Math.ceil(error.retryAfterMs / 1000)));
   if (error.status === 401) reply.header("www-authenticate", 'Bearer realm="farloom"');
@@ -56,7 +61,8 @@ function sendProblem(reply: FastifyReply, error: FarloomError): FastifyReply {
     .send(toProblem(error));
 }
 
-function toFarloomError(error: FastifyError, request: FastifyRequest): FarloomError {
+/** What was thrown, as the catalogue calls it; a bug is logged. */
+export function toFarloomError(error: FastifyError, request: FastifyRequest): FarloomError {
   const known = toKnownError(error);
   if (known) return known;
   switch (error.code) {

@@ -8,6 +8,7 @@ import { FarloomError, limits } from "@farloom/protocol";
 import type { Logger } from "pino";
 import { WebSocketServer } from "ws";
 import type { OwnHosts } from "../http/own-hosts.js";
+import { refusalBytes } from "../http/unrouted.js";
 import { assertFramePolicies } from "./frame-policy.js";
 import type { Upgraded } from "./frame-socket.js";
 
@@ -110,16 +111,5 @@ export function serveLinks(
 function refuse(socket: Duplex, error: FarloomError, log: Logger): void {
   // A credential that does not admit is no failure of the service, whatever caused it.
   if (error.cause && error.status >= 500) log.error({ err: error.cause }, "an upgrade failed");
-  const body = JSON.stringify({
-    type: "about:blank",
-    status: error.status,
-    code: error.code,
-    detail: error.message,
-  });
-  const retryAfter =
-    error.retryAfterMs === undefined ? "" : `Retry-After: ${Math.ceil(error.retryAfterMs / 1000)}\r\n`;
-  socket.end(
-    `HTTP/1.1 ${error.status} ${error.code}\r\nContent-Type: application/problem+json\r\n` +
-      `${retryAfter}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-  );
+  socket.end(refusalBytes(error));
 }

@@ -190,8 +190,8 @@ export function loginPages(scope: FastifyInstance, deps: AppDeps): void {
 
   const setupPage = (reply: FastifyReply, at: Visit, error?: unknown) => {
     const status = error instanceof FarloomError ? error.status : 200;
-    const body = html`${refusal(error)}<p>With the one-time token that an administrator gave you, or that the service printed on its
-console at its first start.</p>
+    const body = html`${refusal(error)}<p>With the one-time token that an administrator gave you, or that the service
+showed at its start or put into its state folder (first-admin-token).</p>
 <form method="post" action="/setup" autocomplete="off">${at.token()}
 <label for="token">One-time token</label><input id="token" name="token" required>
 <label for="name">Name</label><input id="name" name="name" autocomplete="username" required maxlength="63">

@@ -77,7 +77,10 @@ async function serve(flags: ServeFlags, output: Output): Promise<number> {
             : [
                 "",
                 `To log in by browser, make the first account at ${ready.url}/setup`,
-                `with this one-time token:    ${service.firstAdminToken}`,
+                // What is no terminal may be kept, as a journal is.
+                process.stdout.isTTY
+                  ? `with this one-time token:    ${service.firstAdminToken}`
+                  : `with the one-time token in:  ${join(state.service, "first-admin-token")}`,
               ]),
           "",
         ].join("\n"),

@@ -26,6 +26,12 @@ export const ERRORS = {
     false,
     "The body nests more than {limit} levels deep. Flatten it, or send it as text.",
   ),
+  HEADERS_TOO_LARGE: entry(
+    431,
+    false,
+    "The request's line and headers have more than {limit} bytes. Send fewer and shorter ones.",
+  ),
+  REQUEST_LATE: entry(408, true, "The request did not arrive in time. Send it again."),
   MEDIA_TYPE_UNSUPPORTED: entry(
     415,
     false,
