@@ -22,6 +22,7 @@ const ids = new TaskIdAllocator();
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
 function batch(n, options) {
+  /** @type {any[]} of both, a task's items and its result's */
   const items = Array.from({ length: n }, () => ({
     ...{
       key: ids.next(),
@@ -36,7 +37,7 @@ function batch(n, options) {
     },
     ...{ sealAt: 0, queueUs: 1, runUs: 1, cpuUs: 1, peakKb: 1, options },
   }));
-  return [buildTasks(items, 0, n, () => digest), buildResults(items, 0, n)];
+  return { tasks: buildTasks(items, 0, n, () => digest), results: buildResults(items, 0, n) };
 }
 
 const tasksOf = (n) => (n === 1 ? CALLS : TASKS);
@@ -45,11 +46,12 @@ const tasksOf = (n) => (n === 1 ? CALLS : TASKS);
 function round(mode, n, { options, together }) {
   const dir = mkdtempSync(join(tmpdir(), "farloom-audit-"));
   const log = AuditLog.open({ dir, mode, keepBytes: 64 << 20, log: pino({ level: "silent" }) });
+  /** @type {any} what the audit asks of the functions' cache */
   const functions = { has: () => true, get: () => ({ env: {} }) };
   const audit = new TaskAudit({ log, functions, signerOf: () => undefined, isolation: "none" });
   const batches = Array.from({ length: tasksOf(n) / n }, () => batch(n, options));
   const before = process.cpuUsage();
-  for (const [tasks, results] of batches) {
+  for (const { tasks, results } of batches) {
     audit.started("local", tasks);
     log.write();
     audit.ended(results);

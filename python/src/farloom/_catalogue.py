@@ -276,6 +276,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "This machine cannot run workers at the isolation level {level}: {reason}. {cure}. It can do: {offers}.",
     ),
+    "STATE_UNSAFE": (
+        500,
+        False,
+        "The agent does not start on {path}: {why}. {cure}.",
+    ),
     "FUNCTION_UNTRUSTED": (
         403,
         False,
