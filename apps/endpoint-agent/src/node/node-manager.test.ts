@@ -295,10 +295,15 @@ describe("a worker's death", () => {
   });
 
   it("takes the processes that its tasks left behind with it", async () => {
+    const path = join(scratch, "child");
     const stray = python(
-      "import subprocess\ndef stray():\n    return subprocess.Popen(['sleep', '60']).pid\n",
+      "import subprocess, time\ndef stray(path):\n    open(path, 'w').write('%d.' % subprocess.Popen(['sleep', '60']).pid)\n    time.sleep(60)\n",
     );
-    const pid = (await node.call(stray)).value as number;
+    node.send({ fn: stray, args: [path] });
+    await expect
+      .poll(() => existsSync(path) && readFileSync(path, "utf8"), { timeout: 20_000 })
+      .toMatch(/\.$/);
+    const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
     expect(isAlive(pid)).toBe(true);
     process.kill(node.pids[0]!, "SIGKILL");
     await expect.poll(() => isAlive(pid), { timeout: 3000 }).toBe(false);
@@ -307,10 +312,13 @@ describe("a worker's death", () => {
   it("ends daemons that left its process group and session, whatever it died of", async () => {
     const path = join(scratch, "daemon");
     const stray = python(
-      "import os, signal\ndef stray(path):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            signal.signal(signal.SIGTERM, signal.SIG_IGN)\n            open(path, 'w').write(str(os.getpid()))\n            import time; time.sleep(60)\n        os._exit(0)\n    import time\n    while not os.path.exists(path) or not open(path).read(): time.sleep(0.01)\n",
+      "import os, signal\ndef stray(path):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            signal.signal(signal.SIGTERM, signal.SIG_IGN)\n            open(path, 'w').write('%d.' % os.getpid())\n            import time; time.sleep(60)\n        os._exit(0)\n    import time\n    time.sleep(60)\n",
     );
-    expect((await node.call(stray, [path])).state).toBe("SUCCEEDED");
-    const pid = Number(readFileSync(path, "utf8"));
+    node.send({ fn: stray, args: [path] });
+    await expect
+      .poll(() => existsSync(path) && readFileSync(path, "utf8"), { timeout: 20_000 })
+      .toMatch(/\.$/);
+    const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
     expect(isAlive(pid)).toBe(true);
     process.kill(node.pids[0]!, "SIGKILL");
     await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);

@@ -1957,8 +1957,8 @@ def duration(us):
 
 
 class Clearing:
-    """What a task leaves running or lying about is gone before the next task begins, where the level of isolation
-    promises that: every process that it started, whatever session or parent that has now, and files in the folders
+    """What a task leaves running or lying about is gone before the next task begins, at every level of isolation on
+    Linux: every process that it started, whatever session or parent that has now, and files in the folders
     that are shared by all programs of the sandbox.
 
     In a PID namespace everything but this process and the first belongs to the task. Outside of one this process is
