@@ -28,6 +28,7 @@ import { payloadRoutes } from "./api/payloads.js";
 import { sharingRoutes } from "./api/sharing.js";
 import { taskRoutes } from "./api/tasks.js";
 import { teamRoutes } from "./api/teams.js";
+import { webhookRoutes } from "./api/webhooks.js";
 import type { AuditLog } from "./audit/log.js";
 import { recordRequests } from "./audit/record-requests.js";
 import type { Config } from "./config.js";
@@ -56,6 +57,7 @@ import type { Teams } from "./sharing/teams.js";
 import type { TenantPool } from "./store/tenant-pool.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake, TaskOutputNews } from "./tasks/ports.js";
 import type { TaskReach } from "./tasks/reach.js";
+import type { Webhooks } from "./webhooks/webhooks.js";
 
 export interface AppDeps {
   readonly config: Config;
@@ -84,6 +86,8 @@ export interface AppDeps {
   readonly dispatch: TaskDispatch;
   readonly deliver: TaskDeliver;
   readonly outputNews: TaskOutputNews;
+  /** Undefined where the operator wants none. */
+  readonly webhooks: Webhooks | undefined;
   readonly metrics: Metrics;
   /** Whether the service takes work: the database answers, and it is not stopping. */
   ready(): Promise<boolean>;
@@ -151,6 +155,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   groupRoutes(app, deps);
   payloadRoutes(app, deps);
   objectRoutes(app, deps);
+  webhookRoutes(app, deps);
   auditRoutes(app, deps);
   return app;
 }

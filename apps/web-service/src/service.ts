@@ -77,6 +77,7 @@ import { TenantPool } from "./store/tenant-pool.js";
 import { raiseTenantWall } from "./store/tenant-wall.js";
 import { TaskReach } from "./tasks/reach.js";
 import { SOFTWARE } from "./version.js";
+import { Webhooks } from "./webhooks/webhooks.js";
 
 /** Connections for ordinary queries. */
 const POOL_CONNECTIONS = 10;
@@ -92,6 +93,8 @@ const BRIEF_MS = 300;
 const BACKGROUND_MS = 1_500;
 /** How long a stop waits for what is being committed. */
 const DRAIN_MS = 3_500;
+/** How long what has ended may take to become deliveries; the rest is told after the next start. */
+const WEBHOOKS_MS = 1_500;
 /** How long requests that are being answered have. */
 const CONNECTIONS_MS = 1_500;
 /** How long it waits for the record of what agents had to be written. */
@@ -190,6 +193,24 @@ async function start(
   undo.push(brief(endObjectSweep), () => blobs.close());
   await bootstrapKey(config, identity, log);
 
+  const webhooks =
+    config.webhooks &&
+    (await Webhooks.start({
+      pool,
+      tenants,
+      log,
+      clock,
+      epoch,
+      replicaId,
+      derive: (purpose) => keyRing.derive(purpose),
+      settings: config.webhooks,
+      publicUrl: config.publicUrl,
+      limit: config.maxWebhooksPerOwner,
+      beatMs: config.sweepMs,
+    }));
+  // Before the road in this list, so that it is closed after it, when nothing ends any more.
+  undo.push(brief(() => webhooks?.close(), WEBHOOKS_MS));
+
   // The road
   const deliver = new Deliver(pool, tenants);
   let isAlone = true;
@@ -243,7 +264,8 @@ async function start(
     replicaId,
     lose: (queue, lost) => collect.lose(queue, lost),
     onLeft: (endpointKey) => deliver.trails.endpointLeft(endpointKey),
-    onEnded: (ended) =>
+    onEnded: (ended) => {
+      webhooks?.ended(ended);
       deliver.publish(
         ended.map((e) => ({
           ...EMPTY_RESULT,
@@ -253,7 +275,8 @@ async function start(
           reason: e.reason,
           attempt: e.attempt,
         })),
-      ),
+      );
+    },
   });
   const runnable = async (endpointKey: IdKey, keys: readonly IdKey[]): Promise<void> => {
     await dispatch.load(endpointKey, keys);
@@ -270,6 +293,7 @@ async function start(
     reattempts,
     onCommitted: (rows: readonly OutcomeRow[]) => {
       deliver.publish(rows);
+      webhooks?.ended(rows);
       if (!bus.hints.alone) bus.hints.finished(rows.map((row) => row.key));
     },
   });
@@ -366,6 +390,7 @@ async function start(
     dispatch,
     deliver,
     outputNews,
+    webhooks,
     metrics,
     draining: () => draining,
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,

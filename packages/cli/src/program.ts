@@ -15,6 +15,7 @@ import { addRun } from "./commands/run.js";
 import { addServe } from "./commands/serve.js";
 import { addTasks } from "./commands/tasks.js";
 import { addTeams } from "./commands/teams.js";
+import { addWebhooks } from "./commands/webhooks.js";
 import type { Context } from "./context.js";
 import type { Output } from "./output.js";
 
@@ -52,6 +53,7 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addAccounts,
     addKeys,
     addTeams,
+    addWebhooks,
     addAudit,
     addDoctor,
   ]) {

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._signing import Signer
     from .objects import Objects
     from .shipping import FunctionDefinition
+    from .webhooks import Webhooks
 
 SOFTWARE = f"farloom-sdk-python/{__version__} python/{platform.python_version()}"
 
@@ -106,6 +107,13 @@ class Client:
 
             self._objects = Objects(self.rest)
         return self._objects
+
+    @property
+    def webhooks(self) -> "Webhooks":
+        """Where the service tells over HTTP of what has ended: create, list, change, delete, test, deliveries."""
+        from .webhooks import Webhooks
+
+        return Webhooks(self.rest)
 
     # ── names ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

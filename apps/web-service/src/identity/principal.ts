@@ -19,6 +19,7 @@ export const SCOPES = [
   "objects:write",
   "sharing:write",
   "audit:read",
+  "webhooks:write",
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 

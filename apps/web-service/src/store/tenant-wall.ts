@@ -39,6 +39,8 @@ export const TENANT_GRANTS: readonly Grant[] = [
   { table: "idempotency", privileges: ["SELECT", "INSERT"] },
   { table: "object", privileges: ["SELECT", "INSERT", "UPDATE", "DELETE"] },
   { table: "payload", privileges: ["SELECT"] },
+  { table: "webhook", privileges: ["SELECT"] },
+  { table: "webhook_delivery", privileges: ["SELECT"] },
   { table: "audit_entry", privileges: ["SELECT"] },
   { table: "task_names", privileges: ["SELECT"] },
   { table: "tenant", privileges: ["SELECT"] },
