@@ -41,7 +41,7 @@ def test_one_good_signature_among_others_is_enough() -> None:
         (HEADERS, BODY, SECRET, NOW_S - 301),
     ],
 )
-def test_whatever_was_changed_is_refused(headers: dict, body: bytes, secret: str, now_s: float) -> None:
+def test_whatever_was_changed_is_refused(headers: dict[str, str], body: bytes, secret: str, now_s: float) -> None:
     with pytest.raises(ValueError):
         verify(secret, headers, body, now_s=now_s)
 

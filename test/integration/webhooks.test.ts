@@ -325,16 +325,22 @@ describe("what has ended is told", () => {
   });
 
   it("to others, while one receiver keeps what it got and does not answer", async () => {
-    allowed.answers.set("/slow", () => {});
+    let [open, most] = [0, 0];
+    allowed.answers.set("/slow", (_received, response) => {
+      open++;
+      most = Math.max(most, open);
+      response.once("close", () => {
+        open--;
+      });
+    });
     const slow = await hook(named("slow", "/slow"));
     const fast = await hook(named("fast", "/fast"));
     await without(slow, () =>
       without(fast, async () => {
         for (let i = 0; i < 8; i++) await endOne();
-        const beganMs = performance.now();
-        await allowed.until("/fast", 8, 9_000);
-        expect(performance.now() - beganMs).toBeLessThan(9_000);
-        expect(allowed.at("/slow").length).toBe(4);
+        await allowed.until("/fast", 8);
+        await allowed.until("/slow", 4);
+        expect(most).toBeLessThanOrEqual(4);
       }),
     );
   });

@@ -5,7 +5,7 @@
 
 and where it arrives:
 
-    event = farloom.webhooks.verify(hook_secret, request.headers, request.body)
+    event = farloom.webhooks.verify(secret, request.headers, request.body)  # after import farloom.webhooks
 """
 
 import base64
