@@ -38,6 +38,7 @@ import type { FunctionSignatures } from "./functions/signatures.js";
 import type { PrismaClient } from "./generated/prisma/client.js";
 import { BODY_LIMIT_BYTES, registerBodies } from "./http/bodies.js";
 import { registerDocs } from "./http/docs.js";
+import type { Holding } from "./http/holding.js";
 import type { Metrics } from "./http/metrics.js";
 import type { OwnHosts } from "./http/own-hosts.js";
 import { enforcePolicies } from "./http/policy.js";
@@ -88,6 +89,8 @@ export interface AppDeps {
   readonly outputNews: TaskOutputNews;
   /** Undefined where the operator wants none. */
   readonly webhooks: Webhooks | undefined;
+  /** For requests that wait. */
+  readonly holding: Holding;
   readonly metrics: Metrics;
   /** Whether the service takes work: the database answers, and it is not stopping. */
   ready(): Promise<boolean>;

@@ -38,6 +38,7 @@ import { FunctionSignatures } from "./functions/signatures.js";
 import { AgentSession } from "./gateway/agent-session.js";
 import { PrismaClient } from "./generated/prisma/client.js";
 import { authorizationOf, placeOf, requireOrigin } from "./http/browser.js";
+import { Holding } from "./http/holding.js";
 import { Metrics } from "./http/metrics.js";
 import { OwnHosts } from "./http/own-hosts.js";
 import { observeRoad } from "./http/road-metrics.js";
@@ -365,6 +366,7 @@ async function start(
   observeRoad(metrics.registry, { dispatch, intake, collect });
   let draining = false;
   const hosts = new OwnHosts(config);
+  const revocations = new Revocations((ids) => identity.ended(ids), epoch, log);
   const app = await buildApp({
     config,
     log,
@@ -391,12 +393,12 @@ async function start(
     deliver,
     outputNews,
     webhooks,
+    holding: new Holding({ identity, epoch, revocations, publicUrl: config.publicUrl }),
     metrics,
     draining: () => draining,
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
   });
   const sessions = new Set<{ drain(): void }>();
-  const revocations = new Revocations((ids) => identity.ended(ids), epoch, log);
   const agentRevocations = new Revocations((ids) => identity.endedAgents(ids), epoch, log);
   undo.push(
     () => revocations.close(),
