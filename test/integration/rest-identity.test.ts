@@ -122,7 +122,7 @@ describe("access tokens", () => {
   it("let in with the scopes of their key, and make no further token", async () => {
     const { token, expiresInMs } = (await rest.api.post("/v1/tokens")).body;
     expect(expiresInMs).toBe(600_000);
-    expect((await me(token)).body.scopes.length).toBe(15);
+    expect((await me(token)).body.scopes.length).toBe(16);
     expect((await new RestClient(rest.url, token).post("/v1/tokens")).status).toBe(401);
     expect((await me(await forge({}))).status, "the forger of these tests makes good tokens").toBe(200);
   });

@@ -27,6 +27,7 @@ import { TaskGroups } from "../../apps/web-service/src/tasks/groups.js";
 import { Idempotency } from "../../apps/web-service/src/tasks/idempotency.js";
 import { TaskReach } from "../../apps/web-service/src/tasks/reach.js";
 import { TaskReader } from "../../apps/web-service/src/tasks/reader.js";
+import { WebhookRows } from "../../apps/web-service/src/webhooks/rows.js";
 import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
 import { MutantClient, mutants, thingsOf } from "../support/tenant-things.js";
 
@@ -137,6 +138,14 @@ async function rowsOf(ownerId: string, name: string): Promise<Rows> {
     "INSERT INTO secret (owner_id, name, version, key_id, sealed) VALUES ($1, $2, $3, '', '\\x00')",
     [ownerId, `SECRET_OF_${name}`, randomUUID()],
   );
+  await road.query(
+    "INSERT INTO webhook (id, owner_id, url, secret_nonce) VALUES ($1, $2, 'https://x.example/', '\\x01')",
+    [blobId, ownerId],
+  );
+  await road.query(
+    "INSERT INTO webhook_delivery (id, webhook_id, owner_id, event, subject_id, body) VALUES ($1, $2, $3, 'ping', $2, '{}')",
+    [groupId, blobId, ownerId],
+  );
   // A result that is a reference to a file of whoever owns the endpoint: an index finds it by its digest.
   const referring = ids.next();
   await road.query("INSERT INTO endpoint (id, owner_id, name) VALUES ($1, $2, $3)", [groupId, LENDER, name]);
@@ -159,6 +168,7 @@ const NARROW = {
 } as never;
 const reader = (tenants: TenantPool): TaskReader => new TaskReader(tenants, DISPATCH);
 const objects = (tenants: TenantPool): ObjectRows => new ObjectRows(road, tenants);
+const hooks = (tenants: TenantPool): WebhookRows => new WebhookRows(road, tenants, 20);
 const page = { prefix: Buffer.alloc(0), from: undefined, delimiter: undefined, limit: 100 };
 const labOfBob = () => ({ bucket: `${BUCKET}bob`, keyBytes: bob.objectKey }) as never;
 const isBobs = (id: string): boolean => [bob.ended, bob.open].some((key) => keyToUuid(key) === id);
@@ -206,6 +216,8 @@ const READS: Record<string, (tenants: TenantPool) => Promise<number>> = {
     (await new SecretStore(road, t, undefined as never, log).list(ANN)).filter(({ name }) =>
       name.endsWith("bob"),
     ).length,
+  webhooks: async (t) => (await hooks(t).list(ANN)).filter(({ id }) => id === bob.blobId).length,
+  "deliveries of a webhook": async (t) => (await hooks(t).deliveries(ANN, bob.blobId, { limit: 9 })).length,
   "the audit log": async (t) =>
     (
       await readAudit(t, { readerId: ANN, ownerId: ANN, cursor: undefined, fromEnd: true, limit: 100 })

@@ -8,6 +8,7 @@ import { buildOutput, type Frame, keysToColumn, limits, newBatchId, uuidToKey } 
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { SCOPES } from "../../apps/web-service/src/identity/principal.js";
 import { AGENT_FRAMES, CLIENT_FRAMES } from "../../apps/web-service/src/link/frame-policy.js";
+import { webhookSettings } from "../../apps/web-service/src/webhooks/settings.js";
 import { agentHello, type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
 import { agentToken } from "../support/fake-agent.js";
 import { FramePeer } from "../support/frame-peer.js";
@@ -34,7 +35,8 @@ let revoked: RestClient;
 const open: FramePeer[] = [];
 
 beforeAll(async () => {
-  rest = await startRestService({ failedAuthPerMinute: 1_000_000 });
+  const webhooks = webhookSettings({ FARLOOM_WEBHOOKS: "on" });
+  rest = await startRestService({ failedAuthPerMinute: 1_000_000, webhooks });
   alice = await makeTenant(rest, "alice");
   bob = await makeTenant(rest, "bob");
   const [old, gone] = [await keyOf({}), await keyOf({})];
@@ -130,7 +132,7 @@ const CONNECTION = [
 async function rows(): Promise<Set<string>> {
   const { rows: tables } = await rest.database.pool.query<{ name: string }>(
     `SELECT relname AS name FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
-     AND relname NOT IN ('replica', 'endpoint_lease', '_prisma_migrations')`,
+     AND relname NOT IN ('replica', 'endpoint_lease', 'webhook_cursor', '_prisma_migrations')`,
   );
   const all = tables.map(
     ({ name }) => `SELECT '${name}' AS name, (to_jsonb(x) - $1::text[])::text AS row FROM "${name}" x`,

@@ -9,6 +9,8 @@ import { RestClient, type RestService } from "../support/rest-service.js";
 export const MARK = "marker7f3a";
 /** A task with this argument is never answered. */
 const HOLD = "hold";
+/** One that is told nothing. */
+const HOOK = { url: "https://hooks.example/", events: ["task.done"], enabled: false };
 
 /** Ids and names, as calls give them. */
 export interface Things {
@@ -29,6 +31,7 @@ export interface Things {
   readonly teamRef: string;
   readonly person: string;
   readonly secret: string;
+  readonly webhook: string;
 }
 
 /** Of the right shape, and nobody's. */
@@ -49,6 +52,7 @@ export const NOTHING: Things = {
   teamRef: "nobody/no-team",
   person: "no-person",
   secret: "NO_SECRET",
+  webhook: "0197f000-0000-7000-8000-000000000006",
 };
 
 export interface Tenant {
@@ -95,12 +99,16 @@ export async function makeTenant(rest: Place, name: string): Promise<Tenant> {
   await made(rest.api.post("/v1/keys", { label: "x", owner: person }));
   const team = await made(api.post("/v1/teams", { name: `${MARK}-team` }));
   await made(api.call("PUT", `/v1/teams/${team.id}/members/${person}`));
+  const webhook = await made(
+    api.post("/v1/webhooks", { ...HOOK, url: `https://hooks.example/${MARK}`, name: MARK }),
+  );
   const things = {
     ...{ endpoint: agent.endpointId, endpointRef: `${name}/${MARK}-lab` },
     ...{ function: fn.id, functionRef: `${name}/${MARK}-f@1` },
     ...{ task: task.id, open: open.id, group: group.id, key: other.id, bucket, object, payload },
     ...{ session: await logIn(rest, api, name), team: team.id, teamRef: `${name}/${MARK}-team`, person },
     secret,
+    webhook: webhook.id,
   };
   return { api, agent, things };
 }
@@ -194,6 +202,19 @@ export const CALLS: Readonly<Record<string, readonly Naming[]>> = {
   "DELETE /v1/teams/{team}": aTeam,
   "PUT /v1/teams/{team}/members/{person}": aMember,
   "DELETE /v1/teams/{team}/members/{person}": aMember,
+
+  "GET /v1/webhooks": [plain],
+  "POST /v1/webhooks": [
+    () => ({ json: HOOK }),
+    (named) => ({ json: { ...HOOK, endpoint: named.endpoint } }),
+    (named) => ({ json: { ...HOOK, endpoint: named.endpointRef } }),
+  ],
+  "GET /v1/webhooks/{id}": [at("id", "webhook")],
+  "PATCH /v1/webhooks/{id}": [at("id", "webhook", { json: { name: "other" } })],
+  "DELETE /v1/webhooks/{id}": [at("id", "webhook")],
+  "POST /v1/webhooks/{id}/rotate": [at("id", "webhook")],
+  "POST /v1/webhooks/{id}/test": [at("id", "webhook")],
+  "GET /v1/webhooks/{id}/deliveries": [at("id", "webhook")],
 
   "GET /v1/tasks": [
     plain,

@@ -26,6 +26,9 @@ import {
 import { WebSocket } from "ws";
 import { RestClient } from "./rest-service.js";
 
+/** Often enough not to be taken for dead. */
+const PING_MS = 3_000;
+
 /** A task as the fake gets it. */
 export interface GivenTask {
   readonly key: IdKey;
@@ -115,7 +118,7 @@ export class FakeAgent {
   }
 
   close(): Promise<void> {
-    // It answers no heartbeats: a service that was slow may have closed it.
+    // The service may have closed it.
     if (this.#socket.readyState === WebSocket.CLOSED) return Promise.resolve();
     return new Promise((resolve) => {
       this.#socket.once("close", () => resolve());
@@ -127,6 +130,11 @@ export class FakeAgent {
     return new Promise((resolve, reject) => {
       const socket = this.#socket;
       socket.once("error", reject);
+      const pings = setInterval(() => {
+        if (socket.readyState === WebSocket.OPEN) socket.send(encodeFrame({ t: "ping", n: 1 }));
+      }, PING_MS);
+      pings.unref();
+      socket.once("close", () => clearInterval(pings));
       socket.once("open", () =>
         socket.send(
           encodeFrame({

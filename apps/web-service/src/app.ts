@@ -29,6 +29,7 @@ import { secretRoutes } from "./api/secrets.js";
 import { sharingRoutes } from "./api/sharing.js";
 import { taskRoutes } from "./api/tasks.js";
 import { teamRoutes } from "./api/teams.js";
+import { webhookRoutes } from "./api/webhooks.js";
 import type { AuditLog } from "./audit/log.js";
 import { recordRequests } from "./audit/record-requests.js";
 import type { Config } from "./config.js";
@@ -38,6 +39,7 @@ import type { FunctionSignatures } from "./functions/signatures.js";
 import type { PrismaClient } from "./generated/prisma/client.js";
 import { BODY_LIMIT_BYTES, registerBodies } from "./http/bodies.js";
 import { registerDocs } from "./http/docs.js";
+import type { Holding } from "./http/holding.js";
 import type { Metrics } from "./http/metrics.js";
 import type { OwnHosts } from "./http/own-hosts.js";
 import { enforcePolicies } from "./http/policy.js";
@@ -60,6 +62,7 @@ import type { Teams } from "./sharing/teams.js";
 import type { TenantPool } from "./store/tenant-pool.js";
 import type { TaskDeliver, TaskDispatch, TaskIntake, TaskOutputNews } from "./tasks/ports.js";
 import type { TaskReach } from "./tasks/reach.js";
+import type { Webhooks } from "./webhooks/webhooks.js";
 
 export interface AppDeps {
   readonly config: Config;
@@ -90,6 +93,10 @@ export interface AppDeps {
   readonly dispatch: TaskDispatch;
   readonly deliver: TaskDeliver;
   readonly outputNews: TaskOutputNews;
+  /** Undefined where the operator wants none. */
+  readonly webhooks: Webhooks | undefined;
+  /** For requests that wait. */
+  readonly holding: Holding;
   readonly metrics: Metrics;
   /** Whether the service takes work: the database answers, and it is not stopping. */
   ready(): Promise<boolean>;
@@ -160,6 +167,7 @@ export async function buildApp(deps: AppDeps): Promise<Api> {
   groupRoutes(app, deps);
   payloadRoutes(app, deps);
   objectRoutes(app, deps);
+  webhookRoutes(app, deps);
   auditRoutes(app, deps);
   return app;
 }

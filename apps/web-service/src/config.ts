@@ -6,6 +6,7 @@ import { isIP } from "node:net";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { type OidcProvider, readOidcFile } from "./identity/oidc-config.js";
+import { type WebhookSettings, webhookSettings } from "./webhooks/settings.js";
 
 export const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -49,6 +50,10 @@ export interface Config {
   readonly maxEndpointsPerOwner: number;
   /** MiB of payload files and objects that one person may have stored. FARLOOM_MAX_STORED_MB_PER_OWNER; default 10 TiB. */
   readonly maxStoredMbPerOwner: number;
+  /** What webhooks may do. FARLOOM_WEBHOOKS=on and others (docs/webhooks.md); undefined: there are none. */
+  readonly webhooks: WebhookSettings | undefined;
+  /** Webhooks that one person may have. FARLOOM_MAX_WEBHOOKS_PER_OWNER; default 20. */
+  readonly maxWebhooksPerOwner: number;
   /** FARLOOM_LOG_LEVEL; default info. */
   readonly logLevel: LogLevel;
   /** The Ed25519 key of tokens, PKCS #8 PEM, shared by all replicas. FARLOOM_SIGNING_KEY_FILE; undefined: made in the state folder. */
@@ -158,6 +163,12 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
       min: 1,
       max: 1 << 30,
     }),
+    webhooks: options.webhooks ?? webhooks(env),
+    maxWebhooksPerOwner: int(options.maxWebhooksPerOwner, "FARLOOM_MAX_WEBHOOKS_PER_OWNER", {
+      fallback: 20,
+      min: 1,
+      max: 10_000,
+    }),
     logLevel: logLevel(text(options.logLevel, "FARLOOM_LOG_LEVEL") ?? "info"),
     signingKeyFile: text(options.signingKeyFile, "FARLOOM_SIGNING_KEY_FILE"),
     secretsKeyFile: text(options.secretsKeyFile, "FARLOOM_SECRETS_KEY_FILE"),
@@ -184,6 +195,14 @@ export function resolveConfig(options: ConfigOptions = {}, env: Env = process.en
       max: 1e9,
     }),
   });
+}
+
+function webhooks(env: Env): WebhookSettings | undefined {
+  try {
+    return webhookSettings(env);
+  } catch (error) {
+    throw new ConfigError((error as Error).message);
+  }
 }
 
 function s3Settings(

@@ -37,6 +37,7 @@ import { FunctionSignatures } from "./functions/signatures.js";
 import { AgentSession } from "./gateway/agent-session.js";
 import { PrismaClient } from "./generated/prisma/client.js";
 import { authorizationOf, placeOf, requireOrigin } from "./http/browser.js";
+import { Holding } from "./http/holding.js";
 import { Metrics } from "./http/metrics.js";
 import { OwnHosts } from "./http/own-hosts.js";
 import { observeRoad } from "./http/road-metrics.js";
@@ -79,6 +80,7 @@ import { TenantPool } from "./store/tenant-pool.js";
 import { raiseTenantWall } from "./store/tenant-wall.js";
 import { SOFTWARE } from "./support/version.js";
 import { TaskReach } from "./tasks/reach.js";
+import { Webhooks } from "./webhooks/webhooks.js";
 
 /** Connections for ordinary queries. */
 const POOL_CONNECTIONS = 10;
@@ -94,6 +96,8 @@ const BRIEF_MS = 300;
 const BACKGROUND_MS = 1_500;
 /** How long a stop waits for what is being committed. */
 const DRAIN_MS = 3_500;
+/** How long what has ended may take to become deliveries; the rest is told after the next start. */
+const WEBHOOKS_MS = 1_500;
 /** How long requests that are being answered have. */
 const CONNECTIONS_MS = 1_500;
 /** How long it waits for the record of what agents had to be written. */
@@ -211,6 +215,24 @@ async function start(
   undo.push(brief(endObjectSweep), () => blobs.close());
   await bootstrapKey(config, identity, log);
 
+  const webhooks =
+    config.webhooks &&
+    (await Webhooks.start({
+      pool,
+      tenants,
+      log,
+      clock,
+      epoch,
+      replicaId,
+      derive: (purpose) => keyRing.derive(purpose),
+      settings: config.webhooks,
+      publicUrl: config.publicUrl,
+      limit: config.maxWebhooksPerOwner,
+      beatMs: config.sweepMs,
+    }));
+  // Before the road in this list, so that it is closed after it, when nothing ends any more.
+  undo.push(brief(() => webhooks?.close(), WEBHOOKS_MS));
+
   // The road
   const deliver = new Deliver(pool, tenants);
   let isAlone = true;
@@ -264,7 +286,8 @@ async function start(
     replicaId,
     lose: (queue, lost) => collect.lose(queue, lost),
     onLeft: (endpointKey) => deliver.trails.endpointLeft(endpointKey),
-    onEnded: (ended) =>
+    onEnded: (ended) => {
+      webhooks?.ended(ended);
       deliver.publish(
         ended.map((e) => ({
           ...EMPTY_RESULT,
@@ -274,7 +297,8 @@ async function start(
           reason: e.reason,
           attempt: e.attempt,
         })),
-      ),
+      );
+    },
   });
   const runnable = async (endpointKey: IdKey, keys: readonly IdKey[]): Promise<void> => {
     await dispatch.load(endpointKey, keys);
@@ -291,6 +315,7 @@ async function start(
     reattempts,
     onCommitted: (rows: readonly OutcomeRow[]) => {
       deliver.publish(rows);
+      webhooks?.ended(rows);
       if (!bus.hints.alone) bus.hints.finished(rows.map((row) => row.key));
     },
   });
@@ -362,6 +387,7 @@ async function start(
   observeRoad(metrics.registry, { dispatch, intake, collect });
   let draining = false;
   const hosts = new OwnHosts(config);
+  const revocations = new Revocations((ids) => identity.ended(ids), epoch, log);
   const app = await buildApp({
     config,
     log,
@@ -389,12 +415,13 @@ async function start(
     dispatch,
     deliver,
     outputNews,
+    webhooks,
+    holding: new Holding({ identity, epoch, revocations, publicUrl: config.publicUrl }),
     metrics,
     draining: () => draining,
     ready: async () => !draining && (await pool.query("SELECT 1")).rowCount === 1,
   });
   const sessions = new Set<{ drain(): void }>();
-  const revocations = new Revocations((ids) => identity.ended(ids), epoch, log);
   const agentRevocations = new Revocations((ids) => identity.endedAgents(ids), epoch, log);
   undo.push(
     () => revocations.close(),

@@ -16,6 +16,7 @@ import { addSecrets } from "./commands/secrets.js";
 import { addServe } from "./commands/serve.js";
 import { addTasks } from "./commands/tasks.js";
 import { addTeams } from "./commands/teams.js";
+import { addWebhooks } from "./commands/webhooks.js";
 import type { Context } from "./context.js";
 import type { Output } from "./output.js";
 
@@ -54,6 +55,7 @@ export function buildProgram(output: Output, result: { code: number }): Command 
     addKeys,
     addSecrets,
     addTeams,
+    addWebhooks,
     addAudit,
     addDoctor,
   ]) {

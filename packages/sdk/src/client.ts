@@ -21,6 +21,7 @@ import { attemptsOf, definitionOf, signRegistered } from "./signing.js";
 import { type AnyFunction, functionSpec, type RegisterSpec } from "./source.js";
 import { type CallOptions, type Lookup, type PreparedCall, Submitter } from "./submit.js";
 import type { Task } from "./task.js";
+import { WebhooksApi } from "./webhooks.js";
 
 const { version } = createRequire(import.meta.url)("../package.json") as { version: string };
 export const SOFTWARE = `farloom-sdk-js/${version} node/${process.versions.node}`;
@@ -38,6 +39,7 @@ export class Farloom {
   readonly keys: KeysApi;
   readonly audit: AuditApi;
   readonly teams: TeamsApi;
+  readonly webhooks: WebhooksApi;
   readonly objects: ObjectsApi;
   readonly secrets: SecretsApi;
   /** Plain requests, for routes that have no method here. */
@@ -63,6 +65,7 @@ export class Farloom {
     this.keys = new KeysApi(this.rest);
     this.audit = new AuditApi(this.rest);
     this.teams = new TeamsApi(this.rest);
+    this.webhooks = new WebhooksApi(this.rest);
     this.objects = new ObjectsApi(this.rest);
     this.secrets = new SecretsApi(this.rest);
     this.#link = new ClientLink(

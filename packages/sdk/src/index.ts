@@ -69,3 +69,11 @@ export type { RegisterSpec } from "./source.js";
 export { functionSpec } from "./source.js";
 export type { CallOptions } from "./submit.js";
 export type { TaskProgress } from "./task.js";
+export type {
+  NewWebhook,
+  WebhookDelivery,
+  WebhookEvent,
+  WebhookInfo,
+  WebhookSpec,
+  WebhooksApi,
+} from "./webhooks.js";

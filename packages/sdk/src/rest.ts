@@ -24,7 +24,7 @@ export interface RestOptions {
 }
 
 export interface RestRequest {
-  readonly method?: "GET" | "POST" | "PUT" | "DELETE" | "HEAD";
+  readonly method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD";
   readonly path: string;
   readonly query?: Readonly<Record<string, string | number | boolean | undefined>>;
   /** Sent as JSON. */

@@ -431,6 +431,21 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         False,
         "There is nobody named {name} there.",
     ),
+    "WEBHOOKS_OFF": (
+        403,
+        False,
+        "This service sends no webhooks. Whoever runs it turns them on with FARLOOM_WEBHOOKS=on.",
+    ),
+    "WEBHOOK_NOT_FOUND": (
+        404,
+        False,
+        "There is no webhook {id} of yours. List yours: farloom webhooks list.",
+    ),
+    "WEBHOOK_URL_REFUSED": (
+        422,
+        False,
+        "The URL is not one that this service calls: {detail}.",
+    ),
     "RESULT_NOT_READY": (
         409,
         True,

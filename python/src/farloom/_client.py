@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._signing import Signer
     from .objects import Objects
     from .shipping import FunctionDefinition
+    from .webhooks import Webhooks
 
 SOFTWARE = f"farloom-sdk-python/{__version__} python/{platform.python_version()}"
 
@@ -114,6 +115,13 @@ class Client:
         from ._secrets import Secrets
 
         return Secrets(self.rest)
+
+    @property
+    def webhooks(self) -> "Webhooks":
+        """Where the service tells over HTTP of what has ended: create, list, change, delete, test, deliveries."""
+        from .webhooks import Webhooks
+
+        return Webhooks(self.rest)
 
     # ── names ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -44,7 +44,7 @@ const MAX_IDEMPOTENCY_KEY = 200;
 export function taskRoutes(app: Api, deps: AppDeps): void {
   const { tenants, dispatch, functions, endpoints, payloads, intake, identity, reach } = deps;
   const reader = new TaskReader(tenants, dispatch);
-  const waiting = new Waiting(deps.deliver, reader);
+  const waiting = new Waiting(deps.deliver, reader, deps.holding);
   const groups = new TaskGroups(tenants);
   const idempotency = new Idempotency(tenants);
   const { secretUse } = deps;
@@ -69,7 +69,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
   ): Promise<TaskRow> => {
     const keys = await within(request, [uuidToKey(id)!]);
     if (keys.length === 0) throw new FarloomError("TASK_NOT_FOUND", { id });
-    const rows = await waiting.read(principalOf(request).ownerId, keys, {
+    const rows = await waiting.read(request, keys, {
       waitS,
       whole: true,
       reply,
@@ -149,7 +149,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         return { id: keyToUuid(taskKey), group: groupId, state };
       }
       const whole = keys.length <= MAX_WHOLE;
-      const rows = await waiting.read(principal.ownerId, keys, { waitS: wait, whole, reply });
+      const rows = await waiting.read(request, keys, { waitS: wait, whole, reply });
       const views = viewsInOrder(keys, rows, (row) =>
         (whole ? wholeView : lightView)(reader, row, optionsOf(request)),
       );
@@ -295,7 +295,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         });
       }
       const keys = [...new Set(ids.map((id) => uuidToKey(id)!))];
-      const rows = await waiting.read(principalOf(request).ownerId, await within(request, keys), {
+      const rows = await waiting.read(request, await within(request, keys), {
         waitS: wait,
         whole: results,
         reply,

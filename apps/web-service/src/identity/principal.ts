@@ -21,6 +21,7 @@ export const SCOPES = [
   "audit:read",
   "secrets:use",
   "secrets:write",
+  "webhooks:write",
 ] as const;
 export type Scope = (typeof SCOPES)[number];
 

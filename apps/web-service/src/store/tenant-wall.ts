@@ -83,6 +83,8 @@ export const TENANT_GRANTS: readonly Grant[] = [
   { table: "object", privileges: ["SELECT", "INSERT", "UPDATE", "DELETE"] },
   { table: "payload", privileges: ["SELECT"] },
   { table: "secret", privileges: ["SELECT"], columns: SECRET_COLUMNS },
+  { table: "webhook", privileges: ["SELECT"] },
+  { table: "webhook_delivery", privileges: ["SELECT"] },
   { table: "audit_entry", privileges: ["SELECT"] },
   { table: "task_names", privileges: ["SELECT"] },
   { table: "tenant", privileges: ["SELECT"] },

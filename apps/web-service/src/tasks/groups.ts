@@ -92,8 +92,7 @@ export class TaskGroups {
   async #defaultOf(ownerId: string): Promise<string> {
     const known = this.#defaults.get(ownerId);
     if (known !== undefined) return known;
-    const random = createHash("sha256").update(`default group of ${ownerId}`).digest().subarray(0, 10);
-    let id = keyToUuid(keyAt(newBatchId(0, random)));
+    let id = defaultGroupId(ownerId);
     const { rowCount } = await this.#tenants.query(ownerId, {
       name: "group-default",
       text: "INSERT INTO task_group (id, owner_id, name) VALUES ($1, $2, 'default') ON CONFLICT DO NOTHING",
@@ -104,4 +103,10 @@ export class TaskGroups {
     this.#defaults.set(ownerId, id);
     return id;
   }
+}
+
+/** The group of single calls: its id follows from the owner's, so that every replica means the same one. */
+export function defaultGroupId(ownerId: string): string {
+  const random = createHash("sha256").update(`default group of ${ownerId}`).digest().subarray(0, 10);
+  return keyToUuid(keyAt(newBatchId(0, random)));
 }

@@ -1,6 +1,11 @@
-/** Waiting for tasks over HTTP: long polls that end with the outcome, with the time, or with the connection. */
+/**
+ * Waiting for tasks over HTTP: long polls that end with the outcome, with the time, with the connection, or with the
+ * credential that they came with.
+ */
 import { type IdKey, uuidToKey } from "@farloom/protocol";
-import type { FastifyReply } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { Holding } from "../http/holding.js";
+import { principalOf } from "../http/policy.js";
 import type { TaskDeliver } from "./ports.js";
 import type { TaskReader, TaskRow } from "./reader.js";
 
@@ -14,21 +19,27 @@ const MAX_WAITING_KEYS = 1_000_000;
 export class Waiting {
   readonly #deliver: TaskDeliver;
   readonly #reader: TaskReader;
+  readonly #holding: Holding;
   #waiting = 0;
   #keys = 0;
 
-  constructor(deliver: TaskDeliver, reader: TaskReader) {
+  constructor(deliver: TaskDeliver, reader: TaskReader, holding: Holding) {
     this.#deliver = deliver;
     this.#reader = reader;
+    this.#holding = holding;
   }
 
-  /** The tasks once all have ended or `waitS` has passed; `reply` tells when nobody listens any more. */
+  /**
+   * The caller's tasks once all have ended or `waitS` has passed; `reply` tells when nobody listens any more.
+   * @throws FarloomError UNAUTHENTICATED, TOKEN_EXPIRED, NESTED_ENDED where the credential ended meanwhile
+   */
   async read(
-    ownerId: string,
+    request: FastifyRequest,
     keys: readonly IdKey[],
     how: { readonly waitS: number; readonly whole: boolean; readonly reply: FastifyReply },
   ): Promise<TaskRow[]> {
     const { waitS, whole, reply } = how;
+    const { ownerId, nested } = principalOf(request);
     if (
       waitS === 0 ||
       keys.length === 0 ||
@@ -47,10 +58,21 @@ export class Waiting {
       if (open.length === 0) return rows;
       // Only the owner's own tasks are waited for. What ends between the reading and the waiting is seen by the latter.
       const openIds = new Set(open.map((row) => row.id));
-      await this.#deliver.waitFor(keysOf(open), waitS * 1000, stop.signal);
+      const held = await this.#holding.begin(request);
+      try {
+        const signal = AbortSignal.any([stop.signal, held.revoked]);
+        const timeoutMs = Math.min(waitS * 1000, held.leftMs);
+        // The token of a running task ends with that task.
+        const until = [keysOf(open), ...(nested ? [[uuidToKey(nested.taskId)!]] : [])];
+        await Promise.race(until.map((all) => this.#deliver.waitFor(all, timeoutMs, signal)));
+        await held.require();
+      } finally {
+        held.end();
+      }
       const again = await this.#reader.read(ownerId, keysOf(open), whole);
       return [...rows.filter((row) => !openIds.has(row.id)), ...again];
     } finally {
+      stop.abort();
       this.#waiting--;
       this.#keys -= keys.length;
       reply.raw.off("close", onClose);

@@ -302,6 +302,17 @@ export const ERRORS = {
   TEAM_NOT_FOUND: entry(404, false, "There is no team {id} that you may see."),
   TEAM_EXISTS: entry(409, false, "You already have a team named {name}. Choose another name."),
   PERSON_NOT_FOUND: entry(404, false, "There is nobody named {name} there."),
+  WEBHOOKS_OFF: entry(
+    403,
+    false,
+    "This service sends no webhooks. Whoever runs it turns them on with FARLOOM_WEBHOOKS=on.",
+  ),
+  WEBHOOK_NOT_FOUND: entry(
+    404,
+    false,
+    "There is no webhook {id} of yours. List yours: farloom webhooks list.",
+  ),
+  WEBHOOK_URL_REFUSED: entry(422, false, "The URL is not one that this service calls: {detail}."),
   RESULT_NOT_READY: entry(409, true, "Task {id} has not finished. Wait for it with ?wait=SECONDS."),
   RESULT_NONE: entry(
     409,
