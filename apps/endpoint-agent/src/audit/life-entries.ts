@@ -33,7 +33,7 @@ export function startedEntry({
     owner: identity.owner,
     service: serviceUrl,
     host: hostname(),
-    user: userInfo().username,
+    user: accountName(),
     pid: process.pid,
     boot: bootId,
     config: createHash("sha256").update(canonicalJson(config)).digest("hex"),
@@ -46,6 +46,15 @@ export function startedEntry({
 }
 
 const MAX_TEXT = 1_000;
+
+/** By its number where the machine has no name for it, as in many containers. */
+function accountName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return String(process.getuid?.() ?? "unknown");
+  }
+}
 
 /** An entry from a command, while no agent runs on the folder. A key is told by the SHA-256 of its public half. */
 export function tellOfKey(paths: StatePaths, publicKey: Buffer, entry: AgentAuditEntry): void {

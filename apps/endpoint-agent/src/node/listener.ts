@@ -5,7 +5,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { lstatSync, mkdirSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:net";
-import { tmpdir, userInfo } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type HelloFrame, limits } from "@farloom/protocol";
 import { WorkerLink } from "./worker-link.js";
@@ -18,7 +18,8 @@ export function socketPathFor(runDir: string): string {
   const path = join(runDir, "node.sock");
   if (Buffer.byteLength(path) <= MAX_SOCKET_PATH) return path;
   const digest = createHash("sha256").update(runDir).digest("hex").slice(0, 16);
-  const { uid } = userInfo();
+  // By number: in many containers the user has no name. Windows has neither.
+  const uid = process.getuid?.() ?? -1;
   const dir = join(tmpdir(), `farloom-${uid}-${digest}`);
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   const info = lstatSync(dir);
