@@ -24,6 +24,7 @@ export default defineConfig({
         test: {
           name: "unit",
           // Loading modules anew for each file costs more than most of them do. Nothing here keeps state in a module.
+          // (Each worker then has its files from the start: not for projects whose files take seconds or minutes.)
           isolate: false,
           // Some start workers, on a machine that others keep busy.
           testTimeout: 20_000,
@@ -35,7 +36,6 @@ export default defineConfig({
         test: {
           ...withPostgres,
           name: "integration",
-          isolate: false,
           include: ["test/integration/**/*.test.ts"],
         },
       },
@@ -56,12 +56,11 @@ export default defineConfig({
           name: "security",
           include: ["test/security/**/*.test.ts"],
           testTimeout: 60_000,
-          isolate: false,
         },
       },
       {
         extends: true,
-        test: { ...withPostgres, name: "e2e", isolate: false, include: ["test/e2e/**/*.test.ts"] },
+        test: { ...withPostgres, name: "e2e", include: ["test/e2e/**/*.test.ts"] },
       },
       {
         extends: true,

