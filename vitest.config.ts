@@ -1,4 +1,4 @@
-// Three kinds of tests: `unit` stands beside its source, or simulates a world of it, and needs nothing; `integration` and `e2e` share one real
+// Kinds of tests: `unit` stands beside its source, `simulation` runs a world of it, and both need nothing; `integration` and `e2e` share one real
 // PostgreSQL, started for the run (test/support/postgres-setup.ts), with a database for each file that asks for one.
 // So does `security`, which tries to get out of tasks. Besides, `faults` breaks a fabric of its own, and `slurm` a cluster of its own
 // (test/support/slurm); `binary` and `bench-slurm` are no part of `npm test`.
@@ -28,8 +28,13 @@ export default defineConfig({
           isolate: false,
           // Some start workers, on a machine that others keep busy.
           testTimeout: 20_000,
-          include: ["packages/*/src/**/*.test.ts", "apps/*/src/**/*.test.ts", "test/simulation/**/*.test.ts"],
+          include: ["packages/*/src/**/*.test.ts", "apps/*/src/**/*.test.ts"],
         },
+      },
+      {
+        extends: true,
+        // A hundred thousand schedules of the pure parts: a worker by itself, from early on.
+        test: { name: "simulation", testTimeout: 20_000, include: ["test/simulation/**/*.test.ts"] },
       },
       {
         extends: true,

@@ -28,7 +28,7 @@ import {
 } from "./lib/test-parts.mjs";
 
 const PARTS = ["lint", "types", ...VITEST_PROJECTS, "python", "python-sdk"];
-const FAST_PARTS = ["lint", "types", "unit", "python"];
+const FAST_PARTS = ["lint", "types", "unit", "simulation", "python"];
 const HELP = `Usage: npm test [-- OPTIONS] [FILTER ...]
 
 Installs, builds and runs every check and every test. The last line is "N passed, N failed, N skipped".

@@ -9,7 +9,7 @@ import { StepFailed, sayFailure } from "./terminal.mjs";
 import { testEnv } from "./test-needs.mjs";
 
 /** Projects of vitest.config.ts. */
-export const VITEST_PROJECTS = ["unit", "integration", "e2e", "security", "faults", "slurm"];
+export const VITEST_PROJECTS = ["unit", "simulation", "integration", "e2e", "security", "faults", "slurm"];
 const PYTHON_TEST_FOLDERS = ["scripts/lib", "apps/endpoint-agent/src/workers/python"];
 /** Twelve to fourteen minutes on two cores; what runs longer than this hangs. */
 const VITEST_LIMIT_MS = 20 * 60_000;

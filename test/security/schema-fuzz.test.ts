@@ -39,6 +39,7 @@ describe.skipIf(whyNoSchemathesis !== undefined)("every reply is one that the AP
         FARLOOM_RATE_LIMIT_PER_MINUTE: MANY,
         FARLOOM_PERSON_RATE_LIMIT_PER_MINUTE: MANY,
         FARLOOM_FAILED_AUTH_PER_MINUTE: MANY,
+        FARLOOM_WEBHOOKS: "on",
       },
     });
     service = await fabric.service();
