@@ -2,11 +2,10 @@
  * The first API key. Whoever starts the service names a file; if it holds no key that is valid here, an owner who
  * is admin and a key with every scope are made, and the key is written there for its owner's eyes only.
  */
-import { randomBytes } from "node:crypto";
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { readFile } from "node:fs/promises";
 import type { FastifyBaseLogger } from "fastify";
 import type { Config } from "../config.js";
+import { replaceKeyFile } from "../support/key-file.js";
 import type { Identity } from "./identity.js";
 import { SCOPES } from "./principal.js";
 
@@ -31,24 +30,6 @@ export async function bootstrapKey(
     scopes: SCOPES,
     expiresAt: new Date(Date.now() + KEY_LIFE_MS),
   });
-  await writeSecret(file, `${secret}\n`);
+  await replaceKeyFile(file, `${secret}\n`);
   log.info({ keyId: info.id, owner, file, expiresAt: info.expiresAt }, "bootstrap key written");
-}
-
-/** Whole or not at all, and never readable by others, not even for a moment. */
-async function writeSecret(file: string, text: string): Promise<void> {
-  await mkdir(dirname(file), { recursive: true, mode: 0o700 });
-  const temp = `${file}.${randomBytes(6).toString("hex")}`;
-  try {
-    const handle = await open(temp, "wx", 0o600);
-    try {
-      await handle.writeFile(text);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(temp, file);
-  } finally {
-    await rm(temp, { force: true });
-  }
 }
