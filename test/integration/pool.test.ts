@@ -1,4 +1,5 @@
 /** The service's connections to PostgreSQL where the network ends them: in the pool, and out of it. */
+import type { QueryConfig } from "pg";
 import { pino } from "pino";
 import { expect, it } from "vitest";
 import { openPool } from "../../apps/web-service/src/store/pool.js";
@@ -62,3 +63,30 @@ it("a transaction whose connection the network forgot lets go of its locks", asy
     await database.drop();
   }
 }, 40_000);
+
+it("where the network forgot all of them, a statement that is tried again waits for one of them alone", async () => {
+  const database = await freshDatabase({ migrated: false });
+  const proxy = await TcpProxy.open([Number(new URL(database.url).port)]);
+  const pool = openPool({
+    url: proxy.through(database.url),
+    max: 4,
+    name: "all-forgotten",
+    log: pino({ level: "silent" }),
+    idleTimeoutMs: 0,
+  });
+  // A shorter time than the pool's own, which the second one would meet too.
+  const ask = (query_timeout: number) =>
+    pool.query({ text: "SELECT 1 AS one", query_timeout } as QueryConfig);
+  try {
+    const taken = await Promise.all([1, 2, 3, 4].map(() => pool.connect()));
+    for (const client of taken) client.release();
+    expect(pool.idleCount).toBe(4);
+    proxy.forget();
+    await expect(ask(500)).rejects.toThrow(/timeout/);
+    expect((await ask(10_000)).rows).toEqual([{ one: 1 }]);
+  } finally {
+    await pool.end();
+    await proxy.close();
+    await database.drop();
+  }
+});

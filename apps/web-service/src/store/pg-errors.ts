@@ -26,6 +26,14 @@ export function isPassingAtStart(error: Error): boolean {
   return (error.name === "Error" || "code" in error) && isPassing(error);
 }
 
+/**
+ * Whether a connection has failed, and not what was asked over it: those errors are Node's own or node-postgres's, plain;
+ * what PostgreSQL says has a class of its own.
+ */
+export function isOfConnection(error: Error): boolean {
+  return error.name === "Error";
+}
+
 export function isUniqueViolation(error: unknown): boolean {
   return (error as { code?: unknown }).code === "23505";
 }

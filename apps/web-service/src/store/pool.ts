@@ -5,9 +5,13 @@
  *      the connection is out of its pool, and an `error` that nobody listens to ends Node.
  *   2  No statement waits for ever, neither in PostgreSQL nor for a network that has forgotten the connection; and none
  *      holds locks for longer than that.
+ *   3  What lost one connection mostly lost the others with it, and a statement that is tried again must not wait out each
+ *      of them in turn: those that are idle when one fails are closed, and what comes next opens new ones.
  */
+import { Socket } from "node:net";
 import pg from "pg";
 import type { Logger } from "pino";
+import { isOfConnection } from "./pg-errors.js";
 import { ANSWER_TIMEOUT_MS, IDLE_TRANSACTION_MS, STATEMENT_TIMEOUT_MS } from "./statement-limits.js";
 
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -42,10 +46,34 @@ export function openPool({ url, max, name, log, settings = "", idleTimeoutMs }: 
     query_timeout: ANSWER_TIMEOUT_MS,
     keepAlive: true,
     idleTimeoutMillis: idleTimeoutMs,
+    Client: Connection,
   });
+  const idle = new Set<pg.PoolClient>();
   // An idle connection that ends is replaced when it is needed.
   pool.on("error", (err) => log.warn({ err: err.message, pool: name }, "a database connection has ended"));
   // Whoever has it out of the pool hears of it by the statement, which fails.
   pool.on("connect", (client) => client.on("error", () => undefined));
+  pool.on("acquire", (client) => idle.delete(client));
+  pool.on("remove", (client) => idle.delete(client));
+  pool.on("release", (error, client) => {
+    // One that is given back with an error does not stay.
+    if (!error) idle.add(client);
+    else if (isOfConnection(error)) for (const each of idle) if (each instanceof Connection) each.giveUp();
+  });
   return pool;
+}
+
+/** A connection that can be closed without a word to PostgreSQL, which may not hear it. */
+class Connection extends pg.Client {
+  readonly #socket: Socket;
+
+  constructor(config: pg.ClientConfig = {}) {
+    const socket = new Socket();
+    super({ ...config, stream: () => socket });
+    this.#socket = socket;
+  }
+
+  giveUp(): void {
+    this.#socket.destroy(new Error("closed, as another connection to the database has failed"));
+  }
 }
