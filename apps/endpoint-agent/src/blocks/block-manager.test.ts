@@ -171,6 +171,32 @@ it("keeps the reason why no block is taken, forgets the block, and does not ask 
   expect(book.blocks.size).toBe(0);
 });
 
+it("asks again after the wait, also where the timer for it ends a little before it (M4)", async () => {
+  queued = 1;
+  batch.submitting = async () => {
+    throw new Error("not now");
+  };
+  let nowMs = 1_000;
+  let lookTakesMs = 0;
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  vi.spyOn(performance, "now").mockImplementation(() => nowMs);
+  try {
+    await begin({ onStanding: () => (nowMs += lookTakesMs) });
+    await vi.advanceTimersToNextTimerAsync();
+    expect(manager.report.failures).toBe(1);
+    // Too early as it looks, over before it sets its next timer.
+    nowMs += manager.standing.failure!.retryInMs - 1;
+    lookTakesMs = 2;
+    await vi.advanceTimersToNextTimerAsync();
+    expect(manager.report.failures).toBe(1);
+    await vi.advanceTimersToNextTimerAsync();
+    expect(manager.report.failures).toBe(2);
+  } finally {
+    vi.useRealTimers();
+    vi.restoreAllMocks();
+  }
+});
+
 it("tells the nodes when the provider calls their block over, and asks for another where there is work", async () => {
   queued = 1;
   await begin();

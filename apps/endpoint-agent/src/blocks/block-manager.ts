@@ -226,7 +226,8 @@ export class BlockManager {
     const now = performance.now();
     const { limits, statusMs } = this.#options;
     let atMs = Number.POSITIVE_INFINITY;
-    if (this.#retryAtMs > now) atMs = Math.min(atMs, this.#retryAtMs);
+    // Where the last look came a little before it, as timers do, it may have passed by now: only a look can tell.
+    if (this.#retryAtMs > 0) atMs = Math.min(atMs, this.#retryAtMs);
     if (this.#blocks.size > 0) {
       atMs = Math.min(atMs, this.#lastStatusMs + statusMs);
       if (this.#surplusSinceMs !== undefined) atMs = Math.min(atMs, now + Math.max(1_000, limits.idleMs / 4));
@@ -237,8 +238,9 @@ export class BlockManager {
   async #decide(): Promise<void> {
     const { limits, work, log } = this.#options;
     const { draining, ...load } = work();
-    if (draining) return;
     const now = performance.now();
+    if (this.#retryAtMs <= now) this.#retryAtMs = 0;
+    if (draining) return;
     const there = [...this.#blocks.values()].filter(({ entry }) => !entry.releasing);
     const decision = decide(limits, {
       ...load,
