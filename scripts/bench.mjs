@@ -14,7 +14,7 @@ import { parseArgs } from "node:util";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const BUILT = [
   "apps/web-service/dist/bundle/main.js",
-  "apps/endpoint-agent/dist/main.js",
+  "apps/endpoint-agent/dist/bundle/main.js",
   "packages/sdk/dist/index.js",
 ];
 /** Between these lines of a page --write puts the table. */

@@ -15,7 +15,7 @@ import { ROOT } from "./lib/run.mjs";
 const MAIN = join(ROOT, "test/faults/main.mjs");
 const BUILT = [
   "apps/web-service/dist/bundle/main.js",
-  "apps/endpoint-agent/dist/main.js",
+  "apps/endpoint-agent/dist/bundle/main.js",
   "packages/sdk/dist/index.js",
 ];
 const UNSHARE = ["--mount", "--net", "--propagation", "private"];

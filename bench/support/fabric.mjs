@@ -17,7 +17,7 @@ import { startContained } from "../../scripts/lib/contain.mjs";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 export const SERVICE_MAIN = join(ROOT, "apps/web-service/dist/bundle/main.js");
-export const AGENT_MAIN = join(ROOT, "apps/endpoint-agent/dist/main.js");
+export const AGENT_MAIN = join(ROOT, "apps/endpoint-agent/dist/bundle/main.js");
 /** A first start makes a database; a busy machine takes its time. */
 const READY_MS = 120_000;
 /** Kept of a process's log, for the message when it fails. */

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The built programs; another checkout's, where the variable says so.
 APPS = Path(os.environ.get("FARLOOM_TEST_ROOT") or ROOT) / "apps"
 SERVICE = APPS / "web-service/dist/bundle/main.js"
-AGENT = APPS / "endpoint-agent/dist/main.js"
+AGENT = APPS / "endpoint-agent/dist/bundle/main.js"
 START_S = 90.0
 
 

@@ -3,18 +3,22 @@
  * file, and whatever they read beside themselves, in the layout of the package. A program finds those files from its own
  * place, so that the sources know nothing of bundles:
  *
- *     package.json  dist/main.js  dist/workers/node/main.js  src/**           (all that is no TypeScript)
+ *     package.json  dist/bundle/main.js  dist/workers/node/main.js  src/**           (all that is no TypeScript)
  *
  * `import.meta.url`, which CommonJS has not, becomes the URL that the module's own file would have there.
  */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, relative, sep } from "node:path";
 import { build } from "esbuild";
+import { ownUrls } from "../lib/own-urls.mjs";
 import { ROOT } from "../lib/run.mjs";
 
 const PACKAGE = join(ROOT, "apps/endpoint-agent");
-/** What a program starts with, and how many folders it lies below the package. */
-const PROGRAMS = { "dist/main.js": "..", "dist/workers/node/main.js": "../../.." };
+/** What each is made from, and how many folders it lies below the package. */
+const PROGRAMS = {
+  "dist/bundle/main.js": { from: "dist/main.js", up: "../.." },
+  "dist/workers/node/main.js": { from: "dist/workers/node/main.js", up: "../../.." },
+};
 
 /** Writes the files below `folder`; resolves with their paths, relative to it. The agent must have been built. */
 export async function bundleAgent(folder) {
@@ -24,9 +28,9 @@ export async function bundleAgent(folder) {
     writeFileSync(join(folder, path), content);
     files.push(path);
   };
-  for (const [program, up] of Object.entries(PROGRAMS)) {
+  for (const [program, { from, up }] of Object.entries(PROGRAMS)) {
     await build({
-      entryPoints: [join(PACKAGE, program)],
+      entryPoints: [join(PACKAGE, from)],
       outfile: join(folder, program),
       bundle: true,
       platform: "node",
@@ -39,7 +43,7 @@ export async function bundleAgent(folder) {
       banner: {
         js: `const __package = require("node:path").resolve(__dirname, ${JSON.stringify(up)});\nconst __urlOf = (path) => require("node:url").pathToFileURL(require("node:path").join(__package, path)).href;`,
       },
-      plugins: [OWN_URLS],
+      plugins: [ownUrls(PACKAGE)],
     });
     files.push(program);
   }
@@ -56,21 +60,3 @@ function assets(dir) {
     .map((entry) => relative(PACKAGE, join(entry.parentPath, entry.name)).split(sep).join("/"))
     .filter((path) => !path.includes("/fixtures/"));
 }
-
-const OWN_URLS = {
-  name: "own-urls",
-  setup(bundle) {
-    bundle.onLoad({ filter: /\.js$/ }, ({ path }) => {
-      if (path.includes(`${sep}node_modules${sep}`)) return undefined;
-      const text = readFileSync(path, "utf8");
-      if (!text.includes("import.meta.url")) return undefined;
-      const place = relative(PACKAGE, path).split(sep).join("/");
-      if (place.startsWith(".."))
-        throw new Error(`${path} reads files beside itself, and is not of the agent`);
-      return {
-        contents: text.replaceAll("import.meta.url", `__urlOf(${JSON.stringify(place)})`),
-        loader: "js",
-      };
-    });
-  },
-};

@@ -3,7 +3,7 @@
  * agent starts programs of its own as `EXECUTABLE SCRIPT ARGUMENTS`, as it does with Node: the script's name picks one.
  *
  *     farloom-endpoint-agent ARGUMENTS                                     the agent
- *     farloom-endpoint-agent …/program/HASH/dist/main.js ARGUMENTS         the same, as a node of a block is started
+ *     farloom-endpoint-agent …/program/HASH/dist/bundle/main.js ARGUMENTS  the same, as a node of a block is started
  *     farloom-endpoint-agent --no-warnings …/dist/workers/node/main.js     the worker of functions in Node
  *
  * 1. The files lie in `program/HASH` of the state folder, the hash over all of them: an executable that was replaced
@@ -32,13 +32,13 @@ const WORKERS = /^(package\.json|(dist|src)\/workers\/.+)$/;
 const { hash, version, files } = JSON.parse(getAsset("index.json", "utf8"));
 const args = process.argv.slice(2);
 if (args[0] === "--no-warnings") args.shift();
-const script = /^(.+)[/\\]dist[/\\](main|workers[/\\]node[/\\]main)\.js$/.exec(args[0] ?? "");
+const script = /^(.+)[/\\]dist[/\\](bundle[/\\]main|workers[/\\]node[/\\]main)\.js$/.exec(args[0] ?? "");
 if (script) args.shift();
 
 if (!script && (args[0] === "--version" || args[0] === "-V")) {
   process.stdout.write(`farloom-endpoint-agent/${version}\n`);
 } else {
-  const program = join(folder(), "dist", `${script ? script[2] : "main"}.js`);
+  const program = join(folder(), "dist", `${script ? script[2] : "bundle/main"}.js`);
   process.argv = [process.execPath, program, ...args];
   createRequire(program)(program);
 }

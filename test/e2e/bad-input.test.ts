@@ -6,7 +6,7 @@ import { keyToUuid, type Reason, TaskIdAllocator, type TerminalState } from "@fa
 import { Farloom, type FarloomError, type TaskError } from "@farloom/sdk";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
-import type { RestClient } from "../support/rest-service.js";
+import type { RestClient } from "../support/rest-client.js";
 
 const LIMIT_MS = 60_000;
 /** As if it had just been made. */

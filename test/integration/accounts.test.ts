@@ -7,7 +7,8 @@ import { WebSocket } from "ws";
 import { parseOidcProviders } from "../../apps/web-service/src/identity/oidc-config.js";
 import { Browser, type Page } from "../support/browser.js";
 import { CLIENT, startProvider, type TestProvider } from "../support/oidc-provider.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 const SESSION = "farloom-loopback";
 const PASSWORD = "correct horse battery";

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { type AgentProcess, Fabric, type ServiceProcess } from "../support/fabric.js";
-import type { Reply, RestClient } from "../support/rest-service.js";
+import type { Reply, RestClient } from "../support/rest-client.js";
 
 const START_MS = 90_000;
 /** Says in a file that it ran, and how often. */

@@ -19,7 +19,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** What a command prints; this process goes on meanwhile, as the service is in it. */
 const agent = async (...args: string[]): Promise<string> => {
-  const all = [join(folder, "dist/main.js"), ...args];
+  const all = [join(folder, "dist/bundle/main.js"), ...args];
   return (await promisify(execFile)(process.execPath, all, { encoding: "utf8", cwd: folder })).stdout;
 };
 

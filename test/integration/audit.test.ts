@@ -13,7 +13,7 @@ import { recordRequests } from "../../apps/web-service/src/audit/record-requests
 import { makeEchoEndpoint } from "../support/echo-agent.js";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
 import { LinkClient } from "../support/link-client.js";
-import type { RestClient } from "../support/rest-service.js";
+import type { RestClient } from "../support/rest-client.js";
 
 const START_MS = 90_000;
 const CLI = join(import.meta.dirname, "../../packages/cli/bin/farloom.js");

@@ -18,7 +18,8 @@ import { VisibleFunctions } from "../../apps/web-service/src/sharing/visible-fun
 import { AccessEpoch } from "../../apps/web-service/src/store/access-epoch.js";
 import { DatabaseClock } from "../../apps/web-service/src/store/database-clock.js";
 import { TenantPool } from "../../apps/web-service/src/store/tenant-pool.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 const BOUND_US = 50;
 const ROUNDS = 20_000;

@@ -14,7 +14,8 @@ import { Enrolment } from "../../apps/web-service/src/endpoints/enrolment.js";
 import type { Identity } from "../../apps/web-service/src/identity/identity.js";
 import { agentToken, makeAgentKeys } from "../support/fake-agent.js";
 import { FramePeer } from "../support/frame-peer.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/main.js");
 /** Replicas, each with a pool of its own, and how many bring the same code to each. */

@@ -2,7 +2,8 @@
 import { Farloom } from "@farloom/sdk";
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { LinkClient } from "../support/link-client.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 const START_MS = 90_000;
 const WAIT_MS = 60_000;

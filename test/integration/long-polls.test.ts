@@ -1,6 +1,7 @@
 /** Requests that wait for tasks: they hold no longer than the credential that they came with. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type Reply, RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { type Reply, RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 /** What is revoked is heard within 5 s; the rest is room for a machine that others keep busy. */
 const HEARD_MS = 12_000;

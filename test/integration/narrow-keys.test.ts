@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { EchoAgent, type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
 import { LinkClient } from "../support/link-client.js";
-import type { RestClient } from "../support/rest-service.js";
+import type { RestClient } from "../support/rest-client.js";
 
 const START_MS = 90_000;
 const HEARD_MS = 5_000;

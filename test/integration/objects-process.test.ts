@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Readable } from "node:stream";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
-import type { RestClient } from "../support/rest-service.js";
+import type { RestClient } from "../support/rest-client.js";
 
 const MIB = 1024 * 1024;
 

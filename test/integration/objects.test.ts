@@ -10,7 +10,8 @@ import { FolderBackend } from "../../apps/web-service/src/objects/folder.js";
 import { ObjectRows } from "../../apps/web-service/src/objects/rows.js";
 import { sweepObjects } from "../../apps/web-service/src/objects/sweep.js";
 import { TenantPool } from "../../apps/web-service/src/store/tenant-pool.js";
-import { type Reply, RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { type Reply, RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 let rest: RestService;
 let stranger: RestClient;

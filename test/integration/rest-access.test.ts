@@ -8,7 +8,8 @@ import { enforcePolicies } from "../../apps/web-service/src/http/policy.js";
 import type { Identity } from "../../apps/web-service/src/identity/identity.js";
 import { SCOPES } from "../../apps/web-service/src/identity/principal.js";
 import { FakeAgent } from "../support/fake-agent.js";
-import { type Reply, RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { type Reply, RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 interface Operation {
   readonly method: string;

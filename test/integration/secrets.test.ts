@@ -10,7 +10,7 @@ import { Farloom } from "@farloom/sdk";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { SecretKeys } from "../../apps/web-service/src/secrets/keys.js";
 import { type AgentProcess, Fabric, type ServiceProcess } from "../support/fabric.js";
-import type { Reply, RestClient } from "../support/rest-service.js";
+import type { Reply, RestClient } from "../support/rest-client.js";
 
 const BIN = join(import.meta.dirname, "../../packages/cli/bin/farloom.js");
 const WAIT_MS = 60_000;

@@ -3,7 +3,8 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { EchoAgent, makeEchoEndpoint } from "../support/echo-agent.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 const START_MS = 60_000;
 const CLI = join(import.meta.dirname, "../../packages/cli/bin/farloom.js");

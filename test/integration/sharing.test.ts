@@ -9,7 +9,7 @@ import { EchoAgent, type EchoEndpoint, makeEchoEndpoint } from "../support/echo-
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
 import { agentToken } from "../support/fake-agent.js";
 import { LinkClient } from "../support/link-client.js";
-import type { Reply, RestClient } from "../support/rest-service.js";
+import type { Reply, RestClient } from "../support/rest-client.js";
 
 const START_MS = 90_000;
 const HEARD_MS = 5_000;

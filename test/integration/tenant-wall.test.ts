@@ -28,7 +28,8 @@ import { Idempotency } from "../../apps/web-service/src/tasks/idempotency.js";
 import { TaskReach } from "../../apps/web-service/src/tasks/reach.js";
 import { TaskReader } from "../../apps/web-service/src/tasks/reader.js";
 import { WebhookRows } from "../../apps/web-service/src/webhooks/rows.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 import { MutantClient, mutants, thingsOf } from "../support/tenant-things.js";
 
 const log = pino({ level: "silent" });

@@ -8,7 +8,8 @@ import type { WebhookSettings } from "../../apps/web-service/src/webhooks/settin
 import { DnsServer } from "../support/dns-server.js";
 import { FakeAgent } from "../support/fake-agent.js";
 import { type Authority, HookReceiver, isSigned, makeAuthority } from "../support/hook-receiver.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 const SECRET_VALUE = "value-5b1e";
 let rest: RestService;

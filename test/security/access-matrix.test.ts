@@ -13,7 +13,8 @@ import { agentHello, type EchoEndpoint, makeEchoEndpoint } from "../support/echo
 import { agentToken } from "../support/fake-agent.js";
 import { FramePeer } from "../support/frame-peer.js";
 import { clientHello, tasksFrame } from "../support/link-client.js";
-import { type Reply, RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { type Reply, RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 import { CALLS, type Call, MARK, makeTenant, NOTHING, type Tenant, type Things } from "./access-things.js";
 
 interface Operation {

@@ -3,7 +3,8 @@
 import { createHash } from "node:crypto";
 import { Browser } from "../support/browser.js";
 import { FakeAgent } from "../support/fake-agent.js";
-import { RestClient, type RestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import type { RestService } from "../support/rest-service.js";
 
 /** Stands in all that a tenant wrote: a reply that has it has told something. */
 export const MARK = "marker7f3a";

@@ -6,7 +6,7 @@
 import { randomBytes } from "node:crypto";
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Reply, RestClient } from "../support/rest-service.js";
+import type { Reply, RestClient } from "../support/rest-client.js";
 import {
   ATTEMPTS_CODE,
   agentInfoOf,

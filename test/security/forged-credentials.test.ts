@@ -10,7 +10,8 @@ import { loadSigningKey, type SigningKey } from "../../apps/web-service/src/iden
 import { Browser } from "../support/browser.js";
 import { type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
 import { agentToken, FakeAgent } from "../support/fake-agent.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 import { type RawReply, raw, upgradeLines } from "./raw-http.js";
 
 /** Far more than any refusal takes: one that parses, fetches or computes for long is seen. */

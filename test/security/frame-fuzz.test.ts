@@ -26,7 +26,8 @@ import { agentToken } from "../support/fake-agent.js";
 import { FakeService } from "../support/fake-service.js";
 import { FramePeer } from "../support/frame-peer.js";
 import { clientHello, LinkClient, tasksFrame } from "../support/link-client.js";
-import { RestClient, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { startRestService } from "../support/rest-service.js";
 import { FrameFuzzer, fuzzSeed } from "./frame-fuzzer.js";
 
 const DECODED = 100_000;

@@ -28,7 +28,8 @@ import {
 import { agentToken } from "../support/fake-agent.js";
 import { FramePeer } from "../support/frame-peer.js";
 import { LinkClient } from "../support/link-client.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 /** Stands in everything that is the other person's. */
 const MARK = "nobody-elses";

@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { Fabric, freePort, processesWith, type ServiceProcess } from "../support/fabric.js";
-import type { Reply, RestClient } from "../support/rest-service.js";
+import type { Reply, RestClient } from "../support/rest-client.js";
 
 const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/main.js");
 const START_MS = 60_000;

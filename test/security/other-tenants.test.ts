@@ -7,7 +7,8 @@ import { keyAt, keyToUuid, newBatchId, TaskIdAllocator } from "@farloom/protocol
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { agentToken, FakeAgent, makeAgentKeys } from "../support/fake-agent.js";
 import { LinkClient } from "../support/link-client.js";
-import { RestClient, type RestService, startRestService } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
+import { type RestService, startRestService } from "../support/rest-service.js";
 
 let rest: RestService;
 let eve: RestClient;

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { Fabric } from "../support/fabric.js";
 import { freshDatabase } from "../support/postgres.js";
-import { RestClient } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
 import { findSecrets, SecretWatch } from "../support/secret-watch.js";
 
 const SERVICE = join(import.meta.dirname, "../../apps/web-service/dist/main.js");

@@ -6,7 +6,7 @@ import { makeSignKey, signFunction } from "@farloom/protocol";
 import { Farloom } from "@farloom/sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type AgentProcess, Fabric, type ServiceProcess } from "../support/fabric.js";
-import { RestClient } from "../support/rest-service.js";
+import { RestClient } from "../support/rest-client.js";
 
 const START_MS = 90_000;
 const CLI = join(import.meta.dirname, "../../packages/cli/bin/farloom.js");

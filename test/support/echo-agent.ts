@@ -27,7 +27,7 @@ import {
 } from "@farloom/protocol";
 import { type AgentKeys, agentToken, makeAgentKeys } from "./fake-agent.js";
 import { FramePeer } from "./frame-peer.js";
-import { RestClient } from "./rest-service.js";
+import { RestClient } from "./rest-client.js";
 
 export interface ReceivedTask {
   readonly key: IdKey;

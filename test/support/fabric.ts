@@ -1,6 +1,6 @@
 /**
  * A fabric of real processes for tests that kill them: web services and endpoint agents as they are installed
- * (`dist/main.js`), over a database of the test's own.
+ * (`dist/bundle/main.js`), over a database of the test's own.
  *
  *   1. Every process carries the fabric's folder in its environment; `close` finds what still does and fails.
  *   2. What a process writes is kept, and stands in the message of whatever fails because of it.
@@ -16,12 +16,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { freshDatabase, type TestDatabase } from "./postgres.js";
-import { RestClient } from "./rest-service.js";
+import { RestClient } from "./rest-client.js";
 import { SecretWatch } from "./secret-watch.js";
 
 const ROOT = join(import.meta.dirname, "../..");
 const SERVICE = join(ROOT, "apps/web-service/dist/bundle/main.js");
-const AGENT = join(ROOT, "apps/endpoint-agent/dist/main.js");
+const AGENT = join(ROOT, "apps/endpoint-agent/dist/bundle/main.js");
 const START_MS = 60_000;
 const STOP_MS = 15_000;
 /** What is left of a fabric so long after its end was left behind. */

@@ -24,7 +24,7 @@ import {
   u32Of,
 } from "@farloom/protocol";
 import { WebSocket } from "ws";
-import { RestClient } from "./rest-service.js";
+import { RestClient } from "./rest-client.js";
 
 /** Often enough not to be taken for dead. */
 const PING_MS = 3_000;

@@ -17,21 +17,26 @@ declare module "vitest" {
   }
 }
 
-const DIST = join(import.meta.dirname, "../../apps/web-service/dist");
+const ROOT = join(import.meta.dirname, "../..");
+/** Each with a file that its bundle is sure to hold. */
+const BUNDLES = { "apps/web-service": "main.js", "apps/endpoint-agent": "main.js", "packages/cli": "index.js" };
 
-/** Tests start the bundle of what was compiled, and one that is older would be another service than its source says. */
-function requireFreshBundle(): void {
-  const changedAt = (path: string): number => statSync(join(DIST, path)).mtimeMs;
-  const compiled = readdirSync(DIST, { recursive: true, encoding: "utf8" }).filter(
-    (path) => path.endsWith(".js") && !path.startsWith("bundle"),
-  );
-  const bundledAt = changedAt("bundle/main.js");
-  const newer = compiled.find((path) => changedAt(path) > bundledAt);
-  if (newer) throw new Error(`the service's bundle is older than dist/${newer}: npm run build`);
+/** Tests start the bundle of what was compiled, and one that is older would be another program than its source says. */
+function requireFreshBundles(): void {
+  for (const [folder, program] of Object.entries(BUNDLES)) {
+    const dist = join(ROOT, folder, "dist");
+    const changedAt = (path: string): number => statSync(join(dist, path)).mtimeMs;
+    const compiled = readdirSync(dist, { recursive: true, encoding: "utf8" }).filter(
+      (path) => path.endsWith(".js") && !path.startsWith("bundle"),
+    );
+    const bundledAt = changedAt(join("bundle", program));
+    const newer = compiled.find((path) => changedAt(path) > bundledAt);
+    if (newer) throw new Error(`the bundle of ${folder} is older than its dist/${newer}: npm run build`);
+  }
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  requireFreshBundle();
+  requireFreshBundles();
   const home = await mkdtemp(join(tmpdir(), "farloom-test-"));
   const log = pino({ level: "silent" });
   const server = await startEmbeddedPostgres({

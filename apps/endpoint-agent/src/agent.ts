@@ -93,7 +93,7 @@ export interface Agent extends AsyncDisposable {
 /** Program and arguments of a node of a block; the path of its parameters follows. In the single file all is one program. */
 const NODE_COMMAND = isSea()
   ? [process.execPath, "node", "--parameters"]
-  : [process.execPath, fileURLToPath(new URL("./node/main.js", import.meta.url)), "--parameters"];
+  : [process.execPath, fileURLToPath(new URL("../dist/bundle/node.js", import.meta.url)), "--parameters"];
 
 /**
  * Starts the agent of `config.stateDir`, over the given node or, where the configuration says so, over blocks. It

@@ -8,7 +8,7 @@ import { Member } from "./member.mjs";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 const SERVICE_MAIN = join(ROOT, "apps/web-service/dist/bundle/main.js");
-const AGENT_MAIN = join(ROOT, "apps/endpoint-agent/dist/main.js");
+const AGENT_MAIN = join(ROOT, "apps/endpoint-agent/dist/bundle/main.js");
 const CLIENT_MAIN = fileURLToPath(new URL("../workload/client.mjs", import.meta.url));
 /** Sooner than in production, so that a run of minutes sees it happen. */
 const SWEEP_MS = 2_000;

@@ -47,7 +47,7 @@ export function placeOf(stateDir: string, json: boolean): Place {
 /** Program and arguments that begin a command line of this program. */
 export function ownProgram(): string[] {
   if (isSea()) return [process.execPath];
-  return [process.execPath, fileURLToPath(new URL("../main.js", import.meta.url))];
+  return [process.execPath, fileURLToPath(new URL("../../dist/bundle/main.js", import.meta.url))];
 }
 
 export const logFile = (paths: StatePaths): string => `${paths.root}/agent.log`;
