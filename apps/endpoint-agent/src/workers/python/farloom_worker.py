@@ -31,7 +31,6 @@ for as many tasks as there was credit; 256 functions are known and compiled; a f
 """
 
 import _thread
-import asyncio
 import binascii
 import collections
 import datetime
@@ -2284,6 +2283,9 @@ class PythonRunner(Runner):
             try:
                 value = call(*args, **kwargs)
                 if type(value) is types.CoroutineType:
+                    # Not with the others: it would double what they take, and few functions need it.
+                    import asyncio
+
                     value = asyncio.run(value)
             finally:
                 if task.opts is not None and not self.worker.forked:
