@@ -2,7 +2,8 @@
  * Two service processes on one database: a client at one and an agent at the other, hints between them by PostgreSQL
  * or by Redis, either process killed, and hints that are lost.
  */
-import { keyToUuid } from "@farloom/protocol";
+import { createHash } from "node:crypto";
+import { keysToColumn, keyToUuid } from "@farloom/protocol";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import {
   EchoAgent,
@@ -11,6 +12,7 @@ import {
   makeEchoEndpoint,
 } from "../support/echo-agent.js";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
+import { agentToken } from "../support/fake-agent.js";
 import { LinkClient } from "../support/link-client.js";
 import { redisAvailable, startRedis, type TestRedis } from "../support/redis.js";
 
@@ -112,6 +114,29 @@ for (const carrier of ["PostgreSQL", "Redis"] as const) {
       // It is the agent that has them, so it is the agent that says what became of them.
       agent.reply(agent.received, { state: "CANCELLED", reason: "cancelled_by_user" });
       expect((await client.untilOutcomes(keys)).map((o) => o.state)).toEqual(new Array(3).fill("CANCELLED"));
+    });
+
+    it("give an agent at one what it leases at the other, and nothing that only waits for it", async () => {
+      const endpoint = await newEndpoint();
+      const bytes = Buffer.from(`${endpoint.id}${"x".repeat(70_000)}`);
+      const file = `/v1/payloads/${createHash("sha256").update(bytes).digest("hex")}`;
+      expect((await fabric.api(a.url).call("PUT", file, { raw: bytes })).status).toBe(201);
+      const agent = await connectAgent(b, endpoint, { onTask: () => undefined, window: 0 });
+      const payload = { digest: file.slice(-64), codec: "json" };
+      const call = { function: "plain", endpoint: endpoint.id, payload, options: { nested: true } };
+      expect((await fabric.api(a.url).post("/v1/tasks", call)).status).toBeLessThan(300);
+      const token = await agentToken(a.url, endpoint.id, endpoint.keys.privateKey);
+      const gets = async (at: ServiceProcess): Promise<number[]> => [
+        (await fabric.api(at.url, token).get(file)).status,
+      ];
+      for (const at of [a, b]) expect(await gets(at)).toEqual([404]);
+      agent.grant(1);
+      const [task] = await agent.untilReceived(1);
+      for (const at of [a, b]) expect(await gets(at)).toEqual([200]);
+      agent.peer.send({ t: "returned", ids: keysToColumn([task!.key]) });
+      agent.peer.send({ t: "ping", n: 1 });
+      await agent.peer.until(() => agent.peer.of("pong").length > 0, "the pong");
+      for (const at of [a, b]) expect(await gets(at)).toEqual([404]);
     });
 
     it("lose nothing when the one that has the agent is killed and the agent connects to the other", async () => {

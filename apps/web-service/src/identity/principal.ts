@@ -66,6 +66,14 @@ export interface AgentPrincipal {
   readonly keyPrint: string;
 }
 
+/** What agents have in hand now, whichever replica has their connections. @throws FarloomError LEASE_UNKNOWN, each */
+export interface AgentLeases {
+  /** Whether the endpoint's agent leases this attempt of the task. */
+  holds(endpointId: string, taskId: string, attempt: number): Promise<boolean>;
+  /** Who submitted a task that the agent leases and whose arguments are this file; undefined where there is none. */
+  submitterOf(endpointId: string, digest: Buffer): Promise<string | undefined>;
+}
+
 /** What one can do with objects; the first three need `objects:read`, the others `objects:write`. */
 export const OBJECT_METHODS = ["get", "head", "list", "put", "delete"] as const;
 export type ObjectMethod = (typeof OBJECT_METHODS)[number];
