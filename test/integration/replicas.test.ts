@@ -124,19 +124,20 @@ for (const carrier of ["PostgreSQL", "Redis"] as const) {
       const agent = await connectAgent(b, endpoint, { onTask: () => undefined, window: 0 });
       const payload = { digest: file.slice(-64), codec: "json" };
       const call = { function: "plain", endpoint: endpoint.id, payload, options: { nested: true } };
-      expect((await fabric.api(a.url).post("/v1/tasks", call)).status).toBeLessThan(300);
+      const { id } = (await fabric.api(a.url).post("/v1/tasks", call)).body;
       const token = await agentToken(a.url, endpoint.id, endpoint.keys.privateKey);
       const gets = async (at: ServiceProcess): Promise<number[]> => [
         (await fabric.api(at.url, token).get(file)).status,
+        (await fabric.api(at.url, token).post(`/v1/tasks/${id}/token`, {})).status,
       ];
-      for (const at of [a, b]) expect(await gets(at)).toEqual([404]);
+      for (const at of [a, b]) expect(await gets(at)).toEqual([404, 404]);
       agent.grant(1);
       const [task] = await agent.untilReceived(1);
-      for (const at of [a, b]) expect(await gets(at)).toEqual([200]);
+      for (const at of [a, b]) expect(await gets(at)).toEqual([200, 200]);
       agent.peer.send({ t: "returned", ids: keysToColumn([task!.key]) });
       agent.peer.send({ t: "ping", n: 1 });
       await agent.peer.until(() => agent.peer.of("pong").length > 0, "the pong");
-      for (const at of [a, b]) expect(await gets(at)).toEqual([404]);
+      for (const at of [a, b]) expect(await gets(at)).toEqual([404, 404]);
     });
 
     it("lose nothing when the one that has the agent is killed and the agent connects to the other", async () => {
@@ -151,7 +152,14 @@ for (const carrier of ["PostgreSQL", "Redis"] as const) {
       await first.peer.until(() => first.mark.durable >= 20, "some durable results");
       await b.kill();
       const held = first.received.slice(40);
+      // What only the dead one knew is not denied: the agent asks again, and has it once it is back.
+      const secrets = async () => {
+        const token = await agentToken(a.url, endpoint.id, endpoint.keys.privateKey);
+        return fabric.api(a.url, token).post(`/v1/tasks/${keyToUuid(held[0]!.key)}/secrets`, {});
+      };
+      expect((await secrets()).body.code).toBe("LEASE_UNKNOWN");
       const second = await connectAgent(a, endpoint, { held: held.map((task) => task.key) });
+      expect((await secrets()).status).toBe(200);
       second.reply(first.received, {});
       await client.untilOutcomes(keys);
       await expectOutcomes(keys);

@@ -397,7 +397,8 @@ const CASES: readonly Case[] = [
     },
   },
   {
-    tries: "the file of a task before it leases it and after: also across connections",
+    tries:
+      "what belongs to a task, its file, token and secrets, before it leases it and after: also across connections",
     act: async () => {
       const shared = await makeEchoEndpoint(mallory.api, "shared");
       const guests = await mallory.api.call("PUT", `/v1/endpoints/${shared.id}/access`, {
@@ -419,9 +420,13 @@ const CASES: readonly Case[] = [
       const { body, status } = await ann.api.post("/v1/tasks", call);
       expect(status, JSON.stringify(body)).toBeLessThan(300);
       const thief = new RestClient(rest.url, await agentToken(rest.url, shared.id, shared.keys.privateKey));
-      const gets = async (): Promise<number[]> => [(await thief.get(`/v1/payloads/${payload}`)).status];
-      const NOTHING = [404];
-      const ALL = [200];
+      const gets = async (): Promise<number[]> => [
+        (await thief.get(`/v1/payloads/${payload}`)).status,
+        (await thief.post(`/v1/tasks/${body.id}/token`, {})).status,
+        (await thief.post(`/v1/tasks/${body.id}/secrets`, {})).status,
+      ];
+      const NOTHING = [404, 404, 404];
+      const ALL = [200, 200, 200];
       expect(await gets(), "before any credit").toEqual(NOTHING);
       bad.grant(1);
       const [task] = await bad.untilReceived(1);
@@ -449,7 +454,7 @@ const CASES: readonly Case[] = [
       expect(await gets()).toEqual(ALL);
       back.reply([again!], {});
       await back.untilDurable();
-      expect(await gets(), "ended").toEqual(NOTHING);
+      expect(await gets(), "ended").toEqual([404, 403, 409]);
       return [];
     },
   },

@@ -74,6 +74,22 @@ export interface AgentLeases {
   submitterOf(endpointId: string, digest: Buffer): Promise<string | undefined>;
 }
 
+/**
+ * The task's row, where its attempt is leased to the agent. Without a row the task may be on its way there already, as it
+ * travels while its INSERT commits. @throws FarloomError TASK_NOT_FOUND, LEASE_UNKNOWN
+ */
+export async function requireLeased<Row extends { readonly attempt: number }>(
+  leases: AgentLeases,
+  { endpointId }: AgentPrincipal,
+  taskId: string,
+  row: Row | undefined,
+): Promise<Row> {
+  if (!(await leases.holds(endpointId, taskId, row?.attempt ?? 1)))
+    throw new FarloomError("TASK_NOT_FOUND", { id: taskId });
+  if (row === undefined) throw new FarloomError("LEASE_UNKNOWN");
+  return row;
+}
+
 /** What one can do with objects; the first three need `objects:read`, the others `objects:write`. */
 export const OBJECT_METHODS = ["get", "head", "list", "put", "delete"] as const;
 export type ObjectMethod = (typeof OBJECT_METHODS)[number];
