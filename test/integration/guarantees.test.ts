@@ -2,16 +2,19 @@
  * The service's guarantees about leases, losses, cancels and time, with two service processes on one database and
  * agents that a test scripts. docs/guarantees.md says which test shows what.
  */
+import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type IdKey, keyToUuid } from "@farloom/protocol";
+import { CODEC_REFERENCE, type IdKey, keyToUuid } from "@farloom/protocol";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import {
   EchoAgent,
   type EchoAgentOptions,
   type EchoEndpoint,
   makeEchoEndpoint,
+  type ReceivedTask,
 } from "../support/echo-agent.js";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
+import { agentToken } from "../support/fake-agent.js";
 import { LinkClient } from "../support/link-client.js";
 
 const START_MS = 120_000;
@@ -443,6 +446,51 @@ describe("a task whose commit takes long", () => {
       Array(3).fill("SUCCEEDED"),
     );
     expect(next!.received).toHaveLength(3);
+  });
+
+  it("keeps nothing that goes with it from the agent that has it: where that is not there yet, it is told to ask again", async () => {
+    const endpoint = await newEndpoint();
+    const bytes = Buffer.from(`${endpoint.id}${"x".repeat(70_000)}`);
+    const digest = createHash("sha256").update(bytes).digest();
+    const file = `/v1/payloads/${digest.toString("hex")}`;
+    expect((await fabric.api(a.url).call("PUT", file, { raw: bytes })).status).toBe(201);
+    const size = Buffer.alloc(8);
+    size.writeBigUInt64LE(BigInt(bytes.length));
+    const codec = CODEC_REFERENCE | 1;
+    const call = { endpointId: endpoint.id, fn: once, args: [Buffer.concat([digest, size])], codec };
+    const options = { nested: true };
+    const isFirst = ({ bytes: given }: ReceivedTask): boolean => given.equals(args(1)[0]!);
+    const agent = await connectAgent(endpoint, { onTask: (task) => (isFirst(task) ? {} : undefined) });
+    const client = await connectClient();
+    await client.untilOutcomes(client.submit({ endpointId: endpoint.id, fn: once, args: args(1) }));
+    const token = await agentToken(a.url, endpoint.id, endpoint.keys.privateKey);
+    const gets = async ({ url }: ServiceProcess, key: IdKey): Promise<number[]> => [
+      (await fabric.api(url, token).get(file)).status,
+      (await fabric.api(url, token).post(`/v1/tasks/${keyToUuid(key)}/token`, {})).status,
+    ];
+    let key: IdKey | undefined;
+    await whileNoTaskCommits(async () => {
+      [key] = client.submit({ ...call, options });
+      await agent.untilReceived(2);
+      expect(await gets(a, key!)).toEqual([200, 503]);
+      expect(await gets(b, key!)).toEqual([503, 503]);
+      await agent.close();
+      await connectAgent(endpoint, { ...holding, held: [key!] });
+      for (const at of [a, b]) expect(await gets(at, key!)).toEqual([503, 503]);
+    });
+    const seen = new Set<number>();
+    for (const at of [a, b])
+      await expect
+        .poll(
+          async () => {
+            const now = await gets(at, key!);
+            for (const status of now) seen.add(status);
+            return now;
+          },
+          { timeout: LONG_MS, interval: 50 },
+        )
+        .toEqual([200, 200]);
+    expect(seen).not.toContain(404);
   });
 
   it("ends, and is never sent, where it is cancelled before it has begun", async () => {

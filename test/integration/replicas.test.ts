@@ -2,7 +2,8 @@
  * Two service processes on one database: a client at one and an agent at the other, hints between them by PostgreSQL
  * or by Redis, either process killed, and hints that are lost.
  */
-import { keyToUuid } from "@farloom/protocol";
+import { createHash } from "node:crypto";
+import { keysToColumn, keyToUuid } from "@farloom/protocol";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import {
   EchoAgent,
@@ -11,6 +12,7 @@ import {
   makeEchoEndpoint,
 } from "../support/echo-agent.js";
 import { Fabric, type ServiceProcess } from "../support/fabric.js";
+import { agentToken } from "../support/fake-agent.js";
 import { LinkClient } from "../support/link-client.js";
 import { redisAvailable, startRedis, type TestRedis } from "../support/redis.js";
 
@@ -114,6 +116,30 @@ for (const carrier of ["PostgreSQL", "Redis"] as const) {
       expect((await client.untilOutcomes(keys)).map((o) => o.state)).toEqual(new Array(3).fill("CANCELLED"));
     });
 
+    it("give an agent at one what it leases at the other, and nothing that only waits for it", async () => {
+      const endpoint = await newEndpoint();
+      const bytes = Buffer.from(`${endpoint.id}${"x".repeat(70_000)}`);
+      const file = `/v1/payloads/${createHash("sha256").update(bytes).digest("hex")}`;
+      expect((await fabric.api(a.url).call("PUT", file, { raw: bytes })).status).toBe(201);
+      const agent = await connectAgent(b, endpoint, { onTask: () => undefined, window: 0 });
+      const payload = { digest: file.slice(-64), codec: "json" };
+      const call = { function: "plain", endpoint: endpoint.id, payload, options: { nested: true } };
+      const { id } = (await fabric.api(a.url).post("/v1/tasks", call)).body;
+      const token = await agentToken(a.url, endpoint.id, endpoint.keys.privateKey);
+      const gets = async (at: ServiceProcess): Promise<number[]> => [
+        (await fabric.api(at.url, token).get(file)).status,
+        (await fabric.api(at.url, token).post(`/v1/tasks/${id}/token`, {})).status,
+      ];
+      for (const at of [a, b]) expect(await gets(at)).toEqual([404, 404]);
+      agent.grant(1);
+      const [task] = await agent.untilReceived(1);
+      for (const at of [a, b]) expect(await gets(at)).toEqual([200, 200]);
+      agent.peer.send({ t: "returned", ids: keysToColumn([task!.key]) });
+      agent.peer.send({ t: "ping", n: 1 });
+      await agent.peer.until(() => agent.peer.of("pong").length > 0, "the pong");
+      for (const at of [a, b]) expect(await gets(at)).toEqual([404, 404]);
+    });
+
     it("lose nothing when the one that has the agent is killed and the agent connects to the other", async () => {
       const endpoint = await newEndpoint();
       const first = await connectAgent(b, endpoint, { onTask: () => undefined, window: 100 });
@@ -126,7 +152,14 @@ for (const carrier of ["PostgreSQL", "Redis"] as const) {
       await first.peer.until(() => first.mark.durable >= 20, "some durable results");
       await b.kill();
       const held = first.received.slice(40);
+      // What only the dead one knew is not denied: the agent asks again, and has it once it is back.
+      const secrets = async () => {
+        const token = await agentToken(a.url, endpoint.id, endpoint.keys.privateKey);
+        return fabric.api(a.url, token).post(`/v1/tasks/${keyToUuid(held[0]!.key)}/secrets`, {});
+      };
+      expect((await secrets()).body.code).toBe("LEASE_UNKNOWN");
       const second = await connectAgent(a, endpoint, { held: held.map((task) => task.key) });
+      expect((await secrets()).status).toBe(200);
       second.reply(first.received, {});
       await client.untilOutcomes(keys);
       await expectOutcomes(keys);

@@ -267,6 +267,10 @@ describe("who may do what", () => {
     expect((await people.ivy!.call("PUT", `/v1/payloads/${digest}`, { raw: bytes })).status).toBe(201);
     const body = { function: "ann/f", endpoint: quiet.id, payload: { digest, codec: "json" } };
     const { id } = (await people.ivy!.post("/v1/tasks", body)).body;
+    // Its connection is at the other replica than what it asks.
+    const worker = await EchoAgent.connect(b.url, quiet, { onTask: () => undefined });
+    open.push(worker);
+    await worker.untilReceived(1);
     const token = await agentToken(a.url, quiet.id, quiet.keys.privateKey);
     const stranger = await agentToken(a.url, endpoint.id, endpoint.keys.privateKey);
     const read = (credential: string) => fabric.api(a.url, credential).get(`/v1/payloads/${digest}`);
@@ -290,6 +294,21 @@ describe("who may do what", () => {
     expect((await people.ivy!.get(`/v1/tasks/${id}/result`)).status).toBe(200);
     expect((await people.ivy!.get(`/v1/payloads/${hex}`)).status).toBe(200);
     expect((await people.sam!.get(`/v1/payloads/${hex}`)).status).toBe(404);
+    const arrived = worker.received.length;
+    const calls = await link(a.url, people.ivy!.credential!);
+    const theirs = Buffer.from(JSON.stringify("ann's own".repeat(limits.MAX_INLINE_BYTES / 8)));
+    const private_ = createHash("sha256").update(theirs).digest();
+    expect(
+      (await owner.call("PUT", `/v1/payloads/${private_.toString("hex")}`, { raw: theirs })).status,
+    ).toBe(201);
+    const args = [reference, Buffer.concat([private_, reference.subarray(32)])];
+    calls.submit({ endpointId: quiet.id, fn: await idOf("f"), args, codec: 129 });
+    await worker.untilReceived(arrived + 2);
+    const readAs = (of: string) => fabric.api(a.url, token).get(`/v1/payloads/${of}`);
+    expect((await readAs(hex)).status, "a result of hers as an argument").toBe(200);
+    expect((await readAs(private_.toString("hex"))).status, "what she may not read herself").toBe(404);
+    worker.reply(worker.received, {});
+    await worker.untilDurable();
     expect((await read(token)).status, "the task is over").toBe(404);
   });
 });

@@ -262,7 +262,7 @@ describe("a statement that forgets whose rows it wants", () => {
 });
 
 it("a file that came as a result is its submitter's to read, and nobody else's who knows its digest", async () => {
-  const shared = new SharedPayloads(road, new TenantPool(walled), { ownerOfReference: () => undefined });
+  const shared = new SharedPayloads(new TenantPool(walled));
   const digest = createHash("sha256").update("file for bob").digest();
   expect(await shared.ownerForSubmitter(BOB, digest)).toBe(LENDER);
   expect(await shared.ownerForSubmitter(ANN, digest)).toBeUndefined();

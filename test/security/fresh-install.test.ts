@@ -1,7 +1,9 @@
 /**
- * What a fresh installation shows to whoever looks at it from outside: the sockets that its processes listen on, and every
- * route with every method, asked by nobody. It is started as `npm start` and `farloom dev` do.
+ * What a fresh installation shows to whoever looks at it from outside: the sockets that its processes listen on, what they
+ * would leave in files, and every route with every method, asked by nobody. It is started as `npm start` and `farloom dev`
+ * do, by a shell with open habits.
  */
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,12 +54,27 @@ let fabric: Awaited<ReturnType<typeof startFabric>>;
 beforeAll(async () => {
   home = mkdtempSync(join(tmpdir(), "farloom-fresh-"));
   const options = { stateDir: join(home, "state"), port: 0, configFile: join(home, "config.json") };
-  fabric = await startFabric({ ...options, stopping: new AbortController().signal });
+  // What is started has these from here.
+  const umask = process.umask(0o000);
+  const core = limitCore("unlimited");
+  try {
+    fabric = await startFabric({ ...options, stopping: new AbortController().signal });
+  } finally {
+    process.umask(umask);
+    limitCore(core);
+  }
 }, START_MS);
 afterAll(async () => {
   await fabric?.stop();
   rmSync(home, { recursive: true, force: true });
 }, START_MS);
+
+/** Sets this process's soft limit; returns what it was. */
+function limitCore(soft: string): string {
+  const before = /^Max core file size\s+(\S+)/m.exec(readFileSync("/proc/self/limits", "utf8"))![1]!;
+  execFileSync("prlimit", [`--pid=${process.pid}`, `--core=${soft}:`]);
+  return before;
+}
 
 interface Listening {
   readonly pid: number;
@@ -65,20 +82,21 @@ interface Listening {
   readonly port: number;
 }
 
+/** What /proc says of a process; nothing where it has ended. */
+function text(pid: number | string, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, "latin1");
+  } catch {
+    return "";
+  }
+}
+
 /** Every process whose files or arguments are of this installation, and all below them. */
 function ownProcesses(): number[] {
   const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
-  const read = (pid: string, file: string): string => {
-    try {
-      return readFileSync(`/proc/${pid}/${file}`, "latin1");
-    } catch {
-      // It has ended meanwhile.
-      return "";
-    }
-  };
-  const own = new Set(pids.filter((pid) => read(pid, "cmdline").includes(home)));
+  const own = new Set(pids.filter((pid) => text(pid, "cmdline").includes(home)));
   const parentOf = (pid: string): string => {
-    const stat = read(pid, "stat");
+    const stat = text(pid, "stat");
     return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1] ?? "";
   };
   for (let before = -1; before !== own.size; ) {
@@ -130,6 +148,21 @@ describe("a fresh installation", () => {
     expect(sockets.map((socket) => socket.port)).toContain(port);
     const open = sockets.filter(({ address }) => !LOOPBACK.some((pattern) => pattern.test(address)));
     expect(open).toEqual([]);
+  });
+
+  it("writes for its user alone, and no core file: the service, its PostgreSQL, the agent and its workers", () => {
+    // Not what only starts the others: the command, and whoever ends what it leaves.
+    const parts = ownProcesses().filter((pid) => !/reaper\.py|\/cli\//.test(text(pid, "cmdline")));
+    const all = parts.map((pid) => text(pid, "cmdline")).join("\n");
+    for (const part of ["web-service", "postgres", "endpoint-agent", "farloom_worker"])
+      expect(all).toContain(part);
+    for (const pid of parts) {
+      const [status, limits] = [text(pid, "status"), text(pid, "limits")];
+      // It has ended meanwhile.
+      if (status === "" || limits === "") continue;
+      expect(status, `umask of ${pid}`).toMatch(/^Umask:\s+0077$/m);
+      expect(limits, `limits of ${pid}`).toMatch(/^Max core file size\s+0\s/m);
+    }
   });
 
   it("answers nobody on any route with any method, but on those that are public by need", async () => {

@@ -398,39 +398,87 @@ const CASES: readonly Case[] = [
     },
   },
   {
-    tries: "the argument file of a task that waits for its credit, and of one that it has given back",
+    tries:
+      "what belongs to a task, its file, token and secrets, before it leases it and after: also across connections",
     act: async () => {
       const shared = await makeEchoEndpoint(mallory.api, "shared");
       const guests = await mallory.api.call("PUT", `/v1/endpoints/${shared.id}/access`, {
         json: { person: "ann", allow: "invoke" },
       });
       expect(guests.status, JSON.stringify(guests.body)).toBeLessThan(300);
-      const bad = await EchoAgent.connect(rest.url, shared, { ...holding, window: 0 });
-      peers.push(bad);
-      bad.grant(1);
-      await ownTask(bad, shared);
+      const connect = async (options: EchoAgentOptions = {}): Promise<EchoAgent> => {
+        const agent = await EchoAgent.connect(rest.url, shared, { ...holding, window: 0, ...options });
+        peers.push(agent);
+        return agent;
+      };
+      const bad = await connect();
       const call = {
         function: "ann/f",
         endpoint: shared.id,
         payload: { digest: payload, codec: "json" },
+        options: { nested: true },
       };
       const { body, status } = await ann.api.post("/v1/tasks", call);
       expect(status, JSON.stringify(body)).toBeLessThan(300);
       const thief = new RestClient(rest.url, await agentToken(rest.url, shared.id, shared.keys.privateKey));
-      const reads = async (): Promise<number> => (await thief.get(`/v1/payloads/${payload}`)).status;
-      expect(await reads()).toBe(404);
-      bad.grant(2);
-      const [, task] = await bad.untilReceived(2);
+      const gets = async (): Promise<number[]> => [
+        (await thief.get(`/v1/payloads/${payload}`)).status,
+        (await thief.post(`/v1/tasks/${body.id}/token`, {})).status,
+        (await thief.post(`/v1/tasks/${body.id}/secrets`, {})).status,
+      ];
+      const NOTHING = [404, 404, 404];
+      const ALL = [200, 200, 200];
+      expect(await gets(), "before any credit").toEqual(NOTHING);
+      bad.grant(1);
+      const [task] = await bad.untilReceived(1);
       expect(keyToUuid(task!.key)).toBe(body.id);
-      expect(await reads()).toBe(200);
+      expect(await gets()).toEqual(ALL);
       bad.peer.send({ t: "returned", ids: keysToColumn([task!.key]) });
       await read(bad.peer);
-      expect(await reads()).toBe(404);
-      bad.grant(3);
-      const [, , again] = await bad.untilReceived(3);
-      bad.reply([again!], {});
-      await bad.untilDurable();
-      expect(await reads()).toBe(404);
+      expect(await gets(), "given back, and waiting for credit").toEqual(NOTHING);
+      bad.grant(2);
+      const [, again] = await bad.untilReceived(2);
+      await read(bad.peer);
+      await bad.close();
+      // The end of a connection ends no lease; until its record is written, nobody can say.
+      const seen = new Set<number>();
+      const look = async (): Promise<number[]> => {
+        const now = await gets();
+        for (const one of now) seen.add(one);
+        return now;
+      };
+      await expect.poll(look, { timeout: CASE_MS, interval: 50 }).toEqual(ALL);
+      expect([...seen].filter((one) => one !== 200 && one !== 503)).toEqual([]);
+      await connect();
+      expect(await gets(), "not listed by the agent itself").toEqual(NOTHING);
+      const back = await connect({ held: [again!.key] });
+      expect(await gets()).toEqual(ALL);
+      back.reply([again!], {});
+      await back.untilDurable();
+      expect(await gets(), "ended").toEqual([404, 403, 409]);
+      return [];
+    },
+  },
+  {
+    tries: "a file of its endpoint's owner that no task of its is called with",
+    act: async () => {
+      const bad = await hostile({ ...holding, window: 0 });
+      const bytes = Buffer.from(`mallory's ${"x".repeat(70_000)}`);
+      const digest = createHash("sha256").update(bytes).digest("hex");
+      const path = `/v1/payloads/${digest}`;
+      expect((await mallory.api.call("PUT", path, { raw: bytes })).status).toBe(201);
+      const thief = new RestClient(rest.url, await session());
+      expect((await thief.get(path)).status).toBe(404);
+      // It may ask whether what it would put is there.
+      expect((await thief.call("HEAD", path)).status).toBe(200);
+      const call = { function: "f", endpoint: mallory.endpoint.id, payload: { digest, codec: "json" } };
+      expect((await mallory.api.post("/v1/tasks", call)).status).toBeLessThan(300);
+      expect((await thief.get(path)).status).toBe(404);
+      // What earlier cases have left at this endpoint comes first.
+      bad.grant(1_000);
+      const refers = ({ bytes: args }: ReceivedTask): boolean => args.toString("hex").startsWith(digest);
+      await bad.peer.until(() => bad.received.some(refers), "the task with the file");
+      expect((await thief.get(path)).body.equals(bytes)).toBe(true);
       return [];
     },
   },
@@ -565,6 +613,11 @@ describe("the same from whoever it is meant for", () => {
     expect(heard(peer)).toContain(MARK);
     const token = await agentToken(rest.url, ann.endpoint.id, ann.endpoint.keys.privateKey);
     const own = new RestClient(rest.url, token);
+    answers = false;
+    const call = { function: "f", endpoint: ann.endpoint.id, payload: { digest: payload, codec: "json" } };
+    const arrived = agent.received.length;
+    expect((await ann.api.post("/v1/tasks", call)).status).toBeLessThan(300);
+    await agent.untilReceived(arrived + 1);
     expect((await own.get(`/v1/payloads/${payload}`)).status).toBe(200);
     expect((await own.post(`/v1/tasks/${keyToUuid(open.key)}/token`, { attempt: 1 })).status).toBeLessThan(
       300,

@@ -41,6 +41,8 @@ export interface Submission {
   readonly endpointId: string;
   readonly fn: Buffer;
   readonly args: readonly Buffer[];
+  /** Of all; default: json. */
+  readonly codec?: number;
   readonly options?: TaskOptions;
   /** The seal over each; default: none, as of a client of before seals. */
   readonly seal?: (key: IdKey, bytes: Buffer) => Buffer;
@@ -158,7 +160,7 @@ export function tasksFrame(submission: Submission, keys: readonly IdKey[], group
     source,
     start: 0,
     end: source.length,
-    codec: 1,
+    codec: submission.codec ?? 1,
     attempt: 1,
     seals: submission.seal?.(keys[i]!, source),
     options: submission.options,

@@ -7,6 +7,7 @@
  */
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { beginPrivately } from "@farloom/protocol/process";
 import { type Logger, pino } from "pino";
 import pretty from "pino-pretty";
 import { SOFTWARE } from "./agent-info.js";
@@ -24,7 +25,6 @@ import {
 } from "./index.js";
 import { runNodeProgram } from "./node/program.js";
 import { takeDrainRequest } from "./state/drain-request.js";
-import { beginPrivately } from "./state/private.js";
 import { statePaths } from "./state/state-dir.js";
 import { enforceFromNowOn, runTrustCommand, TRUST_USAGE } from "./trust/command.js";
 

@@ -12,6 +12,8 @@ import { HttpFailure, httpJson, sleep } from "./http.js";
 /** A task may run before its row is committed: then the service does not know it for some milliseconds. */
 const TRIES = 6;
 const FIRST_WAIT_MS = 50;
+/** A function that asks for its token waits for 20 s. */
+const TOKEN_PATIENCE_MS = 15_000;
 /** A function cannot begin without its secrets: a service that restarts is waited for. */
 const SECRETS_PATIENCE_MS = 120_000;
 const MAX_WAIT_MS = 2_000;
@@ -44,16 +46,14 @@ export class TaskTokens {
   async ask({ ids, secrets }: AskFrame): Promise<GrantFrame> {
     const { log } = this.#options;
     const task = keyToUuid(keyAt(ids));
-    const until = performance.now() + SECRETS_PATIENCE_MS;
+    const until = performance.now() + (secrets ? SECRETS_PATIENCE_MS : TOKEN_PATIENCE_MS);
     for (let attempt = 1; ; attempt++) {
       try {
         return { t: "grant", ids, ...(secrets ? await this.#secrets(task) : await this.#token(task)) };
       } catch (error) {
         const { code, status, message } = toFailure(error);
         const isAway = status === 0 || status === 429 || (status >= 500 && code !== "SECRET_UNREADABLE");
-        const mayPass =
-          (status === 404 && attempt < TRIES) ||
-          (isAway && (secrets ? performance.now() < until : attempt < TRIES));
+        const mayPass = (status === 404 && attempt < TRIES) || (isAway && performance.now() < until);
         if (!mayPass || this.#stop.signal.aborted) {
           log.info({ task, code }, secrets ? "a task got no secrets" : "a task got no token of its own");
           return { t: "grant", ids, code, message };

@@ -50,6 +50,7 @@ import { MAX_HEADER_BYTES, refuseBytes, refusePath } from "./http/unrouted.js";
 import { registerValidation } from "./http/validation.js";
 import type { Identity } from "./identity/identity.js";
 import type { People } from "./identity/people.js";
+import type { AgentLeases } from "./identity/principal.js";
 import type { ObjectStore } from "./objects/store.js";
 import { pageRoutes } from "./pages/pages.js";
 import type { SharedPayloads } from "./payloads/shared.js";
@@ -88,6 +89,7 @@ export interface AppDeps {
   readonly teams: Teams;
   readonly accessLists: AccessLists;
   readonly sharedPayloads: SharedPayloads;
+  readonly leases: AgentLeases;
   readonly reach: TaskReach;
   readonly intake: TaskIntake;
   readonly dispatch: TaskDispatch;

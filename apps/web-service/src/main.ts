@@ -8,6 +8,7 @@
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { beginPrivately } from "@farloom/protocol/process";
 import { type Logger, pino } from "pino";
 import { type Config, ConfigError, resolveConfig } from "./config.js";
 import { startService } from "./service.js";
@@ -18,8 +19,8 @@ const EXIT_FAILURE = 1;
 /** EX_CONFIG of sysexits.h: starting again with the same settings will fail again. */
 const EXIT_CONFIG = 78;
 
-// Files, sockets and folders of the embedded parts too.
-process.umask(0o077);
+// The embedded parts, which are its children, too: their files, sockets and folders, and their core files.
+beginPrivately();
 try {
   await run();
 } catch (error) {

@@ -28,6 +28,7 @@ import { Deliver } from "./deliver/deliver.js";
 import { OutputNews } from "./deliver/output-news.js";
 import type { EndHow } from "./dispatch/cancels.js";
 import { Dispatch } from "./dispatch/dispatch.js";
+import { LeasedNow } from "./dispatch/leased-now.js";
 import { Reclaim } from "./dispatch/reclaim.js";
 import { Sweep } from "./dispatch/sweep.js";
 import { TimeLimits } from "./dispatch/time-limits.js";
@@ -261,6 +262,11 @@ async function start(
       onAccess: () => void epoch.look(),
       onFollow: (keys) => outputNews.followedElsewhere(keys),
       onOutput: (keys) => outputNews.writtenElsewhere(keys),
+      onAsk: (from, n, endpointKey, asked) =>
+        void leases
+          .tell(from, n, endpointKey, asked)
+          .catch((err) => log.warn({ err }, "what an agent leases could not be told to another replica")),
+      onAnswer: (n, answer) => leases.told(n, answer),
     },
     // The first beat may tell of others (a replica that was killed a moment ago) before there is a sweep.
     onAlone: (alone) => {
@@ -299,6 +305,12 @@ async function start(
         })),
       );
     },
+  });
+  const leases = new LeasedNow({
+    pool,
+    replicaId,
+    hints: bus.hints,
+    here: (endpointKey, asked) => dispatch.leasedHere(endpointKey, asked),
   });
   const runnable = async (endpointKey: IdKey, keys: readonly IdKey[]): Promise<void> => {
     await dispatch.load(endpointKey, keys);
@@ -409,7 +421,8 @@ async function start(
     secretUse,
     teams: new Teams(prisma, tenants, epoch),
     accessLists: new AccessLists(prisma, tenants, epoch),
-    sharedPayloads: new SharedPayloads(pool, tenants, dispatch),
+    sharedPayloads: new SharedPayloads(tenants),
+    leases,
     reach,
     intake,
     dispatch,

@@ -86,6 +86,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         True,
         "The service is starting or stopping. Try again in a moment.",
     ),
+    "LEASE_UNKNOWN": (
+        503,
+        True,
+        "Which tasks the endpoint's agent has now cannot be said at this moment. Try again in a moment.",
+    ),
     "INTERNAL": (
         500,
         True,

@@ -7,7 +7,7 @@
  *   main.js --parameters FILE
  */
 import { parseArgs } from "node:util";
-import { beginPrivately } from "../state/private.js";
+import { beginPrivately } from "@farloom/protocol/process";
 import { runNodeProgram } from "./program.js";
 
 beginPrivately();

@@ -1,29 +1,14 @@
 /**
- * On a machine that others use too: how every program of the agent begins, and what a state folder must be like.
- *
- *   1. Whatever is made is for its user alone (umask 077), by workers too, and no core dump is written of a process that
- *      holds keys. Where the system has no `prlimit`, the limits are as the shell gave them.
- *   2. Folder, keys and configuration belong to this user or to root. Nobody else may write them or put others in their
- *      place, and nobody else reads keys. What is merely readable, and this user's, is closed.
+ * On a machine that others use too: what a state folder must be like. Folder, keys and configuration belong to this user
+ * or to root. Nobody else may write them or put others in their place, and nobody else reads keys. What is merely readable,
+ * and this user's, is closed. (How every program of the agent begins there: `@farloom/protocol/process`.)
  */
-import { execFileSync } from "node:child_process";
 import { chmodSync, lstatSync, realpathSync, type Stats, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FarloomError } from "@farloom/protocol";
 import type { StatePaths } from "./state-dir.js";
 
-/** First thing in a program (1). */
-export function beginPrivately(): void {
-  process.umask(0o077);
-  try {
-    // The soft limit alone: a function that wants a dump of its own program can raise it again.
-    execFileSync("prlimit", [`--pid=${process.pid}`, "--core=0:"], { stdio: "ignore" });
-  } catch {
-    // As the shell gave them.
-  }
-}
-
-/** Refuses a state folder that somebody else has, reads or could replace (2). @throws FarloomError STATE_UNSAFE */
+/** Refuses a state folder that somebody else has, reads or could replace. @throws FarloomError STATE_UNSAFE */
 export function requirePrivateFolder(root: string): void {
   const link = lstatSync(root);
   if (link.isSymbolicLink()) requireOwner(root, link, "use a folder of your own with --state-dir");

@@ -14,7 +14,7 @@ const tags = ["payloads"];
 const Bytes = sentRaw("application/octet-stream");
 const Params = Type.Object({ digest: Digest });
 
-export function payloadRoutes(app: Api, { payloads, sharedPayloads, stored }: AppDeps): void {
+export function payloadRoutes(app: Api, { payloads, sharedPayloads, leases, stored }: AppDeps): void {
   // A scope of its own: here a body of any type is a stream that the handler reads.
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
@@ -57,19 +57,21 @@ export function payloadRoutes(app: Api, { payloads, sharedPayloads, stored }: Ap
     );
   });
 
-  const open = (request: FastifyRequest<{ Params: { digest: string } }>, reply: FastifyReply) => {
+  type OfDigest = FastifyRequest<{ Params: { digest: string } }>;
+
+  /** As this person may read it; an agent reads as whoever submitted the task that it leases (P43). */
+  const open = async (request: OfDigest, readerId: string | undefined) => {
     const { digest } = request.params;
-    reply.header("etag", `"${digest}"`).type("application/octet-stream");
+    if (readerId === undefined) throw new FarloomError("PAYLOAD_NOT_FOUND", { digest });
     const bytes = Buffer.from(digest, "hex");
-    return payloads.open(ownerIdOf(request), bytes).catch(async (error: unknown) => {
-      const { agent } = request;
-      const otherId = agent
-        ? await sharedPayloads.ownerForAgent(agent.endpointId, bytes)
-        : await sharedPayloads.ownerForSubmitter(principalOf(request).ownerId, bytes);
+    return payloads.open(readerId, bytes).catch(async (error: unknown) => {
+      const otherId = await sharedPayloads.ownerForSubmitter(readerId, bytes);
       if (otherId === undefined) throw error;
       return payloads.open(otherId, bytes);
     });
   };
+  const describe = ({ params: { digest } }: OfDigest, reply: FastifyReply) =>
+    reply.header("etag", `"${digest}"`).type("application/octet-stream");
 
   app.get(
     "/v1/payloads/:digest",
@@ -84,7 +86,14 @@ export function payloadRoutes(app: Api, { payloads, sharedPayloads, stored }: Ap
       // The route below; one made from this would read the file to count its bytes.
       exposeHeadRoute: false,
     },
-    async (request, reply) => sendFile(request, reply, await open(request, reply)),
+    async (request, reply) => {
+      const { agent } = request;
+      const readerId = agent
+        ? await leases.submitterOf(agent.endpointId, Buffer.from(request.params.digest, "hex"))
+        : principalOf(request).ownerId;
+      const file = await open(request, readerId);
+      return sendFile(request, describe(request, reply), file);
+    },
   );
 
   app.head(
@@ -99,8 +108,14 @@ export function payloadRoutes(app: Api, { payloads, sharedPayloads, stored }: Ap
       },
     },
     async (request, reply) => {
-      const { sizeBytes } = await open(request, reply);
-      return reply.header("accept-ranges", "bytes").header("content-length", sizeBytes).send(null);
+      // An agent asks whether the large result is there that it would put: of its endpoint's owner, and leased by nobody.
+      const { sizeBytes } = request.agent
+        ? await payloads.open(request.agent.ownerId, Buffer.from(request.params.digest, "hex"))
+        : await open(request, principalOf(request).ownerId);
+      return describe(request, reply)
+        .header("accept-ranges", "bytes")
+        .header("content-length", sizeBytes)
+        .send(null);
     },
   );
 }

@@ -31,7 +31,7 @@ const SecretView = Type.Object({
   lastUsedAt: Type.Optional(Time),
 });
 
-export function secretRoutes(app: Api, { secrets, endpoints }: AppDeps): void {
+export function secretRoutes(app: Api, { secrets, endpoints, leases }: AppDeps): void {
   const view = async (principal: Principal, info: SecretInfo) => ({
     name: info.name,
     endpoints: await Promise.all(
@@ -138,6 +138,8 @@ export function secretRoutes(app: Api, { secrets, endpoints }: AppDeps): void {
         },
       },
     },
-    async (request) => ({ secrets: await secrets.deliver(request.agent!, request.params.id.toLowerCase()) }),
+    async (request) => ({
+      secrets: await secrets.deliver(request.agent!, request.params.id.toLowerCase(), leases),
+    }),
   );
 }

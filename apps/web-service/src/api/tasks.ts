@@ -328,7 +328,7 @@ export function taskRoutes(app: Api, deps: AppDeps): void {
         },
       },
     },
-    async (request) => identity.nested.issue(request.agent!, request.params.id.toLowerCase()),
+    async (request) => identity.nested.issue(request.agent!, request.params.id.toLowerCase(), deps.leases),
   );
 
   app.post(

@@ -13,25 +13,19 @@
  *   D7  What is sent may still run there: that is asked again here, not only when it is submitted. What may not ends.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  CODEC_REFERENCE,
-  type IdKey,
-  keyToUuid,
-  REASONS,
-  TERMINAL_STATES,
-  uuidToKey,
-} from "@farloom/protocol";
+import { type IdKey, REASONS, TERMINAL_STATES, uuidToKey } from "@farloom/protocol";
 import { planted } from "@farloom/protocol/testing";
 import type { Pool } from "pg";
 import type { Logger } from "pino";
 import type { FunctionRegistry } from "../functions/registry.js";
 import type { RunAccess } from "../sharing/run-access.js";
-import type { Hints } from "../store/hints.js";
+import type { Hints, LeaseQuestion } from "../store/hints.js";
 import { type Claim, epochsOf } from "../store/ownership.js";
 import { knownTasks, openTaskKeys, openTasksByIds, pageOpenTasks } from "../store/read-open-tasks.js";
 import { taskOwners } from "../store/read-outcomes.js";
 import { endOpen, startedAmong } from "../store/rewrite-tasks.js";
 import type { OpenTask } from "../store/rows.js";
+import { ANSWER_TIMEOUT_MS } from "../store/statement-limits.js";
 import { CANCELLED, Cancels, type EndHow } from "./cancels.js";
 import { EndedLately } from "./ended-lately.js";
 import { EndpointQueue, MAX_LEASED, type RingBudget } from "./endpoint-queue.js";
@@ -93,6 +87,8 @@ interface Owned {
   readonly bootId: string | undefined;
   /** What the agent had before, once it is found out. */
   readonly before: Promise<Before>;
+  /** Resolves once what its hello lists is in the queue; with false where that could not be read. */
+  readonly read: Promise<boolean>;
   /** Since when this process has owned the endpoint without a break, on its monotonic clock. */
   readonly sinceMs: number;
   opened: boolean;
@@ -194,20 +190,32 @@ export class Dispatch {
     if (older) this.#drop(endpointKey, older);
     this.#deps.hints.claimed(endpointKey, claim.epoch);
     this.#trustedUntilMs = Math.max(this.#trustedUntilMs, performance.now() + EPOCH_TRUST_MS);
+    const reading = this.#readHeld(queue, held);
     this.#owned.set(endpointKey, {
       queue,
       lease,
       claim,
       bootId: held.bootId,
       before,
+      read: reading.then(
+        () => true,
+        () => false,
+      ),
       // Of an endpoint that nobody owned before, nothing can have ended.
       sinceMs: claim.epoch === 1 ? Number.NEGATIVE_INFINITY : (older?.sinceMs ?? performance.now()),
       opened: false,
       pumping: false,
       asking: false,
     });
-    queue.lastSeqBefore = await this.#handover.lastSeq();
+    const drop = await reading;
+    if (this.#owned.get(endpointKey)?.queue !== queue) lease.replaced();
+    return { queue, drop };
+  }
 
+  /** What the agent has goes into the queue, as leased; resolves with what of it the agent should drop, or stop (D5). */
+  async #readHeld(queue: EndpointQueue, held: Held): Promise<IdKey[]> {
+    const { endpointKey } = queue;
+    queue.lastSeqBefore = await this.#handover.lastSeq();
     const attempts = new Map(held.keys.map((key, i) => [key, held.attemptOf(i)]));
     const drop = new Set(held.keys);
     for (const task of await openTasksByIds(this.#deps.pool, endpointKey, held.keys)) {
@@ -222,9 +230,10 @@ export class Dispatch {
       else if (!entry.cancelRequested) drop.delete(task.key);
     }
     // What has no row is not committed, or not yet: its result is kept aside for a resubmission (P14).
-    for (const key of await this.#unknown(endpointKey, [...drop])) drop.delete(key);
-    if (this.#owned.get(endpointKey)?.queue !== queue) lease.replaced();
-    return { queue, drop: [...drop] };
+    const unknown = await this.#unknown(endpointKey, [...drop]);
+    if (unknown.length > 0) queue.mayCommitUntilMs = performance.now() + ANSWER_TIMEOUT_MS;
+    for (const key of unknown) drop.delete(key);
+    return [...drop];
   }
 
   /**
@@ -264,15 +273,16 @@ export class Dispatch {
   }
 
   /**
-   * Whose file it is that the arguments of a task refer to which the endpoint's agent has now; no owner where it has none
-   * such, and undefined where its connection is not here, or has not been read in yet.
+   * What the endpoint's agent has of that: a task, or "none". Undefined where its connection is not here, or may not be
+   * here any more (D4), or a task that its hello lists may still commit. What that lists it has from its first moment.
    */
-  ownerOfReference(endpointId: string, digest: Buffer): { readonly ownerId: string | undefined } | undefined {
-    const owned = this.#owned.get(uuidToKey(endpointId)!);
-    if (owned === undefined || owned.queue.opening) return undefined;
-    for (const entry of owned.queue.held.values())
-      if (entry.state !== "QUEUED" && refersTo(entry, digest)) return { ownerId: keyToUuid(entry.ownerKey) };
-    return { ownerId: undefined };
+  async leasedHere(endpointKey: IdKey, asked: LeaseQuestion): Promise<TaskEntry | "none" | undefined> {
+    const owned = this.#owned.get(endpointKey);
+    if (owned === undefined || !(await owned.read)) return undefined;
+    const nowMs = performance.now();
+    if (this.#owned.get(endpointKey) !== owned || nowMs > this.#trustedUntilMs) return undefined;
+    const { queue } = owned;
+    return queue.leasedAs(asked) ?? (nowMs < queue.mayCommitUntilMs ? undefined : "none");
   }
 
   /** The agent's connection is gone. What it had stays its own: its journal speaks at the next hello. */
@@ -740,10 +750,4 @@ export class Dispatch {
     const known = await knownTasks(this.#deps.pool, endpointKey, keys);
     return keys.filter((key) => !known.has(key));
   }
-}
-
-/** A reference begins with its file's digest. */
-function refersTo({ codec, source, start, sizeBytes }: TaskEntry, digest: Buffer): boolean {
-  if (codec < CODEC_REFERENCE || sizeBytes < digest.length) return false;
-  return source.compare(digest, 0, digest.length, start, start + digest.length) === 0;
 }

@@ -1,4 +1,4 @@
-import { TaskIdAllocator } from "@farloom/protocol";
+import { CODEC_REFERENCE, TaskIdAllocator } from "@farloom/protocol";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { FunctionRecord } from "../functions/registry.js";
@@ -9,7 +9,7 @@ const ids = new TaskIdAllocator();
 const owner = ids.next();
 const fn = { definition: { mode: "at_most_once", retries: 0, backoffMs: 0 } } as unknown as FunctionRecord;
 
-function entry(sizeBytes = 7, key = ids.next()): TaskEntry {
+function entry(sizeBytes = 7, key = ids.next(), codec = 1): TaskEntry {
   const source = Buffer.alloc(sizeBytes);
   return new TaskEntry({
     key,
@@ -20,7 +20,7 @@ function entry(sizeBytes = 7, key = ids.next()): TaskEntry {
     source,
     start: 0,
     end: sizeBytes,
-    codec: 1,
+    codec,
     attempt: 1,
     options: undefined,
   });
@@ -50,6 +50,26 @@ describe("an endpoint's queue", () => {
     expect(q.add(entry(7, one.key))).toBe(false);
     q.take(1, 1e9);
     expect(q.add(entry(7, one.key))).toBe(false);
+  });
+
+  it("says of what is leased alone that it is: in the attempt that the agent has, and by the file that it is called with", () => {
+    const q = queue();
+    const one = entry(40, ids.next(), CODEC_REFERENCE | 1);
+    const inline = entry(40);
+    const digest = Buffer.alloc(32);
+    const first = { task: one.key, attempt: 1 };
+    for (const e of [inline, one]) q.offer(e);
+    for (const asked of [first, { digest }]) expect(q.leasedAs(asked)).toBeUndefined();
+    q.take(2, 1e9);
+    for (const asked of [first, { digest }]) expect(q.leasedAs(asked)).toBe(one);
+    for (const asked of [{ task: one.key, attempt: 2 }, { digest: Buffer.alloc(32, 1) }])
+      expect(q.leasedAs(asked)).toBeUndefined();
+    one.attempt = 2;
+    one.awaits = 1;
+    for (const attempt of [1, 2]) expect(q.leasedAs({ task: one.key, attempt })).toBeUndefined();
+    expect(q.leasedAs({ digest }), "the older attempt has the file too").toBe(one);
+    q.requeue(one);
+    expect(q.leasedAs({ digest })).toBeUndefined();
   });
 
   it("keeps what is parked, and gives it once where it is queued again", () => {

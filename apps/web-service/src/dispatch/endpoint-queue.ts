@@ -12,8 +12,9 @@
  *       older than the commit.
  *   Q5  Until what the endpoint's agent had before this connection is dealt with (`opening`), nothing is sent.
  */
-import { type EndpointReport, type IdKey, keyToUuid } from "@farloom/protocol";
+import { CODEC_REFERENCE, type EndpointReport, type IdKey, keyToUuid } from "@farloom/protocol";
 import type { Leases } from "../store/endpoint-leases.js";
+import type { LeaseQuestion } from "../store/hints.js";
 import type { EndedLately } from "./ended-lately.js";
 import type { TaskEntry } from "./task-entry.js";
 
@@ -51,6 +52,8 @@ export class EndpointQueue {
   backlog = true;
   /** Set until what the agent had before is dealt with (Q5). */
   opening: Opening | undefined;
+  /** Until when the agent may hold a task of which nothing is known here, as its INSERT is under way; monotonic. */
+  mayCommitUntilMs = 0;
   /** The last number that any task had when this connection was accepted. */
   lastSeqBefore = 0;
   /** What the agent told last of how it stands (P32), and when, in milliseconds since 1970. */
@@ -104,6 +107,19 @@ export class EndpointQueue {
       if (entry.state !== "STARTED" && !entry.ended) n++;
     }
     return n;
+  }
+
+  /** Of what the agent has, what is asked for. An attempt that waits until an older one has been stopped is not there. */
+  leasedAs(asked: LeaseQuestion): TaskEntry | undefined {
+    if ("task" in asked) {
+      const entry = this.held.get(asked.task);
+      const isIts = entry?.state !== "QUEUED" && entry?.attempt === asked.attempt && entry.awaits === 0;
+      return isIts ? entry : undefined;
+    }
+    // What is leased was queued first, and so comes first.
+    for (const entry of this.held.values())
+      if (entry.state !== "QUEUED" && refersTo(entry, asked.digest)) return entry;
+    return undefined;
   }
 
   /** Takes a new task if there is room and no backlog before it. */
@@ -258,4 +274,12 @@ export class EndpointQueue {
     this.#bytes += entry.sizeBytes;
     this.#budget.entries++;
   }
+}
+
+/** A reference begins with its file's digest. */
+function refersTo({ codec, source, start, sizeBytes }: TaskEntry, digest: Buffer): boolean {
+  if (codec < CODEC_REFERENCE || sizeBytes < digest.length) return false;
+  // Most differ here already, which costs a tenth of the call: an agent may have thousands.
+  if (source[start] !== digest[0] || source[start + 1] !== digest[1]) return false;
+  return source.compare(digest, 0, digest.length, start, start + digest.length) === 0;
 }

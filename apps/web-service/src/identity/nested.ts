@@ -2,7 +2,7 @@
  * A task's own token: with it a running function submits tasks, and sees what it submitted. Everything that it submits
  * lies in one group, whose id follows from the task's; so the group is the scope, and nothing has to be remembered.
  *
- *   1. It is made for the agent that runs the task, and only where whoever submitted the task asked for it.
+ *   1. It is made for the agent that leases the task, and only where whoever submitted the task asked for it.
  *   2. It holds while the task is open under the attempt that it was made for: that is looked up at every use.
  *   3. It reaches the task's endpoint and the task's group, and nothing else of the owner's.
  */
@@ -10,8 +10,8 @@ import { createHash } from "node:crypto";
 import { FarloomError, type IdKey, keyAt, keyToUuid, newBatchId, uuidToKey } from "@farloom/protocol";
 import type { JWTPayload } from "jose";
 import type pg from "pg";
-import type { AgentPrincipal, NestedGrant, Principal, Scope } from "./principal.js";
-import { requireScope } from "./principal.js";
+import type { AgentLeases, AgentPrincipal, NestedGrant, Principal, Scope } from "./principal.js";
+import { requireLeased, requireScope } from "./principal.js";
 import type { Tokens } from "./tokens.js";
 
 /** What a nested token allows within its group; and what one must be allowed to ask for such a token. */
@@ -80,8 +80,11 @@ export class NestedTokens {
     this.#tokens = tokens;
   }
 
-  /** For the agent that runs the task. @throws FarloomError TASK_NOT_FOUND, NESTED_NOT_ASKED, NESTED_ENDED */
-  async issue(agent: AgentPrincipal, taskId: string): Promise<NestedToken> {
+  /**
+   * For the agent that leases the task (P43).
+   * @throws FarloomError TASK_NOT_FOUND, NESTED_NOT_ASKED, NESTED_ENDED, LEASE_UNKNOWN
+   */
+  async issue(agent: AgentPrincipal, taskId: string, leases: AgentLeases): Promise<NestedToken> {
     const { rows } = await this.#pool.query<{
       attempt: number;
       owner_id: string;
@@ -96,10 +99,9 @@ export class NestedTokens {
              WHERE t.id = $1 AND t.endpoint_id = $2`,
       values: [taskId, agent.endpointId],
     });
-    const row = rows[0];
-    if (!row) throw new FarloomError("TASK_NOT_FOUND", { id: taskId });
-    if (!row.nested) throw new FarloomError("NESTED_NOT_ASKED", { id: taskId });
-    if (!row.open) throw new FarloomError("NESTED_ENDED", { id: taskId });
+    if (rows[0]?.nested === false) throw new FarloomError("NESTED_NOT_ASKED", { id: taskId });
+    if (rows[0]?.open === false) throw new FarloomError("NESTED_ENDED", { id: taskId });
+    const row = await requireLeased(leases, agent, taskId, rows[0]);
     const { endpointId } = agent;
     const claims = { parent: taskId, attempt: row.attempt, endpoint: endpointId };
     const grant = nestedGrantOf(claims)!;

@@ -66,6 +66,30 @@ export interface AgentPrincipal {
   readonly keyPrint: string;
 }
 
+/** What agents have in hand now, whichever replica has their connections. @throws FarloomError LEASE_UNKNOWN, each */
+export interface AgentLeases {
+  /** Whether the endpoint's agent leases this attempt of the task. */
+  holds(endpointId: string, taskId: string, attempt: number): Promise<boolean>;
+  /** Who submitted a task that the agent leases and whose arguments are this file; undefined where there is none. */
+  submitterOf(endpointId: string, digest: Buffer): Promise<string | undefined>;
+}
+
+/**
+ * The task's row, where its attempt is leased to the agent. Without a row the task may be on its way there already, as it
+ * travels while its INSERT commits. @throws FarloomError TASK_NOT_FOUND, LEASE_UNKNOWN
+ */
+export async function requireLeased<Row extends { readonly attempt: number }>(
+  leases: AgentLeases,
+  { endpointId }: AgentPrincipal,
+  taskId: string,
+  row: Row | undefined,
+): Promise<Row> {
+  if (!(await leases.holds(endpointId, taskId, row?.attempt ?? 1)))
+    throw new FarloomError("TASK_NOT_FOUND", { id: taskId });
+  if (row === undefined) throw new FarloomError("LEASE_UNKNOWN");
+  return row;
+}
+
 /** What one can do with objects; the first three need `objects:read`, the others `objects:write`. */
 export const OBJECT_METHODS = ["get", "head", "list", "put", "delete"] as const;
 export type ObjectMethod = (typeof OBJECT_METHODS)[number];

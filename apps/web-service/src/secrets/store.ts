@@ -10,7 +10,7 @@ import { randomUUID } from "node:crypto";
 import { FarloomError } from "@farloom/protocol";
 import type pg from "pg";
 import type { Logger } from "pino";
-import type { AgentPrincipal } from "../identity/principal.js";
+import { type AgentLeases, type AgentPrincipal, requireLeased } from "../identity/principal.js";
 import type { TenantPool } from "../store/tenant-pool.js";
 import type { SecretKeys } from "./keys.js";
 
@@ -102,13 +102,16 @@ export class SecretStore {
   }
 
   /**
-   * What the task's function is given, for the agent of the task's endpoint, while the task is open: the secrets that the
-   * function names and the call was accepted with, as they are now.
-   * @throws FarloomError TASK_NOT_FOUND, SECRETS_ENDED, SECRET_MISSING, SECRET_NOT_FOR_ENDPOINT, SECRET_UNREADABLE
+   * What the task's function is given, for the agent that leases the task (P43): the secrets that the function names and
+   * the call was accepted with, as they are now.
+   * @throws FarloomError TASK_NOT_FOUND, SECRETS_ENDED, SECRET_MISSING, SECRET_NOT_FOR_ENDPOINT, SECRET_UNREADABLE,
+   * LEASE_UNKNOWN
    */
-  async deliver(agent: AgentPrincipal, taskId: string): Promise<Record<string, string>> {
+  async deliver(agent: AgentPrincipal, taskId: string, leases: AgentLeases): Promise<Record<string, string>> {
     const { rows } = await this.#pool.query<{
+      attempt: number;
       owner_id: string;
+      disabled: boolean;
       open: boolean;
       function: string;
       endpoint: string;
@@ -116,20 +119,20 @@ export class SecretStore {
       names: string[] | null;
     }>({
       name: "secret-task",
-      text: `SELECT t.owner_id, o.task_id IS NULL AS open, fw.name || '/' || f.name AS function,
-               ew.name || '/' || e.name AS endpoint, e.owner_id = t.owner_id AS is_own,
+      text: `SELECT t.attempt, t.owner_id, w.disabled_at IS NOT NULL AS disabled, o.task_id IS NULL AS open,
+               fw.name || '/' || f.name AS function, ew.name || '/' || e.name AS endpoint, e.owner_id = t.owner_id AS is_own,
                ARRAY(SELECT jsonb_array_elements_text(f.definition -> 'env' -> 'secrets')
                  INTERSECT SELECT jsonb_array_elements_text(t.options -> 'secrets')) AS names
              FROM task t JOIN function f ON f.key = t.function_key JOIN owner fw ON fw.id = f.owner_id
              JOIN endpoint e ON e.id = t.endpoint_id JOIN owner ew ON ew.id = e.owner_id
-             JOIN owner w ON w.id = t.owner_id AND w.disabled_at IS NULL
+             JOIN owner w ON w.id = t.owner_id
              LEFT JOIN outcome o ON o.task_id = t.id
              WHERE t.id = $1 AND t.endpoint_id = $2`,
       values: [taskId, agent.endpointId],
     });
-    const task = rows[0];
-    if (!task) throw new FarloomError("TASK_NOT_FOUND", { id: taskId });
-    if (!task.open) throw new FarloomError("SECRETS_ENDED", { id: taskId });
+    if (rows[0]?.disabled) throw new FarloomError("TASK_NOT_FOUND", { id: taskId });
+    if (rows[0]?.open === false) throw new FarloomError("SECRETS_ENDED", { id: taskId });
+    const task = await requireLeased(leases, agent, taskId, rows[0]);
     const names = task.names ?? [];
     const found = await this.#sealed(task.owner_id, names);
     const values: Record<string, string> = {};

@@ -8,7 +8,7 @@
  * false).
  */
 import type { IdKey } from "@farloom/protocol";
-import { keyToUuid } from "@farloom/protocol";
+import { CODEC_REFERENCE, keyToUuid } from "@farloom/protocol";
 import type { Pool } from "pg";
 import { uuidColumn } from "./pg-columns.js";
 
@@ -94,6 +94,44 @@ export async function readLeases(pool: Pool, endpointKey: IdKey, epoch: number):
     [keyToUuid(endpointKey), epoch],
   );
   return rows[0] && decodeLeases(rows[0].ids);
+}
+
+/** Who can say what the endpoint's agent has now: the replica that has its connection, or the record that one left. */
+export interface LeaseKeeper {
+  readonly replicaId: string | undefined;
+  readonly left: Leases | undefined;
+}
+
+/** Undefined where there is no such endpoint. */
+export async function leaseKeeper(pool: Pool, endpointKey: IdKey): Promise<LeaseKeeper | undefined> {
+  const { rows } = await pool.query<{ owner_replica: string | null; ids: Buffer | null }>({
+    name: "lease-keeper",
+    text: `SELECT e.owner_replica, l.ids FROM endpoint e
+      LEFT JOIN endpoint_lease l ON l.endpoint_id = e.id AND l.epoch = e.epoch AND e.owner_replica IS NULL
+      WHERE e.id = $1 AND e.deleted_at IS NULL`,
+    values: [keyToUuid(endpointKey)],
+  });
+  const row = rows[0];
+  return (
+    row && { replicaId: row.owner_replica ?? undefined, left: row.ids ? decodeLeases(row.ids) : undefined }
+  );
+}
+
+/** Whose task it is, of these, that is open at the endpoint and whose arguments are this file. */
+export async function submitterAmong(
+  pool: Pool,
+  endpointKey: IdKey,
+  keys: readonly IdKey[],
+  digest: Buffer,
+): Promise<string | undefined> {
+  const { rows } = await pool.query<{ owner_id: string }>({
+    name: "submitter-among",
+    text: `SELECT t.owner_id FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id
+      WHERE t.endpoint_id = $2 AND t.codec >= ${CODEC_REFERENCE} AND substring(t.args FOR 32) = $3
+        AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.task_id = t.id) LIMIT 1`,
+    values: [uuidColumn(keys, (key) => key), keyToUuid(endpointKey), digest],
+  });
+  return rows[0]?.owner_id;
 }
 
 /** What was known of the time before is dealt with: the agent's boot and window count from here on. */

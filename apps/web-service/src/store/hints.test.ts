@@ -18,6 +18,8 @@ function pair(): { sender: HintSender; sent: string[]; heard: unknown[]; listen:
       onAccess: () => undefined,
       onFollow: () => undefined,
       onOutput: () => undefined,
+      onAsk: (...asked) => heard.push(["ask", ...asked]),
+      onAnswer: (...told) => heard.push(["answer", ...told]),
     });
   return { sender, sent, heard, listen };
 }
@@ -50,12 +52,39 @@ describe("hints", () => {
     ]);
   });
 
+  it("carry questions and answers to whom they are for, and to nobody else", () => {
+    const { sender, sent, heard, listen } = pair();
+    const [endpoint, task] = [ids.next(), ids.next()];
+    expect(sender.ask("b", 1, endpoint, { task, attempt: 2 }), "nobody would hear").toBe(false);
+    sender.alone = false;
+    const digest = Buffer.alloc(32, 7);
+    expect(sender.ask("b", 2, endpoint, { task, attempt: 3 })).toBe(true);
+    sender.ask("b", 3, endpoint, { digest });
+    sender.ask("c", 4, endpoint, { digest });
+    sender.answer("b", 5, task);
+    sender.answer("b", 6, "none");
+    sender.answer("b", 7, undefined);
+    sender.answer("c", 8, task);
+    for (const text of sent) listen(text);
+    expect(heard).toEqual([
+      ["ask", "a", 2, endpoint, { task, attempt: 3 }],
+      ["ask", "a", 3, endpoint, { digest }],
+      ["answer", 5, task],
+      ["answer", 6, "none"],
+      ["answer", 7, undefined],
+    ]);
+  });
+
   it("are ignored when they are one's own or malformed", () => {
     const { heard, listen } = pair();
     listen("not json");
     listen(JSON.stringify({ from: "b", kind: "tasks", endpoint: keyToUuid(ids.next()), firstSeq: 1 }));
     listen(JSON.stringify({ from: "a", kind: "tasks", endpoint: "nowhere", firstSeq: 1 }));
     listen(JSON.stringify({ from: "a", kind: "teleport" }));
+    for (const asked of [{}, { task: "x" }, { digest: "00" }])
+      listen(
+        JSON.stringify({ from: "a", to: "b", kind: "ask", n: 1, endpoint: keyToUuid(ids.next()), ...asked }),
+      );
     expect(heard).toEqual([]);
   });
 });

@@ -2,6 +2,9 @@
  * Hints between replicas: "there is something for you in PostgreSQL". A hint may be lost, doubled or late; it
  * only makes things quick. The sweep is the truth.
  *
+ * Beside them one replica asks another what an endpoint's agent leases, which only its owner knows. That may be lost
+ * too: whoever asked hears nothing then, and their agent asks again (dispatch/leased-now.ts).
+ *
  * They go by Redis pub/sub where there is Redis, else by LISTEN/NOTIFY, and only while other replicas are alive: a
  * NOTIFY takes a lock that every commit of the database shares.
  */
@@ -27,7 +30,17 @@ export interface HintHandlers {
   onFollow(keys: IdKey[]): void;
   /** There is more output of these tasks. */
   onOutput(keys: IdKey[]): void;
+  /** That replica asks what the endpoint's agent leases. */
+  onAsk(from: string, n: number, endpointKey: IdKey, asked: LeaseQuestion): void;
+  /** What another one says to the question of that number. */
+  onAnswer(n: number, answer: LeaseAnswer): void;
 }
+
+/** A task in one attempt; or any task whose arguments are this file. */
+export type LeaseQuestion = { readonly task: IdKey; readonly attempt: number } | { readonly digest: Buffer };
+
+/** The task in question, "none" where the agent has it not; undefined where that is not known. */
+export type LeaseAnswer = IdKey | "none" | undefined;
 
 export interface Hints {
   tasks(endpointKey: IdKey, firstSeq: number): void;
@@ -53,7 +66,25 @@ export type HintMessage =
     }
   | { readonly from: string; readonly kind: "claimed"; readonly endpoint: string; readonly epoch: number }
   | { readonly from: string; readonly kind: "follow" | "output"; readonly ids: string }
-  | { readonly from: string; readonly kind: "access" };
+  | { readonly from: string; readonly kind: "access" }
+  | {
+      readonly from: string;
+      readonly kind: "ask";
+      readonly to: string;
+      readonly n: number;
+      readonly endpoint: string;
+      readonly task?: string;
+      readonly attempt?: number;
+      readonly digest?: string;
+    }
+  | {
+      readonly from: string;
+      readonly kind: "answer";
+      readonly to: string;
+      readonly n: number;
+      /** A task's id, or "none". */
+      readonly lease?: string | undefined;
+    };
 
 /** PostgreSQL's NOTIFY takes 8,000 bytes: 300 ids in base64, and room. */
 export const IDS_IN_A_HINT = 300;
@@ -90,6 +121,24 @@ export function receiveHint(text: string, self: string, handlers: HintHandlers):
     handlers.onCancel(endpointKey, ids, message.why === "unbegun" ? "unbegun" : undefined);
   else if (message.kind === "claimed" && endpointKey)
     handlers.onClaimed(endpointKey, Number(message.epoch) || 0);
+  else if (message.kind === "ask" && message.to === self && endpointKey) {
+    const asked = questionOf(message);
+    if (asked) handlers.onAsk(message.from, Number(message.n), endpointKey, asked);
+  } else if (message.kind === "answer" && message.to === self)
+    handlers.onAnswer(Number(message.n), answerOf(message.lease));
+}
+
+function questionOf({ task, attempt, digest }: HintMessage & { kind: "ask" }): LeaseQuestion | undefined {
+  if (typeof digest === "string" && /^[0-9a-f]{64}$/.test(digest))
+    return { digest: Buffer.from(digest, "hex") };
+  return typeof task === "string" && isUuid(task)
+    ? { task: uuidToKey(task)!, attempt: Number(attempt) }
+    : undefined;
+}
+
+function answerOf(lease: unknown): LeaseAnswer {
+  if (lease === "none") return lease;
+  return typeof lease === "string" && isUuid(lease) ? uuidToKey(lease) : undefined;
 }
 
 function idsOf(text: string): IdKey[] {
@@ -146,6 +195,22 @@ export class HintSender implements Hints {
 
   output(keys: readonly IdKey[]): void {
     for (const ids of idPieces(keys)) this.#send({ from: this.#self, kind: "output", ids });
+  }
+
+  /** Asks that replica what the endpoint's agent leases; false where nobody would hear it. */
+  ask(to: string, n: number, endpointKey: IdKey, asked: LeaseQuestion): boolean {
+    const endpoint = keyToUuid(endpointKey);
+    const what =
+      "task" in asked
+        ? { task: keyToUuid(asked.task), attempt: asked.attempt }
+        : { digest: asked.digest.toString("hex") };
+    this.#send({ from: this.#self, kind: "ask", to, n, endpoint, ...what });
+    return !this.alone;
+  }
+
+  answer(to: string, n: number, answer: LeaseAnswer): void {
+    const lease = answer === undefined || answer === "none" ? answer : keyToUuid(answer);
+    this.#send({ from: this.#self, kind: "answer", to, n, lease });
   }
 
   #send(message: HintMessage): void {

@@ -65,6 +65,11 @@ export const ERRORS = {
     "A connection watches at most {limit} task groups. Connect again, and watch only what you still wait for.",
   ),
   NOT_READY: entry(503, true, "The service is starting or stopping. Try again in a moment."),
+  LEASE_UNKNOWN: entry(
+    503,
+    true,
+    "Which tasks the endpoint's agent has now cannot be said at this moment. Try again in a moment.",
+  ),
   INTERNAL: entry(
     500,
     true,
