@@ -19,7 +19,11 @@ declare module "vitest" {
 
 const ROOT = join(import.meta.dirname, "../..");
 /** Each with a file that its bundle is sure to hold. */
-const BUNDLES = { "apps/web-service": "main.js", "apps/endpoint-agent": "main.js", "packages/cli": "index.js" };
+const BUNDLES = {
+  "apps/web-service": "main.js",
+  "apps/endpoint-agent": "main.js",
+  "packages/cli": "index.js",
+};
 
 /** Tests start the bundle of what was compiled, and one that is older would be another program than its source says. */
 function requireFreshBundles(): void {

@@ -14,7 +14,7 @@
 import { FarloomError, type IdKey, keyToUuid, uuidToKey } from "@farloom/protocol";
 import type { Pool } from "pg";
 import type { AgentLeases } from "../identity/principal.js";
-import { attemptIn, type Leases, leaseKeeper, submitterAmong } from "../store/endpoint-leases.js";
+import { areWritten, attemptIn, type Leases, leaseKeeper, submitterAmong } from "../store/endpoint-leases.js";
 import type { HintSender, LeaseAnswer, LeaseQuestion } from "../store/hints.js";
 import type { TaskEntry } from "./task-entry.js";
 
@@ -57,10 +57,12 @@ export class LeasedNow implements AgentLeases {
     if (entry !== undefined) return keyToUuid(entry.ownerKey);
     const there = await this.#elsewhere(endpointKey, { digest });
     if (there === "none") return undefined;
-    const keys = typeof there === "string" ? [there] : [...there.accepted, ...there.sent];
-    const submitterId = await submitterAmong(this.#deps.pool, endpointKey, keys, digest);
+    const keys = typeof there === "string" ? [there] : [...new Set([...there.accepted, ...there.sent])];
+    const { pool } = this.#deps;
+    const submitterId = await submitterAmong(pool, endpointKey, keys, digest);
     // The agent may have a task before its INSERT has committed.
-    if (submitterId === undefined && typeof there === "string") throw new FarloomError("LEASE_UNKNOWN");
+    if (submitterId === undefined && (typeof there === "string" || !(await areWritten(pool, keys))))
+      throw new FarloomError("LEASE_UNKNOWN");
     return submitterId;
   }
 

@@ -134,6 +134,16 @@ export async function submitterAmong(
   return rows[0]?.owner_id;
 }
 
+/** Whether the INSERTs of all these tasks have committed. */
+export async function areWritten(pool: Pool, keys: readonly IdKey[]): Promise<boolean> {
+  const { rows } = await pool.query<{ written: number }>({
+    name: "are-written",
+    text: "SELECT count(*)::int AS written FROM unnest($1::uuid[]) AS u (id) JOIN task t ON t.id = u.id",
+    values: [uuidColumn(keys, (key) => key)],
+  });
+  return rows[0]!.written === keys.length;
+}
+
 /** What was known of the time before is dealt with: the agent's boot and window count from here on. */
 export async function settleLeases(
   pool: Pool,
