@@ -3,13 +3,14 @@
  * that are not ours, and pages of others. What is refused looks the same, whichever part was wrong.
  */
 import { createHmac, generateKeyPairSync, type KeyObject, sign } from "node:crypto";
-import { limits } from "@farloom/protocol";
+import { FRAMES_DOWN, limits } from "@farloom/protocol";
 import { type JWTHeaderParameters, type JWTPayload, SignJWT } from "jose";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { loadSigningKey, type SigningKey } from "../../apps/web-service/src/identity/signing-key.js";
 import { Browser } from "../support/browser.js";
-import { type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
+import { agentHello, EchoAgent, type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
 import { agentToken, FakeAgent } from "../support/fake-agent.js";
+import { FramePeer } from "../support/frame-peer.js";
 import { RestClient } from "../support/rest-client.js";
 import { type RestService, startRestService } from "../support/rest-service.js";
 import { type RawReply, raw, upgradeLines } from "./raw-http.js";
@@ -387,6 +388,50 @@ describe("an agent's handshake", () => {
     const nonce = await nonceOf(endpoint.id);
     const relayed = signed(nonce, endpoint.id, "evil.example");
     expect(await hand(endpoint.id, nonce, relayed, "evil.example")).toEqual([421, "HOST_REFUSED"]);
+  });
+});
+
+describe("an agent's upgrade that was recorded", () => {
+  const tokenOf = ({ id, keys }: EchoEndpoint): Promise<string> => agentToken(rest.url, id, keys.privateKey);
+  const dial = async (token: string): Promise<FramePeer> => {
+    const kinds = FRAMES_DOWN.agent;
+    const peer = await FramePeer.open(
+      { url: rest.url, path: limits.AGENT_LINK_PATH, token, kinds },
+      () => {},
+    );
+    peer.send(agentHello());
+    await peer.until(() => peer.frames.length > 0, "an answer to the hello");
+    return peer;
+  };
+  const refused = async (token: string): Promise<string | undefined> => {
+    const peer = await dial(token);
+    expect(peer.frames[0]).toMatchObject({ t: "refuse", code: "SESSION_TOKEN_USED" });
+    return peer.untilEnded();
+  };
+
+  it("opens nothing, while its connection is there and after its end, and harms that connection in nothing", async () => {
+    const one = await makeEchoEndpoint(rest.api, "recorded");
+    const token = await tokenOf(one);
+    const first = await dial(token);
+    expect(first.frames[0]!.t).toBe("welcome");
+    expect(await refused(token)).toBe("SESSION_TOKEN_USED");
+    expect(first.closedWith).toBeUndefined();
+    await first.close();
+    expect(await refused(token)).toBe("SESSION_TOKEN_USED");
+    // Whoever has the key asks for another.
+    const next = await EchoAgent.connect(rest.url, one);
+    await next.close();
+  });
+
+  it("and sent many times at once wins at most once; one made before another connection came, never", async () => {
+    const one = await makeEchoEndpoint(rest.api, "at-once");
+    const [token, early] = [await tokenOf(one), await tokenOf(one)];
+    const peers = await Promise.all(Array.from({ length: 8 }, () => dial(token)));
+    const codes = peers.map(({ frames: [frame] }) => (frame && "code" in frame ? frame.code : frame?.t));
+    expect(codes.filter((code) => code === "welcome")).toHaveLength(1);
+    expect(codes.filter((code) => code === "SESSION_TOKEN_USED")).toHaveLength(7);
+    expect(await refused(early)).toBe("SESSION_TOKEN_USED");
+    await Promise.all(peers.map((peer) => peer.close()));
   });
 });
 

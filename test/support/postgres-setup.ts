@@ -47,7 +47,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     dataDir: join(home, "postgres"),
     log,
     // Durability as in production; only smaller, as many tests share the machine.
-    settings: { shared_buffers: "64MB", min_wal_size: "80MB", max_wal_size: "1GB", max_connections: 100 },
+    settings: { shared_buffers: "64MB", min_wal_size: "80MB", max_wal_size: "1GB", max_connections: 300 },
   });
   const teardown = async () => {
     await server.stop();

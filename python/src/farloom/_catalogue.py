@@ -311,6 +311,11 @@ ERRORS: dict[str, tuple[int, bool, str]] = {
         True,
         "The challenge is unknown, used or older than 30 s. Ask for a new one.",
     ),
+    "SESSION_TOKEN_USED": (
+        401,
+        True,
+        "The session token has opened a connection already, or another one has come since it was made. Ask for a new one.",
+    ),
     "ENROLMENT_CODE_INVALID": (
         401,
         False,

@@ -147,7 +147,7 @@ export class Enrolment {
     await this.#useNonce(endpointId, nonce);
     const endpoint = await this.#prisma.endpoint.findFirst({
       where: { id: endpointId, deletedAt: null },
-      select: { publicKey: true },
+      select: { publicKey: true, epoch: true },
     });
     const signed = Buffer.from(`farloom-agent-v1\n${host.toLowerCase()}\n${endpointId}\n${nonce}`);
     const good =
@@ -156,6 +156,7 @@ export class Enrolment {
     if (!good) throw new FarloomError("SIGNATURE_INVALID");
     return this.#identity.tokens.sign("agent", endpointId, {
       key: keyPrint(toBuffer(endpoint.publicKey!)),
+      epoch: endpoint.epoch,
     });
   }
 

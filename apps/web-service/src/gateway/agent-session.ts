@@ -46,6 +46,7 @@ import type { AgentLease, Dispatch } from "../dispatch/dispatch.js";
 import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
 import type { FunctionSignatures } from "../functions/signatures.js";
+import type { AgentPrincipal } from "../identity/principal.js";
 import { FrameSocket, type Upgraded } from "../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../link/welcome.js";
 import { claimEndpoint } from "../store/ownership.js";
@@ -80,6 +81,7 @@ export class AgentSession implements AgentLease {
   readonly endpointId: string;
   /** The endpoint and its agent's key: what the connection was opened with. */
   readonly keyId: string;
+  readonly #tokenEpoch: number | undefined;
   readonly #endpointKey: IdKey;
   readonly #ownerId: string;
   readonly #ownerKey: IdKey;
@@ -104,12 +106,9 @@ export class AgentSession implements AgentLease {
   /** Twice what an honest agent sends: nobody fills the store faster. */
   readonly #outputBudget = new ByteBudget(2 * limits.OUTPUT_BYTES_PER_S);
 
-  constructor(
-    upgraded: Upgraded,
-    who: { endpointId: string; ownerId: string; keyPrint: string },
-    deps: AgentSessionDeps,
-  ) {
+  constructor(upgraded: Upgraded, who: AgentPrincipal, deps: AgentSessionDeps) {
     this.endpointId = who.endpointId;
+    this.#tokenEpoch = who.epoch;
     this.keyId = `${who.endpointId} ${who.keyPrint}`;
     this.#endpointKey = uuidToKey(who.endpointId)!;
     this.#ownerId = who.ownerId;
@@ -278,12 +277,14 @@ export class AgentSession implements AgentLease {
     this.#phase = "claiming";
     try {
       crashPoint("service.claim.before");
-      const claim = await claimEndpoint(this.#deps.pool, this.#endpointKey, this.#deps.replicaId, hello);
+      const { pool, replicaId } = this.#deps;
+      const claim = await claimEndpoint(pool, this.#endpointKey, replicaId, hello, this.#tokenEpoch);
       crashPoint("service.claim.after");
-      if (!claim) {
-        const message = errorMessage("ENDPOINT_NOT_FOUND", { id: this.endpointId });
-        this.#socket.send({ t: "refuse", code: "ENDPOINT_NOT_FOUND", message });
-        this.#socket.end("ENDPOINT_NOT_FOUND", { id: this.endpointId });
+      if (claim === undefined || claim === "used") {
+        const code = claim === "used" ? "SESSION_TOKEN_USED" : "ENDPOINT_NOT_FOUND";
+        const params = { id: this.endpointId };
+        this.#socket.send({ t: "refuse", code, message: errorMessage(code, params) });
+        this.#socket.end(code, params);
         return;
       }
       const held = hello.held ? columnToKeys(hello.held) : [];

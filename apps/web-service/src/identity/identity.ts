@@ -105,7 +105,8 @@ export class Identity {
     // A token that was made for a key that is no longer the endpoint's ends with it. (A replica of the version before names none.)
     if (!row || row.owner.disabledAt !== null || (claims.key !== undefined && claims.key !== print))
       throw new FarloomError("UNAUTHENTICATED");
-    const who = { endpointId: row.id, ownerId: row.ownerId, keyPrint: print! };
+    const epoch = typeof claims.epoch === "number" ? claims.epoch : undefined;
+    const who = { endpointId: row.id, ownerId: row.ownerId, keyPrint: print!, epoch };
     if (generation === this.#epoch.generation) this.#agents.set(id, { who, provedAtMs, expiresAtMs });
     return who;
   }

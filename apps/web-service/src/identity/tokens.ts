@@ -1,6 +1,6 @@
 /**
  * Signed tokens (Ed25519 JWTs): short-lived access tokens for people and programs, 60-second session tokens for
- * agents, tokens for some objects alone, and those of running tasks. One function verifies all of them, with everything pinned; a token of one
+ * agents (each opens one connection: claimEndpoint), tokens for some objects alone, and those of running tasks. One function verifies all of them, with everything pinned; a token of one
  * kind never passes as another.
  */
 import { FarloomError } from "@farloom/protocol";

@@ -24,13 +24,18 @@ export interface Claim {
   };
 }
 
-/** Takes the endpoint over, or gives undefined where it was deleted. */
+/**
+ * Takes the endpoint over, or gives undefined where it was deleted. A connection that was opened with a token of
+ * `tokenEpoch` takes it over from that epoch alone: so each token opens one, and a recorded upgrade none. Where another
+ * has come since, it is "used".
+ */
 export async function claimEndpoint(
   pool: Pool,
   endpointKey: IdKey,
   replicaId: string,
   hello: Pick<HelloFrame, "agent" | "reclaimMs">,
-): Promise<Claim | undefined> {
+  tokenEpoch?: number,
+): Promise<Claim | "used" | undefined> {
   const info: AgentInfo | undefined = hello.agent;
   const { rows } = await pool.query<{
     epoch: number;
@@ -44,7 +49,7 @@ export async function claimEndpoint(
        agent_info = $3::jsonb || jsonb_build_object('window', b.lease_window), reclaim_ms = $4
      FROM (SELECT id, owner_replica, boot_id, coalesce((agent_info ->> 'window')::int4, 0) AS lease_window
            FROM endpoint WHERE id = $1 FOR UPDATE) AS b
-     WHERE e.id = b.id AND e.deleted_at IS NULL
+     WHERE e.id = b.id AND e.deleted_at IS NULL AND e.epoch = coalesce($5, e.epoch)
      RETURNING e.epoch, e.floor_seq::float8 AS floor_seq, e.owner_id, b.owner_replica AS before_replica,
        b.boot_id AS before_boot, b.lease_window AS before_window`,
     [
@@ -52,21 +57,28 @@ export async function claimEndpoint(
       replicaId,
       info ? jsonbText(info) : "{}",
       hello.reclaimMs === undefined ? null : Math.min(hello.reclaimMs, 0x7fffffff),
+      tokenEpoch ?? null,
     ],
   );
   const row = rows[0];
-  return (
-    row && {
-      epoch: row.epoch,
-      floorSeq: row.floor_seq,
-      ownerId: row.owner_id,
-      before: {
-        replicaId: row.before_replica ?? undefined,
-        bootId: row.before_boot ?? undefined,
-        window: row.before_window,
-      },
-    }
-  );
+  if (row === undefined) return (await isThere(pool, endpointKey)) ? "used" : undefined;
+  return {
+    epoch: row.epoch,
+    floorSeq: row.floor_seq,
+    ownerId: row.owner_id,
+    before: {
+      replicaId: row.before_replica ?? undefined,
+      bootId: row.before_boot ?? undefined,
+      window: row.before_window,
+    },
+  };
+}
+
+async function isThere(pool: Pool, endpointKey: IdKey): Promise<boolean> {
+  const { rowCount } = await pool.query("SELECT 1 FROM endpoint WHERE id = $1 AND deleted_at IS NULL", [
+    keyToUuid(endpointKey),
+  ]);
+  return rowCount === 1;
 }
 
 /** The epochs of these endpoints, as far as they are there: whether they are still one's own. */

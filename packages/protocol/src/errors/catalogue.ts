@@ -232,6 +232,11 @@ export const ERRORS = {
     true,
     "The challenge is unknown, used or older than 30 s. Ask for a new one.",
   ),
+  SESSION_TOKEN_USED: entry(
+    401,
+    true,
+    "The session token has opened a connection already, or another one has come since it was made. Ask for a new one.",
+  ),
   ENROLMENT_CODE_INVALID: entry(
     401,
     false,
