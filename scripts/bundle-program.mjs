@@ -6,11 +6,13 @@
  *
  *     node scripts/bundle-program.mjs web-service|endpoint-agent|cli
  *
- *     dist/bundle/NAME.js for each program, and chunks for what only some of them, or some configurations, load
+ *     dist/bundle/NAME.js for each program, and chunks for what only some of them, or some configurations, load;
+ *     dist/bundle/made-of: the digest of what they were made of, for tests
  */
-import { rmSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
+import { compiledDigest } from "./lib/compiled-digest.mjs";
 import { ownUrls } from "./lib/own-urls.mjs";
 import { ROOT } from "./lib/run.mjs";
 
@@ -59,3 +61,4 @@ await build({
   banner: { js: BANNER },
   plugins: [ownUrls(join(ROOT, folder))],
 });
+writeFileSync(join(outdir, "made-of"), compiledDigest(dist));

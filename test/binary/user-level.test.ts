@@ -52,7 +52,7 @@ def f():
             return True
         except OSError:
             return False
-    own = [${JSON.stringify(place)} + name for name in ("/src/workers/python/farloom_worker.py", "/dist/workers/node/main.js", "/dist/main.js", "/src/blocks/slurm/block.sh")]
+    own = [${JSON.stringify(place)} + name for name in ("/src/workers/python/farloom_worker.py", "/dist/workers/node/main.js", "/dist/bundle/main.js", "/src/blocks/slurm/block.sh")]
     return [os.getuid(), seen, [readable(path) for path in own]]
 `;
       const call = async (def: ReturnType<typeof defineFunction>) => {

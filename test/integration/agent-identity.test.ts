@@ -13,7 +13,7 @@ import { Fabric, type ServiceProcess } from "../support/fabric.js";
 import { agentToken } from "../support/fake-agent.js";
 import { FramePeer } from "../support/frame-peer.js";
 
-const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/main.js");
+const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/bundle/main.js");
 const LIMIT_MS = 60_000;
 
 let fabric: Fabric;

@@ -17,7 +17,7 @@ import { FramePeer } from "../support/frame-peer.js";
 import { RestClient } from "../support/rest-client.js";
 import { type RestService, startRestService } from "../support/rest-service.js";
 
-const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/main.js");
+const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/bundle/main.js");
 /** Replicas, each with a pool of its own, and how many bring the same code to each. */
 const REPLICAS = 4;
 const EACH = 125;
@@ -149,7 +149,10 @@ describe("an enrolment code", () => {
     expect((await enrol(first.enrolmentCode)).body.code).toBe("ENROLMENT_CODE_INVALID");
     const leftMs = Date.parse(second.enrolmentExpiresAt) - Date.now();
     expect(Math.abs(leftMs - 600_000)).toBeLessThan(30_000);
-    await rest.database.pool.query("UPDATE endpoint SET enrol_expires_at = now() WHERE id = $1", [second.id]);
+    await rest.database.pool.query(
+      "UPDATE endpoint SET enrol_expires_at = now() - interval '1 second' WHERE id = $1",
+      [second.id],
+    );
     expect((await enrol(second.enrolmentCode)).body.code).toBe("ENROLMENT_CODE_INVALID");
   });
 });

@@ -2,7 +2,7 @@
 import type { QueryConfig } from "pg";
 import { pino } from "pino";
 import { expect, it } from "vitest";
-import { openPool } from "../../apps/web-service/src/store/pool.js";
+import { type Connection, openPool } from "../../apps/web-service/src/store/pool.js";
 import { freshDatabase } from "../support/postgres.js";
 import { TcpProxy } from "../support/tcp-proxy.js";
 
@@ -16,6 +16,7 @@ it("a connection that ends costs its statement alone, also while it is out of it
     name: "cut",
     log,
     idleTimeoutMs: 1_000,
+    idle: new Set(),
   });
   try {
     const taken = await pool.connect();
@@ -49,6 +50,7 @@ it("a transaction whose connection the network forgot lets go of its locks", asy
     name: "forgotten",
     log: pino({ level: "silent" }),
     idleTimeoutMs: 1_000,
+    idle: new Set(),
   });
   try {
     const taken = await pool.connect();
@@ -67,25 +69,22 @@ it("a transaction whose connection the network forgot lets go of its locks", asy
 it("where the network forgot all of them, a statement that is tried again waits for one of them alone", async () => {
   const database = await freshDatabase({ migrated: false });
   const proxy = await TcpProxy.open([Number(new URL(database.url).port)]);
-  const pool = openPool({
-    url: proxy.through(database.url),
-    max: 4,
-    name: "all-forgotten",
-    log: pino({ level: "silent" }),
-    idleTimeoutMs: 0,
-  });
+  const all = { url: proxy.through(database.url), max: 4, log: pino({ level: "silent" }), idleTimeoutMs: 0 };
+  const idle = new Set<Connection>();
+  const pool = openPool({ ...all, name: "forgotten", idle });
+  const other = openPool({ ...all, name: "forgotten-too", idle });
   // A shorter time than the pool's own, which the second one would meet too.
-  const ask = (query_timeout: number) =>
-    pool.query({ text: "SELECT 1 AS one", query_timeout } as QueryConfig);
+  const ask = (query_timeout: number, of = pool) =>
+    of.query({ text: "SELECT 1 AS one", query_timeout } as QueryConfig);
   try {
-    const taken = await Promise.all([1, 2, 3, 4].map(() => pool.connect()));
+    const taken = await Promise.all([pool, pool, pool, pool, other].map((of) => of.connect()));
     for (const client of taken) client.release();
-    expect(pool.idleCount).toBe(4);
+    expect([pool.idleCount, other.idleCount]).toEqual([4, 1]);
     proxy.forget();
     await expect(ask(500)).rejects.toThrow(/timeout/);
-    expect((await ask(10_000)).rows).toEqual([{ one: 1 }]);
+    for (const of of [pool, other]) expect((await ask(10_000, of)).rows).toEqual([{ one: 1 }]);
   } finally {
-    await pool.end();
+    await Promise.all([pool.end(), other.end()]);
     await proxy.close();
     await database.drop();
   }

@@ -20,6 +20,9 @@ interface Operation {
   readonly isAgents: boolean;
 }
 
+/** The digest of nothing, as a file of the owner's. */
+const EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 let rest: RestService;
 let agent: FakeAgent;
 let operations: Operation[];
@@ -44,15 +47,14 @@ beforeAll(async () => {
   const { body: task } = await rest.api.post("/v1/tasks?wait=20", { function: "f", endpoint: "laptop" });
   const { body: group } = await rest.api.post("/v1/groups", {});
   const { body: key } = await rest.api.post("/v1/keys", { label: "mine", scopes: ["tasks:read"] });
-  const digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-  expect((await rest.api.call("PUT", `/v1/payloads/${digest}`, { raw: "" })).status).toBe(201);
+  expect((await rest.api.call("PUT", `/v1/payloads/${EMPTY}`, { raw: "" })).status).toBe(201);
   ids = {
     keys: key.id,
     functions: "me%2Ff@1",
     endpoints: agent.endpointId,
     tasks: task.id,
     groups: group.id,
-    payloads: digest,
+    payloads: EMPTY,
   };
 
   const { body: spec } = await nobody().get("/openapi.json");
@@ -185,8 +187,10 @@ describe("every route", () => {
     for (const operation of operations.filter((o) => !o.isPublic && o.method !== "HEAD")) {
       const reply = await attempt(client, operation);
       const name = `${operation.method} ${operation.path}`;
-      // Of a task whose submitter did not ask for it, an agent gets no token; of one that has ended, no secrets.
+      // Of a task whose submitter did not ask for it, an agent gets no token; of one that has ended, no secrets; and no
+      // file that no task of its own refers to.
       if (operation.isAgents) expect(["NESTED_NOT_ASKED", "SECRETS_ENDED"], name).toContain(reply.body.code);
+      else if (name === `GET /v1/payloads/${EMPTY}`) expect(reply.body.code).toBe("PAYLOAD_NOT_FOUND");
       else if (operation.takesAgents) expect(reply.status, name).toBeLessThan(300);
       else expect(reply.status, name).toBe(401);
     }

@@ -3,6 +3,7 @@
  * those who may not, and that a task is asked about again when it is sent to the agent.
  */
 import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { keyToUuid, limits } from "@farloom/protocol";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { EchoAgent, type EchoEndpoint, makeEchoEndpoint } from "../support/echo-agent.js";
@@ -13,6 +14,8 @@ import type { Reply, RestClient } from "../support/rest-client.js";
 
 const START_MS = 90_000;
 const HEARD_MS = 5_000;
+/** What is remembered of access holds for less. */
+const TRUSTED_MS = 4_500;
 const WAIT_MS = 30_000;
 const none = Buffer.from("[[],{}]");
 const open: { close(): Promise<void> }[] = [];
@@ -423,6 +426,30 @@ describe("a task that waits", () => {
       { state: "SUCCEEDED" },
       { state: "SUCCEEDED" },
     ]);
+  });
+
+  it("waits at no cost while nobody can say whether access has changed, and is sent then", async () => {
+    const { pool } = fabric.database;
+    const lock = await pool.connect();
+    const commits = "SELECT xact_commit::int AS n FROM pg_stat_database WHERE datname = current_database()";
+    const statements = async (): Promise<number> => (await pool.query(commits)).rows[0].n;
+    try {
+      // It reads the number in vain until its time limit, and what it remembers holds for 4 s at most.
+      await lock.query("BEGIN");
+      await lock.query("LOCK TABLE access_epoch IN ACCESS EXCLUSIVE MODE");
+      await sleep(TRUSTED_MS);
+      const task = await owner.post("/v1/tasks", { function: "f", endpoint: endpoint.id });
+      expect(task.status).toBe(202);
+      const before = await statements();
+      await sleep(2_000);
+      expect((await statements()) - before, "what was asked meanwhile").toBeLessThan(200);
+      await lock.query("COMMIT");
+      const { body } = await owner.get(`/v1/tasks/${task.body.id}?wait=30`);
+      expect(body.state).toBe("SUCCEEDED");
+    } finally {
+      await lock.query("ROLLBACK");
+      lock.release();
+    }
   });
 
   it("ends unsent where its submitter has lost access meanwhile; the others' go on", async () => {

@@ -1,9 +1,8 @@
 // Blocks on another host through the system's ssh, with a real server on this one.
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readOptions } from "../../apps/endpoint-agent/src/blocks/options.js";
 import { REMOTE_COMMAND } from "../../apps/endpoint-agent/src/blocks/ssh/remote-command.js";
@@ -14,10 +13,7 @@ import { sshMissing, startSshd, type TestSshd } from "../support/sshd.js";
 
 const title = sshMissing === undefined ? "" : ` (skipped: ${sshMissing} is not installed)`;
 /** As built: what a program of its own imports. */
-const BLOCKS = join(
-  dirname(createRequire(import.meta.url).resolve("@farloom/endpoint-agent/main")),
-  "blocks",
-);
+const BLOCKS = join(import.meta.dirname, "../../apps/endpoint-agent/dist/blocks");
 const PATIENCE = { timeout: 30_000 };
 
 describe.skipIf(sshMissing !== undefined)(`blocks through ssh${title}`, () => {

@@ -14,7 +14,7 @@ import { promisify } from "node:util";
 import { Fabric, freePort, processesWith, type ServiceProcess } from "../support/fabric.js";
 import type { Reply, RestClient } from "../support/rest-client.js";
 
-const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/main.js");
+const AGENT = join(import.meta.dirname, "../../apps/endpoint-agent/dist/bundle/main.js");
 const START_MS = 60_000;
 const STOP_MS = 20_000;
 

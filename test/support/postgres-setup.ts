@@ -1,6 +1,6 @@
 // vitest's globalSetup for the projects that need PostgreSQL: one server on a directory of its own, and one
 // migrated database that `freshDatabase()` copies. Both are gone after the run.
-import { readdirSync, statSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,29 +18,20 @@ declare module "vitest" {
 }
 
 const ROOT = join(import.meta.dirname, "../..");
-/** Each with a file that its bundle is sure to hold. */
-const BUNDLES = {
-  "apps/web-service": "main.js",
-  "apps/endpoint-agent": "main.js",
-  "packages/cli": "index.js",
-};
-
-/** Tests start the bundle of what was compiled, and one that is older would be another program than its source says. */
-function requireFreshBundles(): void {
-  for (const [folder, program] of Object.entries(BUNDLES)) {
+/** Tests start the bundle of what was compiled; an older one would be another program than its source says. */
+async function requireFreshBundles(): Promise<void> {
+  const { compiledDigest } = (await import("../../scripts/lib/compiled-digest.mjs" as string)) as {
+    compiledDigest(dist: string): string;
+  };
+  for (const folder of ["apps/web-service", "apps/endpoint-agent", "packages/cli"]) {
     const dist = join(ROOT, folder, "dist");
-    const changedAt = (path: string): number => statSync(join(dist, path)).mtimeMs;
-    const compiled = readdirSync(dist, { recursive: true, encoding: "utf8" }).filter(
-      (path) => path.endsWith(".js") && !path.startsWith("bundle"),
-    );
-    const bundledAt = changedAt(join("bundle", program));
-    const newer = compiled.find((path) => changedAt(path) > bundledAt);
-    if (newer) throw new Error(`the bundle of ${folder} is older than its dist/${newer}: npm run build`);
+    if (readFileSync(join(dist, "bundle/made-of"), "utf8") !== compiledDigest(dist))
+      throw new Error(`the bundle of ${folder} is not of what was compiled: npm run build`);
   }
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  requireFreshBundles();
+  await requireFreshBundles();
   const home = await mkdtemp(join(tmpdir(), "farloom-test-"));
   const log = pino({ level: "silent" });
   const server = await startEmbeddedPostgres({

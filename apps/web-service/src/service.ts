@@ -76,7 +76,7 @@ import { keepEmbeddedPostgres } from "./store/kept-postgres.js";
 import { applyMigrations, findMigrationsDir } from "./store/migrate.js";
 import { hotName } from "./store/ownership.js";
 import { isPassingAtStart } from "./store/pg-errors.js";
-import { openPool } from "./store/pool.js";
+import { type Connection, openPool } from "./store/pool.js";
 import { TenantPool } from "./store/tenant-pool.js";
 import { raiseTenantWall } from "./store/tenant-wall.js";
 import { SOFTWARE } from "./support/version.js";
@@ -160,13 +160,15 @@ async function start(
     databaseUrl = postgres.url;
     tenantDatabaseUrl = postgres.tenantUrl;
   }
-  const rare = { log, idleTimeoutMs: 60_000 };
+  const idle = new Set<Connection>();
+  const rare = { log, idleTimeoutMs: 60_000, idle };
   const pool = openPool({ ...rare, url: databaseUrl, max: POOL_CONNECTIONS, name: "farloom" });
   const hot = openPool({
     url: databaseUrl,
     max: HOT_CONNECTIONS,
     name: hotName(replicaId),
     log,
+    idle,
     settings: HOT_PLANNER,
     // It stays: a new one is a new process of PostgreSQL, and parses everything again.
     idleTimeoutMs: 0,

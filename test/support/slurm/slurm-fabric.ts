@@ -195,7 +195,7 @@ export class SlurmEndpoint {
   nodePrograms(job: Job): number[] {
     return this.#place.cluster
       .processesOf(`SLURM_JOB_ID=${job.id}`)
-      .filter(({ command }) => command.includes("/node/main.js --parameters "))
+      .filter(({ command }) => command.includes("/bundle/node.js --parameters "))
       .map(({ pid }) => pid);
   }
 

@@ -722,7 +722,9 @@ export class Dispatch {
     this.#deps.access.ask(entry).then(
       () => {
         owned.asking = false;
-        this.pump(entry.endpointKey);
+        if (this.#deps.access.mayRun(entry) !== undefined) this.pump(entry.endpointKey);
+        // What was read does not hold: something has just changed, or nobody knows whether it has (access-epoch.ts).
+        else setTimeout(() => this.pump(entry.endpointKey), REREAD_MS).unref();
       },
       (err) => {
         owned.asking = false;

@@ -6,7 +6,8 @@
  *   2  No statement waits for ever, neither in PostgreSQL nor for a network that has forgotten the connection; and none
  *      holds locks for longer than that.
  *   3  What lost one connection mostly lost the others with it, and a statement that is tried again must not wait out each
- *      of them in turn: those that are idle when one fails are closed, and what comes next opens new ones.
+ *      of them in turn: those that are idle when one fails, in all pools of the service, are closed, and what comes next
+ *      opens new ones.
  */
 import { Socket } from "node:net";
 import pg from "pg";
@@ -28,9 +29,11 @@ export interface PoolOptions {
   readonly settings?: string;
   /** A connection that nobody needs is closed after so long; 0: never. */
   readonly idleTimeoutMs: number;
+  /** Those of the pools of this service that nothing runs on: the same set for all of them. */
+  readonly idle: Set<Connection>;
 }
 
-export function openPool({ url, max, name, log, settings = "", idleTimeoutMs }: PoolOptions): pg.Pool {
+export function openPool({ url, max, name, log, settings = "", idleTimeoutMs, idle }: PoolOptions): pg.Pool {
   const pool = new pg.Pool({
     connectionString: url,
     max,
@@ -48,23 +51,25 @@ export function openPool({ url, max, name, log, settings = "", idleTimeoutMs }: 
     idleTimeoutMillis: idleTimeoutMs,
     Client: Connection,
   });
-  const idle = new Set<pg.PoolClient>();
   // An idle connection that ends is replaced when it is needed.
   pool.on("error", (err) => log.warn({ err: err.message, pool: name }, "a database connection has ended"));
   // Whoever has it out of the pool hears of it by the statement, which fails.
   pool.on("connect", (client) => client.on("error", () => undefined));
-  pool.on("acquire", (client) => idle.delete(client));
-  pool.on("remove", (client) => idle.delete(client));
+  pool.on("acquire", (client) => isOurs(client) && idle.delete(client));
+  pool.on("remove", (client) => isOurs(client) && idle.delete(client));
   pool.on("release", (error, client) => {
+    if (!isOurs(client)) return;
     // One that is given back with an error does not stay.
     if (!error) idle.add(client);
-    else if (isOfConnection(error)) for (const each of idle) if (each instanceof Connection) each.giveUp();
+    else if (isOfConnection(error)) for (const each of idle) each.giveUp();
   });
   return pool;
 }
 
+const isOurs = (client: pg.PoolClient): client is pg.PoolClient & Connection => client instanceof Connection;
+
 /** A connection that can be closed without a word to PostgreSQL, which may not hear it. */
-class Connection extends pg.Client {
+export class Connection extends pg.Client {
   readonly #socket: Socket;
 
   constructor(config: pg.ClientConfig = {}) {

@@ -548,7 +548,7 @@ class ResultsFile:
         m[at + 48 : end] = b"".join((data, packed, _LE64.pack(fence), seal))
         self._at = end
         self._ends.append(end)
-        _HEAD.pack_into(m, 0, end - self.HEAD, 0)
+        _HEAD.pack_into(m, 0, end - self.HEAD, 0, 1, 0)
         return True
 
     def keep(self, n):
@@ -582,7 +582,7 @@ class ResultsFile:
 
 _LE32 = struct.Struct("<I")
 _LE64 = struct.Struct("<Q")
-_HEAD = struct.Struct("<IB")
+_HEAD = struct.Struct("<IBBB")
 
 
 # One plain result, field by field as results_frame below would write it: the whole of a single call's answer.

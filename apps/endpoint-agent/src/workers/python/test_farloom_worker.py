@@ -167,6 +167,20 @@ class Columns(unittest.TestCase):
             self.assertEqual(file.map[5], 1)
             self.assertEqual(file.map[32 + 1048 : 32 + 1088], struct.pack("<Q", 9) + b"s" * 32)
 
+    def test_what_is_said_of_a_task_with_secrets_is_not_said_of_the_next(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = fw.ResultsFile(os.path.join(folder, "results"), 4096)
+            for is_recorded in (True, False):
+                file.begin(b"k" * 16)
+                file.guard()
+                self.assertEqual(bytes(file.map[4:7]), b"\1\1\1")
+                data = b"x" if is_recorded else b"x" * 8192
+                self.assertEqual(file.add((b"k" * 16, 1, 1, 1, 0, 1, 2, 3, 4, data, None, 9, b"s" * 32)), is_recorded)
+                if not is_recorded:
+                    file.end()
+                file.begin(b"n" * 16)
+                self.assertEqual(bytes(file.map[4:7]), b"\1\1\0")
+
 
 class Values(unittest.TestCase):
     def refused(self, codec, value):
