@@ -189,7 +189,13 @@ describe("guessing", () => {
       for (let i = 0; i < 7; i++) statuses.push((await guess()).status);
       expect(statuses).toEqual([401, 401, 401, 401, 401, 429, 429]);
       expect((await guess()).headers.get("retry-after")).toBe("60");
+      // A change of access, after which every credential is proved anew.
+      const { body: key } = await strict.api.post("/v1/keys", { label: "short" });
+      expect((await strict.api.delete(`/v1/keys/${key.id}`)).status).toBeLessThan(300);
       expect((await strict.api.get("/v1/me")).status).toBe(200);
+      // One that was good and is no more has one try, as any other.
+      const gone = new RestClient(strict.url, key.key);
+      expect((await gone.get("/v1/me")).status).toBe(429);
     } finally {
       await strict.close();
     }

@@ -39,7 +39,8 @@ const seal = (key: IdKey, bytes: Buffer): Buffer => {
   writeSeal(out, 0, key, bytes);
   return out;
 };
-const ofAnother = (key: IdKey, bytes: Buffer): Buffer => seal(`${key.slice(0, 15)}~`, bytes);
+const ofAnother = (key: IdKey, bytes: Buffer): Buffer =>
+  seal(`${key.slice(0, 15)}${String.fromCharCode(key.charCodeAt(15) ^ 1)}`, bytes);
 /** Whether it is sealed, and the seal is that of its task and bytes. */
 const bearsSeal = (end: Outcome): boolean => hasSeal(end.seal) && sealHolds(end.seal, 0, end.key, end.bytes);
 

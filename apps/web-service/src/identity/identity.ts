@@ -47,6 +47,8 @@ export class Identity {
   readonly #principals = new LruMap<string, Trusted<Principal>>(CACHE_CREDENTIALS);
   readonly #agents = new LruMap<string, Trusted<AgentPrincipal>>(CACHE_CREDENTIALS);
   readonly #grants = new LruMap<string, Trusted<ObjectGrant>>(CACHE_CREDENTIALS);
+  /** Credentials that were good when they were last proved; it outlives what is trusted, and lets nobody in by itself. */
+  readonly #wereGood = new LruMap<string, true>(CACHE_CREDENTIALS);
   /** Proofs under way, so that a burst with one credential asks the database once. */
   readonly #proving = new Map<string, Promise<Principal>>();
 
@@ -81,7 +83,7 @@ export class Identity {
     if (trusted) return trusted;
     let proof = this.#proving.get(id);
     if (!proof) {
-      proof = this.#prove(id, credential).finally(() => this.#proving.delete(id));
+      proof = this.#noting(id, this.#prove(id, credential)).finally(() => this.#proving.delete(id));
       this.#proving.set(id, proof);
     }
     return proof;
@@ -91,8 +93,10 @@ export class Identity {
   async authenticateAgent(authorization: string | undefined): Promise<AgentPrincipal> {
     const credential = bearer(authorization);
     const id = hash("sha256", credential, "base64");
-    const trusted = fresh(this.#agents.peek(id), this.clock);
-    if (trusted) return trusted;
+    return fresh(this.#agents.peek(id), this.clock) ?? this.#noting(id, this.#proveAgent(id, credential));
+  }
+
+  async #proveAgent(id: string, credential: string): Promise<AgentPrincipal> {
     const provedAtMs = performance.now();
     const { generation } = this.#epoch;
     const { subject, claims, expiresAtMs } = await this.tokens.verify("agent", credential);
@@ -105,7 +109,7 @@ export class Identity {
     // A token that was made for a key that is no longer the endpoint's ends with it. (A replica of the version before names none.)
     if (!row || row.owner.disabledAt !== null || (claims.key !== undefined && claims.key !== print))
       throw new FarloomError("UNAUTHENTICATED");
-    const epoch = typeof claims.epoch === "number" ? claims.epoch : undefined;
+    const epoch = typeof claims.epoch === "number" || claims.epoch === null ? claims.epoch : undefined;
     const who = { endpointId: row.id, ownerId: row.ownerId, keyPrint: print!, epoch };
     if (generation === this.#epoch.generation) this.#agents.set(id, { who, provedAtMs, expiresAtMs });
     return who;
@@ -115,8 +119,10 @@ export class Identity {
   async authenticateObjects(authorization: string | undefined): Promise<ObjectGrant> {
     const credential = bearer(authorization);
     const id = hash("sha256", credential, "base64");
-    const trusted = fresh(this.#grants.peek(id), this.clock);
-    if (trusted) return trusted;
+    return fresh(this.#grants.peek(id), this.clock) ?? this.#noting(id, this.#proveGrant(id, credential));
+  }
+
+  async #proveGrant(id: string, credential: string): Promise<ObjectGrant> {
     const provedAtMs = performance.now();
     const { generation } = this.#epoch;
     const { subject, claims, expiresAtMs } = await this.tokens.verify("object", credential);
@@ -158,7 +164,19 @@ export class Identity {
     const match = authorization === undefined ? null : BEARER.exec(authorization);
     if (!match) return false;
     const id = hash("sha256", match[1]!, "base64");
-    return [this.#principals, this.#agents, this.#grants].some((known) => known.peek(id) !== undefined);
+    return this.#wereGood.peek(id) !== undefined;
+  }
+
+  async #noting<T>(id: string, proof: Promise<T>): Promise<T> {
+    try {
+      const who = await proof;
+      this.#wereGood.set(id, true);
+      return who;
+    } catch (error) {
+      // A database that does not answer says nothing of it.
+      if (error instanceof FarloomError) this.#wereGood.delete(id);
+      throw error;
+    }
   }
 
   /** Ends a key: here at once, on other replicas within 5 s, on open connections too. @throws FarloomError KEY_NOT_FOUND */
