@@ -188,10 +188,10 @@ export class Fabric {
   async enrol(name) {
     const endpoint = await this.request("POST", "/v1/endpoints", { name });
     const stateDir = join(this.root, `agent-${name}`);
-    const args = [AGENT_MAIN, "enroll", "--service", this.url, "--code", endpoint.enrolmentCode];
+    const args = [AGENT_MAIN, "enroll", "--service", this.url];
     const enrolling = new Logged(process.execPath, [...args, "--state-dir", stateDir], {
       cwd: this.root,
-      env: cleanEnv(),
+      env: { ...cleanEnv(), FARLOOM_ENROLMENT_CODE: endpoint.enrolmentCode },
       stream: "stderr",
     });
     const { status } = await enrolling.run.ended;

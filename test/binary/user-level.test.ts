@@ -31,8 +31,10 @@ it.skipIf(!isPossible)(
     mkdirSync(stateDir, { mode: 0o700 });
     writeFileSync(join(stateDir, "agent.toml"), `[isolation]\nlevel = "user"\nuser = "${NOBODY}"\n`);
     const service = await FakeService.start();
-    const enroll = ["enroll", "--service", service.url, "--code", "good-code", "--state-dir", stateDir];
-    await promisify(execFile)(binary, enroll, { env: { ...process.env, PATH: process.env.PATH } });
+    const enroll = ["enroll", "--service", service.url, "--state-dir", stateDir];
+    await promisify(execFile)(binary, enroll, {
+      env: { ...process.env, FARLOOM_ENROLMENT_CODE: "good-code" },
+    });
     const agent = spawn(binary, ["run", "--workers", "1", "--stop-workers", "--state-dir", stateDir], {
       stdio: ["ignore", "ignore", "inherit"],
     });

@@ -17,10 +17,12 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+const env = { ...process.env, FARLOOM_ENROLMENT_CODE: "good-code" };
+
 /** What a command prints; this process goes on meanwhile, as the service is in it. */
 const agent = async (...args: string[]): Promise<string> => {
   const all = [join(folder, "dist/bundle/main.js"), ...args];
-  return (await promisify(execFile)(process.execPath, all, { encoding: "utf8", cwd: folder })).stdout;
+  return (await promisify(execFile)(process.execPath, all, { encoding: "utf8", cwd: folder, env })).stdout;
 };
 
 it("holds every file that a program reads beside itself", () => {
@@ -47,7 +49,7 @@ it("runs a task in a worker of its own", async () => {
   const service = await FakeService.start();
   try {
     const stateDir = join(folder, "state");
-    await agent("enroll", "--service", service.url, "--code", "good-code", "--state-dir", stateDir);
+    await agent("enroll", "--service", service.url, "--state-dir", stateDir);
     // Isolation too, which looks for our packages where there are none.
     await agent("start", "--workers", "1", "--isolation", "limits", "--state-dir", stateDir);
     await service.until(() => service.connected && service.roomTasks > 0, "credit", 30_000);

@@ -284,12 +284,14 @@ describe("farloom endpoint", () => {
       code: 2,
       stderr: expect.stringMatching(/--within takes a time/),
     });
+    const badCode = join(home, "bad-code");
+    writeFileSync(badCode, "bad\n");
     const bad = await farloom(
       "enroll",
       "--service",
       service.url,
-      "--code",
-      "bad",
+      "--code-file",
+      badCode,
       "--state-dir",
       join(home, "other"),
       "--survive",

@@ -210,11 +210,16 @@ describe("an agent's key", () => {
     const { body: made } = await rest.api.post("/v1/endpoints", { name: "program" });
     const stateDir = join(rest.stateDir, "agent");
     const run = async (...args: string[]) => {
-      const child = spawn(process.execPath, [AGENT, ...args, "--state-dir", stateDir], { stdio: "ignore" });
+      const child = spawn(process.execPath, [AGENT, ...args, "--state-dir", stateDir], {
+        stdio: "ignore",
+        env: { ...process.env, FARLOOM_ENROLMENT_CODE: made.enrolmentCode },
+      });
       const [code] = await once(child, "exit");
       return code as number;
     };
-    expect(await run("enroll", "--service", rest.url, "--code", made.enrolmentCode)).toBe(0);
+    const enrol = ["enroll", "--service", rest.url];
+    expect(await run(...enrol, "--code", made.enrolmentCode), "everybody may read arguments").toBe(2);
+    expect(await run(...enrol)).toBe(0);
     const file = join(stateDir, "private-key.pem");
     const before = readFileSync(file, "utf8");
     expect(await run("rekey")).toBe(0);

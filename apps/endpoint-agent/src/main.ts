@@ -5,7 +5,6 @@
  * Exit codes (those of `node` stand in node/program.ts): 0 done; 1 failed; 2 wrong usage; 3 `status` of an agent that does not run; 4 another agent has this
  * one's identity now; 5 this version cannot speak to the service.
  */
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beginPrivately } from "@farloom/protocol/process";
 import { type Logger, pino } from "pino";
@@ -13,6 +12,7 @@ import pretty from "pino-pretty";
 import { SOFTWARE } from "./agent-info.js";
 import { misplaced, parseOptions, RUN_FLAGS, type Values } from "./command-options.js";
 import { stateDirOf } from "./config.js";
+import { enrolmentCode } from "./enrolment-code.js";
 import {
   type Agent,
   type AgentConfig,
@@ -30,8 +30,8 @@ import { enforceFromNowOn, runTrustCommand, TRUST_USAGE } from "./trust/command.
 
 const USAGE = `Runs tasks on this machine for a Farloom service.
 
-  farloom-endpoint-agent setup  --service URL --code CODE    checks this machine, enrols it, and keeps the agent running
-  farloom-endpoint-agent enroll --service URL --code CODE [--name NAME] [--state-dir DIR]      enrols it, no more
+  farloom-endpoint-agent setup  --service URL     checks this machine, enrols it, and keeps the agent running
+  farloom-endpoint-agent enroll --service URL [--name NAME] [--state-dir DIR]      enrols it, no more
   farloom-endpoint-agent run    [--state-dir DIR] [options]
   farloom-endpoint-agent status [--state-dir DIR]
   farloom-endpoint-agent trust  list|add|remove|deny|mode|check …   whose functions it runs
@@ -64,8 +64,7 @@ Options of run (environment variable in brackets; all may stand in agent.toml of
   --stop-workers        a stop ends the workers and what they run
 Options of enroll and setup
   --shared              others will use it: what no trusted key has signed does not run (writes trust.toml)
-  --code-file FILE      reads the code from a file (- for standard input), so that no process list shows it; setup also
-                        takes it from FARLOOM_ENROLMENT_CODE
+  --code-file FILE      reads the enrolment code from a file (- for standard input)  FARLOOM_ENROLMENT_CODE
 Options of setup
   --survive HOW         what brings the agent back: auto, systemd, cron, tmux or none  auto: the best there is
   --no-checks           enrols without a look at the machine
@@ -119,11 +118,13 @@ async function main(argv: readonly string[]): Promise<number> {
 async function runForPerson(command: string, values: Values): Promise<number> {
   const { COMMANDS, runCommand } = await import("./commands/commands.js");
   if (!Object.hasOwn(COMMANDS, command)) return usage(`no command ${command}`);
-  const { "code-file": codeFile, "no-checks": skipChecks, ...flags } = values;
+  const { "code-file": _codeFile, "no-checks": skipChecks, ...flags } = values;
+  const code = command === "setup" ? codeOf(values) : undefined;
+  if (typeof code === "number") return code;
   return runCommand(command, {
     ...flags,
     json: flags.json ?? false,
-    code: codeFile === "-" ? "-" : codeFile === undefined ? flags.code : readFileSync(codeFile, "utf8"),
+    code,
     skipChecks,
     stateDir: stateDirOf(values["state-dir"]),
     runArgs: RUN_FLAGS.flatMap((flag) =>
@@ -160,13 +161,21 @@ function numberOf(text: string | undefined): number | undefined {
   return text === undefined ? undefined : Number(text);
 }
 
+/** The code, if there is one, or an exit code. */
+function codeOf(values: Values): string | undefined | 2 {
+  try {
+    return enrolmentCode(values);
+  } catch (error) {
+    return usage((error as Error).message, "");
+  }
+}
+
 async function runEnroll(values: Values): Promise<number> {
   const config = resolveConfig(optionsOf(values));
   if (config.serviceUrl === undefined) return usage("enroll needs --service URL");
-  const file = values["code-file"];
-  const code =
-    values.code ?? (file === undefined ? undefined : readFileSync(file === "-" ? 0 : file, "utf8").trim());
-  if (!code) return usage("enroll needs --code or --code-file");
+  const code = codeOf(values);
+  if (typeof code === "number") return code;
+  if (code === undefined) return usage("enroll needs a code: FARLOOM_ENROLMENT_CODE or --code-file");
   const { serviceUrl, stateDir } = config;
   const { name } = values;
   const identity = await enroll({ serviceUrl, code, stateDir, ...(name === undefined ? {} : { name }) });

@@ -106,8 +106,9 @@ export class Parts {
   async enrol() {
     const { id, enrolmentCode } = await this.request("POST", "/v1/endpoints", { name: "main" });
     this.endpointId = id;
-    const args = [AGENT_MAIN, "enroll", "--service", this.url, "--code", enrolmentCode];
-    const { child } = start([...args, "--state-dir", join(this.#folder, "agent")], {});
+    const args = [AGENT_MAIN, "enroll", "--service", this.url];
+    const env = { FARLOOM_ENROLMENT_CODE: enrolmentCode };
+    const { child } = start([...args, "--state-dir", join(this.#folder, "agent")], env);
     const [code] = await once(child, "exit");
     if (code !== 0) throw new Error(`the enrolment ended with ${code}`);
   }

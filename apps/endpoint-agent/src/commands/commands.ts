@@ -1,5 +1,4 @@
 /** The commands of a person, by name: each gets its options, and returns its exit code. The agent's own are in main.ts. */
-import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { doctorChecks } from "../checks/all.js";
 import { checkLines, isFailed } from "../checks/check.js";
@@ -57,7 +56,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     if (flags.python !== undefined) process.env.FARLOOM_AGENT_PYTHON = flags.python;
     return setup(place, {
       serviceUrl: serviceOf(place, flags),
-      code: codeOf(place, flags.code),
+      code: flags.code,
       name: flags.name,
       python: pythonOf(flags),
       skipChecks: flags.skipChecks ?? false,
@@ -140,14 +139,6 @@ function safeIdentity(paths: Place["paths"]) {
   } catch {
     return undefined;
   }
-}
-
-/** `-` is standard input. On a command line a code is seen by every user of the machine, so it is good once and soon void. */
-function codeOf(place: Place, code: string | undefined): string | undefined {
-  const given = code === "-" ? readFileSync(0, "utf8") : (code ?? place.env.FARLOOM_ENROLMENT_CODE);
-  // What is started from here has no use for it.
-  delete process.env.FARLOOM_ENROLMENT_CODE;
-  return given?.trim() || undefined;
 }
 
 function methodOf(text: string | undefined): Method | undefined {

@@ -74,7 +74,7 @@ export async function setup(place: Place, options: SetupOptions): Promise<number
 async function enrolled({ paths }: Place, { serviceUrl, code, name }: SetupOptions): Promise<Identity> {
   if (code === undefined)
     throw new CommandError(
-      "no code: put it into FARLOOM_ENROLMENT_CODE, or on standard input with --code -",
+      "no code: put it into FARLOOM_ENROLMENT_CODE, or give --code-file FILE (- for standard input)",
       2,
     );
   try {

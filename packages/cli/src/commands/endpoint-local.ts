@@ -31,8 +31,11 @@ export function addLocal(endpoint: Command, { output, result }: Context): void {
     "setup",
   )
     .option("--service <url>", "the service's address (default: FARLOOM_URL)")
-    .option("--code <code>", "the enrolment code; - reads standard input (default: FARLOOM_ENROLMENT_CODE)")
-    .option("--code-file <file>", "reads the code from a file, so that no list of processes shows it")
+    .option(
+      "--code-file <file>",
+      "reads the enrolment code from a file, or - (default: FARLOOM_ENROLMENT_CODE)",
+    )
+    .addOption(new Option("--code <code>", "only -: reads it from standard input").hideHelp())
     .option("--name <name>", "what the endpoint is called, where the code leaves that open")
     .option("--python <path>", "interpreter of Python workers")
     .option("--shared", "others will use it: what no trusted key has signed does not run (endpoint trust)")
@@ -128,18 +131,8 @@ function runAgent(args: readonly string[], command: Command, values: Values): Pr
     name === "start" && values.foreground
       ? ["run", ...rest]
       : [name, ...rest, ...(name === "status" ? ["--text"] : [])];
-  // A code in the arguments is seen by every user of the machine; here it stands in this command's already, no longer than that.
-  const env = {
-    ...process.env,
-    ...(typeof values.code === "string" && values.code !== "-"
-      ? { FARLOOM_ENROLMENT_CODE: values.code }
-      : {}),
-  };
-  const at = all.indexOf("--code");
-  if (at > 0 && all[at + 1] !== "-") all.splice(at, 2);
   const child = spawn(process.execPath, [mainOf("endpoint-agent"), ...all, ...folder, ...service], {
     stdio: "inherit",
-    env,
   });
   // A Ctrl-C reaches the child by itself, as it is in the terminal's group; a plain kill does not.
   const ignore = () => {};
