@@ -318,15 +318,15 @@ describe("thousands of mutated frames", () => {
       { t: "need", functions: [fn, Buffer.alloc(32)] },
       { t: "ping", n: 1 },
     ].map((frame) => encodeFrame(frame as Frame));
-    const token = await agentToken(service.url, hostile.id, hostile.keys.privateKey);
     const path = limits.AGENT_LINK_PATH;
     const kinds = new Set(["welcome", "refuse", "bye", "problem", "tasks", "functions", "mark"] as const);
     await fuzz(async () => {
       const all = new Set([...kinds, "cancel", "unknown", "ping", "pong", "drain"] as const);
+      const token = await agentToken(service.url, hostile.id, hostile.keys.privateKey);
       const peer = await FramePeer.open({ url: service.url, path, token, kinds: all }, () => undefined);
       peer.send(agentHello());
       // A frame before the welcome would end it.
-      await peer.until(() => peer.frames.length > 0, "the welcome");
+      await peer.until(() => peer.of("welcome").length > 0, "the welcome");
       return peer;
     }, frames);
     await expectUnharmed();

@@ -423,6 +423,19 @@ describe("an agent's upgrade that was recorded", () => {
     await next.close();
   });
 
+  it("with the token of a request opens nothing", async () => {
+    const one = await makeEchoEndpoint(rest.api, "requests");
+    const { nonce } = (await rest.api.post(`/v1/endpoints/${one.id}/challenge`)).body;
+    const text = `farloom-agent-v1\n${host}\n${one.id}\n${nonce}`;
+    const signature = sign(null, Buffer.from(text), one.keys.privateKey).toString("base64url");
+    const asked = await rest.api.post(`/v1/endpoints/${one.id}/session?for=requests`, { nonce, signature });
+    const { token } = asked.body;
+    const file = `/v1/payloads/${"0".repeat(64)}`;
+    expect((await new RestClient(rest.url, token).get(file)).body.code).toBe("PAYLOAD_NOT_FOUND");
+    const { status, body } = await raw(rest.url, upgradeLines(host, limits.AGENT_LINK_PATH, [bearer(token)]));
+    expect([status, JSON.parse(body).code]).toEqual([401, "UNAUTHENTICATED"]);
+  });
+
   it("and sent many times at once wins at most once; one made before another connection came, never", async () => {
     const one = await makeEchoEndpoint(rest.api, "at-once");
     const [token, early] = [await tokenOf(one), await tokenOf(one)];

@@ -194,17 +194,18 @@ describe("the service", () => {
     const kinds = new Set([...FRAMES_UP.client, ...FRAMES_DOWN.agent]);
     const seed = fuzzSeed("the service's doors");
     const session = () => agentToken(rest.url, hostile.id, hostile.keys.privateKey);
-    for (const [path, token, hello, templates] of [
-      [limits.CLIENT_LINK_PATH, made.key, clientHello(), [...CLIENT, ...about]],
-      [limits.AGENT_LINK_PATH, await session(), agentHello(), [...AGENT, ...by]],
+    for (const [path, tokenOf, hello, templates] of [
+      [limits.CLIENT_LINK_PATH, async () => made.key as string, clientHello(), [...CLIENT, ...about]],
+      [limits.AGENT_LINK_PATH, session, agentHello(), [...AGENT, ...by]],
     ] as const) {
       const fuzzer = new FrameFuzzer(seed, templates);
       for (let sent = 0; sent < AT_EACH_DOOR; ) {
+        const token = await tokenOf();
         const peer = await FramePeer.open({ url: rest.url, path, token, kinds }, () => undefined);
         // One in eight meets a peer that has not said who it is.
         if (sent % (8 * FRAMES_A_CONNECTION) !== 0) {
           peer.send(hello);
-          await peer.until(() => peer.frames.length > 0 || peer.closedWith !== undefined, "the welcome");
+          await peer.until(() => peer.of("welcome").length > 0, "the welcome");
         }
         for (let i = 0; i < FRAMES_A_CONNECTION; i++, sent++) {
           peer.sendBytes(fuzzer.next());

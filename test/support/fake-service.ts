@@ -105,6 +105,8 @@ export class FakeService {
   });
   readonly #nonces = new Set<string>();
   readonly #tokens = new Set<string>();
+  /** Each opens one connection. */
+  readonly #linkTokens = new Set<string>();
   #socket: WebSocket | undefined;
   #functionsSent = new Set<string>();
   #resultsReceived = 0;
@@ -247,7 +249,7 @@ export class FakeService {
       this.#nonces.add(nonce);
       return json(200, { nonce });
     }
-    if (path === `/v1/endpoints/${this.endpointId}/session`) {
+    if (path.startsWith(`/v1/endpoints/${this.endpointId}/session?for=`)) {
       const { nonce, signature } = JSON.parse(body.toString()) as { nonce: string; signature: string };
       const text = `farloom-agent-v1\n${new URL(this.publicUrl ?? this.url).host}\n${this.endpointId}\n${nonce}`;
       const key = createPublicKey({
@@ -259,6 +261,7 @@ export class FakeService {
         verify(null, Buffer.from(text), key, Buffer.from(signature, "base64url"));
       if (!good) return json(401, { error: { code: "SIGNATURE_INVALID", message: "no" } });
       const token = randomBytes(16).toString("hex");
+      if (path.endsWith("=link")) this.#linkTokens.add(token);
       this.#tokens.add(token);
       return json(200, { token, expiresInMs: 60_000 });
     }
@@ -283,11 +286,11 @@ export class FakeService {
   }
 
   #authorised(req: IncomingMessage): boolean {
-    return this.#tokens.has((req.headers.authorization ?? "").replace(/^Bearer /, ""));
+    return this.#tokens.has(tokenOf(req));
   }
 
   #upgrade(req: IncomingMessage, socket: import("node:stream").Duplex, head: Buffer): void {
-    if (req.url !== limits.AGENT_LINK_PATH || !this.#authorised(req)) {
+    if (req.url !== limits.AGENT_LINK_PATH || !this.#linkTokens.delete(tokenOf(req))) {
       socket.end("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
       return;
     }
@@ -391,4 +394,8 @@ async function readBody(req: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of req as AsyncIterable<Buffer>) chunks.push(chunk);
   return Buffer.concat(chunks);
+}
+
+function tokenOf(req: IncomingMessage): string {
+  return (req.headers.authorization ?? "").replace(/^Bearer /, "");
 }

@@ -205,6 +205,15 @@ describe("being replaced", () => {
     expect(service.hellos).toHaveLength(1);
   });
 
+  it("is not what a token is refused for that has opened a connection: it asks for others, as often as it takes", async () => {
+    service.refuse = { code: "SESSION_TOKEN_USED", message: "The session token has opened a connection." };
+    const starting = start();
+    await service.until(() => service.hellos.length === 2, "it tried again");
+    service.refuse = undefined;
+    const { agent } = await starting;
+    expect(agent.status().link.phase).toBe("open");
+  });
+
   it("is forgiven once for each handshake of its own that a hanging service may have taken up late", async () => {
     service.cutsAtHello = 1;
     const { agent } = await start();

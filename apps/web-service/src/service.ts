@@ -12,7 +12,7 @@ import { mkdir } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type IdKey, keyToUuid, limits, uuidToKey } from "@farloom/protocol";
+import { FarloomError, type IdKey, keyToUuid, limits, uuidToKey } from "@farloom/protocol";
 import { PrismaPg } from "@prisma/adapter-pg";
 import type { Logger } from "pino";
 import { type CancelAudit, ClientSession } from "./api/link/client-session.js";
@@ -46,7 +46,7 @@ import { bootstrapKey } from "./identity/bootstrap.js";
 import { Identity } from "./identity/identity.js";
 import { KeyRing } from "./identity/key-ring.js";
 import { firstAdminToken, openPeople } from "./identity/people.js";
-import type { AgentPrincipal, Principal } from "./identity/principal.js";
+import type { LinkedAgent, Principal } from "./identity/principal.js";
 import { loadSigningKey } from "./identity/signing-key.js";
 import { Groups } from "./intake/groups.js";
 import { Intake } from "./intake/intake.js";
@@ -485,7 +485,11 @@ async function start(
         path: limits.AGENT_LINK_PATH,
         admit: async (request) => {
           const { generation } = epoch;
-          return { who: await identity.authenticateAgent(request.headers.authorization), generation };
+          const { epoch: tokenEpoch, ...who } = await identity.authenticateAgent(
+            request.headers.authorization,
+          );
+          if (tokenEpoch === null) throw new FarloomError("UNAUTHENTICATED");
+          return { who: { ...who, epoch: tokenEpoch }, generation };
         },
         ownerOf: ({ who }) => who.ownerId,
         open: (upgraded, { who, generation }: AdmittedAgent) => {
@@ -548,7 +552,7 @@ async function start(
 
 /** Who comes at the agents' door, and since which state of access they were checked. */
 interface AdmittedAgent {
-  readonly who: AgentPrincipal;
+  readonly who: LinkedAgent;
   readonly generation: number;
 }
 

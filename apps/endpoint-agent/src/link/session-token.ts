@@ -1,6 +1,6 @@
 /**
- * The token that opens the agent's link and its payload files: a challenge of the service, signed, becomes 60
- * seconds of trust. Nothing that is sent can be replayed.
+ * The tokens of the agent: a challenge of the service, signed, becomes one that opens one connection, or one that is good
+ * for requests for 60 seconds and opens none.
  */
 import type { KeyObject } from "node:crypto";
 import { httpJson } from "../http.js";
@@ -22,19 +22,30 @@ export class SessionTokens {
     this.#key = key;
   }
 
-  /** A token that is good for some seconds. Throws HttpFailure. */
+  /** A token for requests, good for some seconds. Throws HttpFailure. */
   get(signal: AbortSignal): Promise<string> {
     if (this.#token !== undefined && this.#token.untilMs > performance.now()) {
       return Promise.resolve(this.#token.text);
     }
-    this.#pending ??= this.fresh(signal).finally(() => {
+    this.#pending ??= this.#forRequests(signal).finally(() => {
       this.#pending = undefined;
     });
     return this.#pending;
   }
 
-  /** A new token, for a new connection. */
+  /** A new token, for one connection. Throws HttpFailure. */
   async fresh(signal: AbortSignal): Promise<string> {
+    return (await this.#ask("link", signal)).token;
+  }
+
+  async #forRequests(signal: AbortSignal): Promise<string> {
+    const askedAtMs = performance.now();
+    const { token, expiresInMs } = await this.#ask("requests", signal);
+    this.#token = { text: token, untilMs: askedAtMs + expiresInMs - LEAST_LEFT_MS };
+    return token;
+  }
+
+  async #ask(use: "link" | "requests", signal: AbortSignal): Promise<{ token: string; expiresInMs: number }> {
     const base = `/v1/endpoints/${this.#endpointId}`;
     const { nonce } = await httpJson<{ nonce: string }>(new URL(`${base}/challenge`, this.#serviceUrl), {
       method: "POST",
@@ -44,12 +55,10 @@ export class SessionTokens {
     const signature = signChallenge(this.#key, this.#serviceUrl, this.#endpointId, nonce).toString(
       "base64url",
     );
-    const askedAtMs = performance.now();
-    const { token, expiresInMs } = await httpJson<{ token: string; expiresInMs: number }>(
-      new URL(`${base}/session`, this.#serviceUrl),
-      { method: "POST", json: { nonce, signature }, signal },
-    );
-    this.#token = { text: token, untilMs: askedAtMs + expiresInMs - LEAST_LEFT_MS };
-    return token;
+    return httpJson(new URL(`${base}/session?for=${use}`, this.#serviceUrl), {
+      method: "POST",
+      json: { nonce, signature },
+      signal,
+    });
   }
 }

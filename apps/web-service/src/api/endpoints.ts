@@ -253,10 +253,18 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
       config: { policy: { public: true }, audit: false },
       schema: {
         tags,
-        summary: "For agents: a 60-second session token for a signed nonce",
+        summary:
+          "For agents: a session token for a signed nonce, for one connection or for 60 seconds of requests",
         description:
           "The signature (Ed25519) is over `farloom-agent-v1\\n{host}\\n{endpoint id}\\n{nonce}`, where host is the service's host and port as the agent addresses it: new URL(serviceUrl).host.",
         params: Id,
+        querystring: Strict({
+          for: Type.Optional(
+            Type.Union([Type.Literal("link"), Type.Literal("requests")], {
+              description: "a token for requests opens no connection; default: link",
+            }),
+          ),
+        }),
         body: Strict({
           nonce: Type.String({ maxLength: 100 }),
           signature: Type.String({
@@ -269,11 +277,12 @@ export function endpointRoutes(app: Api, deps: AppDeps): void {
     },
     async (request) => {
       const { nonce, signature } = request.body;
-      return enrolment.session(request.params.id.toLowerCase(), {
+      const proof = {
         nonce,
         signature: Buffer.from(signature, "base64"),
         host: request.headers.host ?? "",
-      });
+      };
+      return enrolment.session(request.params.id.toLowerCase(), proof, request.query.for ?? "link");
     },
   );
 }

@@ -136,12 +136,13 @@ export class Enrolment {
   }
 
   /**
-   * A session token for a signed nonce (2); `host` is what the request was addressed to.
+   * A session token for a signed nonce (2); `host` is what the request was addressed to. One for requests opens no link.
    * @throws FarloomError CHALLENGE_INVALID, SIGNATURE_INVALID
    */
   async session(
     endpointId: string,
     proof: { readonly nonce: string; readonly signature: Buffer; readonly host: string },
+    use: "link" | "requests",
   ): Promise<{ token: string; expiresInMs: number }> {
     const { nonce, signature, host } = proof;
     await this.#useNonce(endpointId, nonce);
@@ -156,7 +157,7 @@ export class Enrolment {
     if (!good) throw new FarloomError("SIGNATURE_INVALID");
     return this.#identity.tokens.sign("agent", endpointId, {
       key: keyPrint(toBuffer(endpoint.publicKey!)),
-      epoch: endpoint.epoch,
+      epoch: use === "link" ? endpoint.epoch : null,
     });
   }
 

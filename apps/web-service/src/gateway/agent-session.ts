@@ -46,7 +46,7 @@ import type { AgentLease, Dispatch } from "../dispatch/dispatch.js";
 import type { EndpointQueue } from "../dispatch/endpoint-queue.js";
 import type { TaskEntry } from "../dispatch/task-entry.js";
 import type { FunctionSignatures } from "../functions/signatures.js";
-import type { AgentPrincipal } from "../identity/principal.js";
+import type { LinkedAgent } from "../identity/principal.js";
 import { FrameSocket, type Upgraded } from "../link/frame-socket.js";
 import { agreeOrRefuse, sendWelcome } from "../link/welcome.js";
 import { claimEndpoint } from "../store/ownership.js";
@@ -106,7 +106,7 @@ export class AgentSession implements AgentLease {
   /** Twice what an honest agent sends: nobody fills the store faster. */
   readonly #outputBudget = new ByteBudget(2 * limits.OUTPUT_BYTES_PER_S);
 
-  constructor(upgraded: Upgraded, who: AgentPrincipal, deps: AgentSessionDeps) {
+  constructor(upgraded: Upgraded, who: LinkedAgent, deps: AgentSessionDeps) {
     this.endpointId = who.endpointId;
     this.#tokenEpoch = who.epoch;
     this.keyId = `${who.endpointId} ${who.keyPrint}`;

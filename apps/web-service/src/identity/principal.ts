@@ -64,9 +64,12 @@ export interface AgentPrincipal {
   readonly ownerId: string;
   /** Of the public key that its token was made for (keyPrint). */
   readonly keyPrint: string;
-  /** The endpoint's when its token was made; undefined of a token by the version before. */
-  readonly epoch: number | undefined;
+  /** The endpoint's when its token was made; null of one that opens no link, undefined of one by the version before. */
+  readonly epoch: number | null | undefined;
 }
+
+/** One that may open a link. */
+export type LinkedAgent = AgentPrincipal & { readonly epoch: number | undefined };
 
 /** What agents have in hand now, whichever replica has their connections. @throws FarloomError LEASE_UNKNOWN, each */
 export interface AgentLeases {

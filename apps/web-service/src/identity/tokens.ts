@@ -1,7 +1,7 @@
 /**
- * Signed tokens (Ed25519 JWTs): short-lived access tokens for people and programs, 60-second session tokens for
- * agents (each opens one connection: claimEndpoint), tokens for some objects alone, and those of running tasks. One function verifies all of them, with everything pinned; a token of one
- * kind never passes as another.
+ * Signed tokens (Ed25519 JWTs): short-lived access tokens for people and programs, session tokens of 60 seconds for agents
+ * (which open one connection, see claimEndpoint, or none), tokens for some objects alone, and those of running tasks. One
+ * function verifies all of them, with everything pinned; a token of one kind never passes as another.
  */
 import { FarloomError } from "@farloom/protocol";
 import { decodeProtectedHeader, errors, type JWTPayload, jwtVerify, SignJWT } from "jose";
