@@ -8,16 +8,16 @@ export interface CodeOptions {
   readonly "code-file"?: string | undefined;
 }
 
-/** From a file, standard input or FARLOOM_ENROLMENT_CODE; undefined where there is none. @throws Error where it is an argument */
-export function enrolmentCode({ code, "code-file": file }: CodeOptions): string | undefined {
+export const CODE_AMONG_ARGUMENTS =
+  "a code among the arguments can be read by everybody on this host: put it into FARLOOM_ENROLMENT_CODE, or give --code-file FILE (- for standard input)";
+
+export const isCodeAmongArguments = ({ code }: CodeOptions): boolean => code !== undefined && code !== "-";
+
+/** From a file, standard input or FARLOOM_ENROLMENT_CODE; undefined where there is none. */
+export function enrolmentCode({ code, "code-file": file = code }: CodeOptions): string | undefined {
   const given = process.env.FARLOOM_ENROLMENT_CODE;
   // What is started from here has no use for it.
   delete process.env.FARLOOM_ENROLMENT_CODE;
-  if (code !== undefined && code !== "-")
-    throw new Error(
-      "a code among the arguments can be read by everybody on this host: put it into FARLOOM_ENROLMENT_CODE, or give --code-file FILE (- for standard input)",
-    );
-  const source = file ?? code;
-  const text = source === undefined ? given : readFileSync(source === "-" ? 0 : source, "utf8");
+  const text = file === undefined ? given : readFileSync(file === "-" ? 0 : file, "utf8");
   return text?.trim() || undefined;
 }

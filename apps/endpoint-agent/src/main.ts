@@ -12,7 +12,7 @@ import pretty from "pino-pretty";
 import { SOFTWARE } from "./agent-info.js";
 import { misplaced, parseOptions, RUN_FLAGS, type Values } from "./command-options.js";
 import { stateDirOf } from "./config.js";
-import { enrolmentCode } from "./enrolment-code.js";
+import { CODE_AMONG_ARGUMENTS, enrolmentCode, isCodeAmongArguments } from "./enrolment-code.js";
 import {
   type Agent,
   type AgentConfig,
@@ -95,6 +95,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const [command = "run", ...rest] = positionals;
   const stray = misplaced(command, values);
   if (stray !== undefined) return usage(stray, "");
+  if (isCodeAmongArguments(values)) return usage(CODE_AMONG_ARGUMENTS, "");
   if (command === "trust") return runTrust(values, rest);
   if (rest.length > 0) return usage(`unexpected argument ${rest[0]}`);
   switch (command) {
@@ -118,13 +119,11 @@ async function main(argv: readonly string[]): Promise<number> {
 async function runForPerson(command: string, values: Values): Promise<number> {
   const { COMMANDS, runCommand } = await import("./commands/commands.js");
   if (!Object.hasOwn(COMMANDS, command)) return usage(`no command ${command}`);
-  const { "code-file": _codeFile, "no-checks": skipChecks, ...flags } = values;
-  const code = command === "setup" ? codeOf(values) : undefined;
-  if (typeof code === "number") return code;
+  const { "no-checks": skipChecks, ...flags } = values;
   return runCommand(command, {
     ...flags,
     json: flags.json ?? false,
-    code,
+    code: command === "setup" ? enrolmentCode(values) : undefined,
     skipChecks,
     stateDir: stateDirOf(values["state-dir"]),
     runArgs: RUN_FLAGS.flatMap((flag) =>
@@ -161,20 +160,10 @@ function numberOf(text: string | undefined): number | undefined {
   return text === undefined ? undefined : Number(text);
 }
 
-/** The code, if there is one, or an exit code. */
-function codeOf(values: Values): string | undefined | 2 {
-  try {
-    return enrolmentCode(values);
-  } catch (error) {
-    return usage((error as Error).message, "");
-  }
-}
-
 async function runEnroll(values: Values): Promise<number> {
   const config = resolveConfig(optionsOf(values));
   if (config.serviceUrl === undefined) return usage("enroll needs --service URL");
-  const code = codeOf(values);
-  if (typeof code === "number") return code;
+  const code = enrolmentCode(values);
   if (code === undefined) return usage("enroll needs a code: FARLOOM_ENROLMENT_CODE or --code-file");
   const { serviceUrl, stateDir } = config;
   const { name } = values;
